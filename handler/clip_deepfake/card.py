@@ -1,0 +1,187 @@
+"""The card, ``detector.json``: everything about a detector that is not a weight."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from clip_deepfake.errors import LoadError
+from clip_deepfake.preprocessing import Preprocessing
+
+CARD_FILE = "detector.json"
+ENCODER_FILE = "encoder.safetensors"
+HEAD_FILE = "head.safetensors"
+
+Count = Annotated[int, Meta(gt=0, le=1 << 20)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Feature = Literal["pooler_output", "image_embeds"]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class ModelSource(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the encoder came from.
+
+    Attributes:
+        name: Hub name, or the base name of a local folder.
+        revision: branch, tag or commit that was asked for; None for a local folder.
+        commit: the Hub commit that the revision stood for; None for a local folder.
+        weights_file: the file, relative to the repository, that the weights were read from.
+        weights_sha256: digest of that file (of the files' digests in order, when sharded).
+    """
+
+    name: str
+    revision: str | None
+    commit: str | None
+    weights_file: str
+    weights_sha256: Sha256
+
+
+class EncoderConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Shape of a CLIP vision transformer, in the terms of its Hub ``config.json``.
+
+    Attributes:
+        projection_dim: width of ``image_embeds``; None when there is no visual projection.
+    """
+
+    hidden_size: Count
+    intermediate_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    image_size: Count
+    patch_size: Count
+    hidden_act: str
+    layer_norm_eps: Annotated[float, Meta(gt=0)]
+    projection_dim: Count | None
+
+    @property
+    def patches_per_side(self) -> int:
+        """Patches along one side; what is left of the image at its right and bottom is unused."""
+        return self.image_size // self.patch_size
+
+    def feature_size(self, feature: Feature) -> int:
+        """Width of the given feature.
+
+        Raises:
+            LoadError: when the encoder has no visual projection to make ``image_embeds`` with.
+        """
+        if feature == "pooler_output":
+            return self.hidden_size
+        if self.projection_dim is None:
+            raise LoadError("the head reads image_embeds, but the encoder has no visual projection")
+        return self.projection_dim
+
+
+class HeadCard(Struct, frozen=True, forbid_unknown_fields=True):
+    """The linear layer on the feature, and how its output is read.
+
+    Attributes:
+        source: ``untrained`` for random weights, ``trained`` for any others.
+        description: one sentence on where the head came from.
+        feature: what of the encoder the head reads.
+        l2_normalize: whether the feature is divided by its Euclidean norm first.
+        outputs: 1 logit, read through a sigmoid, or 2, through a softmax.
+        fake_index: which of two logits stands for FAKE; 0 for a single one.
+        threshold: FAKE is answered above this ``fake_probability``.
+    """
+
+    source: Literal["untrained", "trained"]
+    description: str
+    feature: Feature
+    l2_normalize: bool
+    outputs: Literal[1, 2]
+    fake_index: Literal[0, 1]
+    threshold: Fraction
+
+
+class SelfTest(Struct, frozen=True, forbid_unknown_fields=True):
+    """The pass that a worker repeats before it serves.
+
+    Attributes:
+        logits: float32 logits of ``detector.self_test_pixels``, rounded to 4 decimals.
+        tolerance: how far, in absolute terms, an engine in the card's precision may be off;
+            one that computes in float32 must stay within 1e-3.
+    """
+
+    logits: list[float]
+    tolerance: Annotated[float, Meta(gt=0)]
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a worker refuses.
+
+    Attributes:
+        max_pixels: width times height of one image.
+        max_images: images in one request.
+    """
+
+    max_pixels: Annotated[int, Meta(gt=0)] = 50_000_000
+    max_images: Annotated[int, Meta(gt=0)] = 256
+
+
+class Card(Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that a worker needs besides weights, and where every number came from.
+
+    Attributes:
+        name: served name.
+        version: TorchServe's model version.
+        precision: dtype of the encoder's weights; the head is always float32.
+        files: SHA-256 of each weight file in the archive, by name.
+        built_with: version of each library that had a part in the numbers, by name.
+    """
+
+    schema: Literal[1]
+    name: str
+    version: str
+    model: ModelSource
+    encoder: EncoderConfig
+    head: HeadCard
+    preprocessing: Preprocessing
+    precision: Precision
+    limits: Limits
+    files: dict[str, Sha256]
+    self_test: SelfTest
+    built_with: dict[str, str]
+
+    def to_json(self) -> bytes:
+        """The card as it stands in an archive: indented JSON, keys in the order of the fields."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+    def short(self) -> dict[str, str | None]:
+        """What every answer says of the detector."""
+        return {
+            "model": self.model.name,
+            "commit": self.model.commit,
+            "version": self.version,
+            "head": self.head.source,
+            "precision": self.precision,
+        }
+
+
+def parse_card(data: bytes) -> Card:
+    """Reads a card.
+
+    Args:
+        data: JSON as ``Card.to_json`` writes it.
+
+    Raises:
+        LoadError: when it is not a card of this schema, naming the first field that is off.
+    """
+    try:
+        return msgspec.json.decode(data, type=Card)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise LoadError(f"{CARD_FILE} is not a card that this version reads: {error}") from error
+
+
+def read_card(directory: Path) -> Card:
+    """Reads the card of an unpacked archive.
+
+    Raises:
+        LoadError: when there is none, or none that ``parse_card`` takes.
+    """
+    try:
+        data = (directory / CARD_FILE).read_bytes()
+    except OSError as error:
+        raise LoadError(f"{CARD_FILE} cannot be read: {error.strerror}") from error
+    return parse_card(data)

@@ -1,0 +1,74 @@
+"""What can go wrong, as exceptions that know the code and the HTTP status of their answer."""
+
+
+class DetectorError(Exception):
+    """A fault in one image or one request.
+
+    Attributes:
+        code: machine-readable name, stable across releases.
+        status: HTTP status of the answer when this is the whole answer.
+    """
+
+    code = "internal_error"
+    status = 500
+
+
+class InternalError(DetectorError):
+    """The detector failed on input that should have worked."""
+
+
+class ImageError(DetectorError):
+    """The bytes cannot be judged as an image."""
+
+    code = "not_an_image"
+    status = 400
+
+
+class EmptyImageError(ImageError):
+    """There are no bytes, or an image without pixels."""
+
+    code = "empty_image"
+
+
+class TruncatedImageError(ImageError):
+    """The header is that of an image, but its pixels are missing or damaged."""
+
+    code = "truncated_image"
+
+
+class ImageTooLargeError(ImageError):
+    """More pixels than the limit on the card."""
+
+    code = "image_too_large"
+    status = 413
+
+
+class RequestError(DetectorError):
+    """A request of another shape than the documented ones."""
+
+    code = "unsupported_json"
+    status = 400
+
+
+class InvalidBase64Error(RequestError):
+    """An instance whose ``b64`` field is not base64."""
+
+    code = "invalid_base64"
+
+
+class TooManyImagesError(RequestError):
+    """More images in one request than a worker takes at once."""
+
+    code = "too_many_images"
+    status = 413
+
+
+class NotOfferedError(RequestError):
+    """A protocol that reaches the handler, but that no verdict is given for."""
+
+    code = "not_implemented"
+    status = 501
+
+
+class LoadError(Exception):
+    """An archive that must not serve: damaged, incompatible, or not what its card says."""

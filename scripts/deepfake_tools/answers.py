@@ -1,0 +1,220 @@
+"""What TorchServe and the detector answer: untrusted JSON in, frozen dataclasses out."""
+
+import json
+from dataclasses import dataclass
+from typing import TypeVar
+
+from deepfake_tools.failures import UnexpectedAnswerError, one_line
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DetectorInfo:
+    """The card's short form: what judged an image."""
+
+    model: str
+    commit: str | None
+    version: str
+    head: str
+    precision: str
+    engine: str
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether the head was never trained, so that the verdict means nothing."""
+        return self.head == "untrained"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One image's answer.
+
+    Attributes:
+        label: REAL or FAKE.
+        prediction: 0 (real) or 1 (fake).
+        confidence: The probability of the label given, in [0, 1].
+        fake_probability: In [0, 1].
+        detector: What judged it.
+    """
+
+    label: str
+    prediction: int
+    confidence: float
+    fake_probability: float
+    detector: DetectorInfo
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A line of TorchServe's model list: a name and its default version's archive."""
+
+    name: str
+    archive: str
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker process of a model version."""
+
+    id: str
+    status: str
+    pid: int
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes requests."""
+        return self.status == "READY"
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One registered version of a model.
+
+    Attributes:
+        name: The served name.
+        version: The version.
+        archive: What it was registered from, as TorchServe was told.
+        min_workers: How many workers TorchServe keeps up.
+        max_workers: How many it may have.
+        batch_size: Requests in one call of the handler, at most.
+        pending_requests: How many wait in its queue.
+        workers: Its workers, whatever their status.
+    """
+
+    name: str
+    version: str
+    archive: str
+    min_workers: int
+    max_workers: int
+    batch_size: int
+    pending_requests: int
+    workers: tuple[Worker, ...]
+
+    @property
+    def ready_workers(self) -> int:
+        """How many workers take requests."""
+        return sum(worker.is_ready for worker in self.workers)
+
+
+def parse_json(body: bytes) -> object:
+    """Returns the body's JSON value.
+
+    Raises:
+        UnexpectedAnswerError: It is not JSON.
+    """
+    try:
+        value: object = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        start = one_line(body[:80].decode(errors="replace"))
+        raise UnexpectedAnswerError(
+            f"the answer is not JSON: {start!r}; is a TorchServe at this address?"
+        ) from error
+    return value
+
+
+def parse_verdict(value: object) -> Verdict:
+    """Returns the verdict that the detector gave on one image.
+
+    Raises:
+        UnexpectedAnswerError: A field is missing or out of range.
+    """
+    answer = _checked("verdict", value, dict)
+    detector = _field(answer, "detector", dict)
+    label, prediction = _text(answer, "label"), _field(answer, "prediction", int)
+    if (label, prediction) not in (("REAL", 0), ("FAKE", 1)):
+        raise _unusable("label", f"{label} with prediction {prediction}")
+    return Verdict(
+        label=label,
+        prediction=prediction,
+        confidence=_probability(answer, "confidence"),
+        fake_probability=_probability(answer, "fake_probability"),
+        detector=DetectorInfo(
+            model=_text(detector, "model"),
+            commit=None if detector.get("commit") is None else _text(detector, "commit"),
+            version=_text(detector, "version"),
+            head=_text(detector, "head"),
+            precision=_text(detector, "precision"),
+            engine=_text(detector, "engine"),
+        ),
+    )
+
+
+def parse_model_page(value: object) -> tuple[list[ServedModel], str | None]:
+    """Returns one page of the model list, and the token of the next page where there is one.
+
+    Raises:
+        UnexpectedAnswerError: A field is missing or of another type.
+    """
+    page = _checked("model list", value, dict)
+    entries = [_checked("model", entry, dict) for entry in _field(page, "models", list)]
+    models = [ServedModel(_text(entry, "modelName"), _text(entry, "modelUrl")) for entry in entries]
+    return models, _text(page, "nextPageToken") if "nextPageToken" in page else None
+
+
+def parse_versions(value: object) -> tuple[ModelVersion, ...]:
+    """Returns the versions in TorchServe's description of a model.
+
+    Raises:
+        UnexpectedAnswerError: A field is missing or of another type.
+    """
+    return tuple(
+        _version(_checked("version", entry, dict)) for entry in _checked("description", value, list)
+    )
+
+
+def parse_customized(value: object) -> object:
+    """Returns what the handler said in a description asked for with `customized=true`.
+
+    Raises:
+        UnexpectedAnswerError: It is not the description of one version.
+    """
+    versions = _checked("description", value, list)
+    if len(versions) != 1:
+        raise _unusable("description", value)
+    return _field(_checked("version", versions[0], dict), "customizedMetadata", object)
+
+
+def _version(entry: dict[str, object]) -> ModelVersion:
+    workers = [_checked("worker", worker, dict) for worker in _field(entry, "workers", list)]
+    return ModelVersion(
+        name=_text(entry, "modelName"),
+        version=_text(entry, "modelVersion"),
+        archive=_text(entry, "modelUrl"),
+        min_workers=_field(entry, "minWorkers", int),
+        max_workers=_field(entry, "maxWorkers", int),
+        batch_size=_field(entry, "batchSize", int),
+        pending_requests=_field(_field(entry, "jobQueueStatus", dict), "pendingRequests", int),
+        workers=tuple(
+            Worker(_text(worker, "id"), _text(worker, "status"), _field(worker, "pid", int))
+            for worker in workers
+        ),
+    )
+
+
+def _probability(answer: dict[str, object], key: str) -> float:
+    value = answer.get(key)
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
+        return float(value)
+    raise _unusable(key, value)
+
+
+def _text(answer: dict[str, object], key: str) -> str:
+    return one_line(_field(answer, key, str))
+
+
+def _field(answer: dict[str, object], key: str, kind: type[T]) -> T:
+    return _checked(key, answer.get(key), kind)
+
+
+def _checked(what: str, value: object, kind: type[T]) -> T:
+    if isinstance(value, kind) and not isinstance(value, bool):
+        return value
+    raise _unusable(what, value)
+
+
+def _unusable(what: str, value: object) -> UnexpectedAnswerError:
+    return UnexpectedAnswerError(
+        f"the answer's {what} cannot be used: {one_line(value, 80)!r}; is the model a detector of "
+        "this project, and the server TorchServe 0.12?"
+    )

@@ -1,0 +1,172 @@
+"""A model's name and a head in, a verified archive in the store out."""
+
+import importlib.metadata
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import torch
+from clip_deepfake.card import (
+    ENCODER_FILE,
+    HEAD_FILE,
+    Card,
+    Limits,
+    ModelSource,
+    Precision,
+    SelfTest,
+)
+from clip_deepfake.detector import self_test_pixels
+from clip_deepfake.encoder import build_module
+from clip_deepfake.engines import DTYPES, TorchEngine
+from clip_deepfake.errors import LoadError
+from safetensors.torch import save_file
+
+from deepfake_tools.archive import ServingOptions, file_digest, write_archive
+from deepfake_tools.heads import Head, untrained_head
+from deepfake_tools.hub import BuildError, Snapshot, fetch_settings, fetch_weights
+from deepfake_tools.recipes import resolve_preset
+from deepfake_tools.store import archive_name, next_version
+from deepfake_tools.torchserve import served_name
+from deepfake_tools.weights import Tower, check_finite, read_config, read_tower
+
+LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "safetensors", "torch")
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What to build.
+
+    Attributes:
+        model: Hub name, or a local folder in Hugging Face's format.
+        revision: branch, tag or commit of a Hub model; None is ``main``.
+        served_name: name in URLs; None derives it from the model's.
+        version: TorchServe's version; None takes the next free number.
+        precision: dtype to store the encoder in.
+        preset: name of the preprocessing.
+        limits: what a worker refuses.
+        serving: TorchServe's settings.
+        store: folder to write the archive to.
+        force: whether an equal version with other content is replaced.
+    """
+
+    model: str
+    revision: str | None
+    served_name: str | None
+    version: str | None
+    precision: Precision
+    preset: str
+    limits: Limits
+    serving: ServingOptions
+    store: Path
+    force: bool
+
+
+@dataclass(frozen=True)
+class Built:
+    """An archive in the store.
+
+    Attributes:
+        path: of the archive.
+        sha256: of its bytes.
+        card: that it holds.
+    """
+
+    path: Path
+    sha256: str
+    card: Card
+
+
+def build(options: BuildOptions, report: Callable[[str], None]) -> Built:
+    """Builds an archive.
+
+    Args:
+        options: what to build.
+        report: told each step in words.
+
+    Raises:
+        BuildError: when there can be no archive; then none is left behind either.
+    """
+    report(f"reading {options.model}")
+    snapshot = fetch_settings(options.model, options.revision)
+    config = read_config(snapshot)
+    preprocessing = resolve_preset(options.preset, config.image_size, snapshot.folder)
+    files = fetch_weights(snapshot)
+    tower = read_tower(files, config, DTYPES[options.precision])
+    check_finite(tower.tensors, snapshot.name)
+    head = untrained_head(tower.config)
+    name = options.served_name or served_name(snapshot.name)
+    card = Card(
+        schema=1,
+        name=name,
+        version=options.version or next_version(options.store, name),
+        model=ModelSource(
+            snapshot.name, snapshot.revision, snapshot.commit, files[0].name, tower.sha256
+        ),
+        encoder=tower.config,
+        head=head.card,
+        preprocessing=preprocessing,
+        precision=options.precision,
+        limits=options.limits,
+        files={},
+        self_test=SelfTest([], 1.0),
+        built_with=_versions(),
+    )
+    report("computing the self-test's logits")
+    card = msgspec.structs.replace(card, self_test=_self_test(card, tower, head, snapshot))
+    report("packing")
+    return _pack(card, tower, head, options)
+
+
+def _versions() -> dict[str, str]:
+    """Library versions, without the part that tells a CPU build from a CUDA build."""
+    found = {library: importlib.metadata.version(library) for library in LIBRARIES}
+    return {library: version.partition("+")[0] for library, version in found.items()}
+
+
+def _self_test(card: Card, tower: Tower, head: Head, snapshot: Snapshot) -> SelfTest:
+    try:
+        module = build_module(card, tower.tensors, head.tensors)
+    except LoadError as error:
+        raise BuildError(f"{snapshot.name}: {error}") from error
+    engine = TorchEngine(module, torch.device("cpu"))
+    logits = engine(self_test_pixels(card.encoder.image_size))[0].tolist()
+    return SelfTest([round(value, 4) for value in logits], _tolerance(card.precision, logits))
+
+
+def _tolerance(precision: Precision, logits: list[float]) -> float:
+    """How far an engine that computes in this precision may be off.
+
+    Eight units in the last place of the largest logit: roundings of a dozen or two layers add up
+    like a random walk, and the card's own logits are float32's.
+    """
+    scale = max(1.0, *(abs(value) for value in logits))
+    return round(max(8 * torch.finfo(DTYPES[precision]).eps * scale, 1e-3), 4)
+
+
+def _pack(card: Card, tower: Tower, head: Head, options: BuildOptions) -> Built:
+    options.store.mkdir(parents=True, exist_ok=True)
+    target = options.store / archive_name(card.name, card.version)
+    # Hidden from TorchServe by its dot; in the store, so that the last step is a mere rename.
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=options.store) as scratch:
+        weights = {name: Path(scratch, name) for name in (ENCODER_FILE, HEAD_FILE)}
+        save_file(tower.tensors, weights[ENCODER_FILE])
+        save_file(head.tensors, weights[HEAD_FILE])
+        digests = {name: file_digest(path) for name, path in weights.items()}
+        card = msgspec.structs.replace(card, files=digests)
+        partial = Path(scratch, target.name)
+        write_archive(partial, card, weights, options.serving)
+        sha256 = file_digest(partial)
+        _refuse_other_content(target, sha256, options.force)
+        partial.replace(target)
+    return Built(target, sha256, card)
+
+
+def _refuse_other_content(target: Path, sha256: str, force: bool) -> None:
+    if force or not target.exists() or file_digest(target) == sha256:
+        return
+    raise BuildError(
+        f"{target} exists with other content; leave out --version for the next free number, or "
+        "replace it with --force (never while it is served: going back would be impossible)"
+    )

@@ -1,0 +1,213 @@
+"""One address of TorchServe and its token: requests in, JSON values or a ServiceError out."""
+
+import io
+from urllib.parse import urlsplit
+
+import requests
+from requests.auth import AuthBase
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTimeoutError
+
+from deepfake_tools.answers import parse_json
+from deepfake_tools.failures import (
+    ConnectionLostError,
+    ImageError,
+    ModelNotServedError,
+    NoWorkerError,
+    RequestRefusedError,
+    RequestTooLargeError,
+    ServerBusyError,
+    ServerUnreachableError,
+    ServiceError,
+    TimeLimitError,
+    TokenError,
+    UnexpectedAnswerError,
+    WorkerFailedError,
+    one_line,
+)
+from deepfake_tools.tokens import KEY_FILE_NAME, Token
+
+CONNECT_SECONDS = 5.0
+LARGEST_ANSWER_BYTES = 8 * 1024 * 1024
+
+
+def server_address(text: str) -> str:
+    """Returns an address without its final slash.
+
+    Raises:
+        ValueError: It is not http://HOST:PORT or https://HOST:PORT.
+    """
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+        raise ValueError(f"{text!r} is not an address such as http://127.0.0.1:8080")
+    return text.rstrip("/")
+
+
+class Server:
+    """One address of TorchServe and the token for it.
+
+    Args:
+        address: Such as http://127.0.0.1:8080.
+        token: A token for the API at that address; None where the server runs without tokens.
+        timeout: Seconds to wait for an answer, unless a call says otherwise.
+    """
+
+    def __init__(self, address: str, token: Token | None, timeout: float) -> None:
+        self._address = server_address(address)
+        self._token = token
+        self._timeout = timeout
+        self._session = requests.Session()
+        self._session.auth = _BearerAuth(token)
+        host = urlsplit(self._address).hostname
+        # A proxy cannot reach this machine's loopback address, and must not be shown the token.
+        self._proxies = {"no_proxy": host} if host in ("127.0.0.1", "localhost") else None
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None = None,
+        *,
+        body: bytes | None = None,
+        content_type: str | None = None,
+        timeout: float | None = None,
+    ) -> object:
+        """Sends a request and returns the answer's JSON value.
+
+        Raises:
+            ServiceError: What went wrong instead, as one of `failures.FAILURES`.
+        """
+        seconds = self._timeout if timeout is None else timeout
+        try:
+            with self._session.request(
+                method,
+                self._address + path,
+                params=query,
+                # As a file, it is sent in blocks: the connection's time limit then holds for each
+                # block, not for a large photograph over a slow line.
+                data=None if body is None else io.BytesIO(body),
+                headers={} if content_type is None else {"Content-Type": content_type},
+                timeout=(min(CONNECT_SECONDS, seconds), seconds),
+                proxies=self._proxies,
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                status, answer = response.status_code, _bounded_body(response)
+        except requests.RequestException as error:
+            raise _transport_failure(self._address, error, seconds) from error
+        if 200 <= status < 300:
+            return parse_json(answer)
+        raise _failure(status, answer, self._token)
+
+
+class _BearerAuth(AuthBase):
+    """Sets the header as an `auth`, since requests lets .netrc replace a plain header."""
+
+    def __init__(self, token: Token | None) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._token is not None:
+            request.headers["Authorization"] = f"Bearer {self._token.value}"
+        return request
+
+
+def _bounded_body(response: requests.Response) -> bytes:
+    body = b""
+    for chunk in response.iter_content(64 * 1024):
+        body += chunk
+        if len(body) > LARGEST_ANSWER_BYTES:
+            raise UnexpectedAnswerError(
+                f"the answer is longer than {LARGEST_ANSWER_BYTES} bytes: is a TorchServe at this "
+                "address?"
+            )
+    return body
+
+
+def _transport_failure(
+    address: str, error: requests.RequestException, seconds: float
+) -> ServiceError:
+    """Turns an exchange that broke into a failure, by urllib3's reason under requests' error."""
+    cause = error.args[0] if error.args else None
+    reason = getattr(cause, "reason", cause)
+    if isinstance(reason, NewConnectionError | ConnectTimeoutError):
+        return ServerUnreachableError(
+            f"no server answers at {address}: start one with `make serve`, or give the right "
+            "address"
+        )
+    if isinstance(error, requests.exceptions.SSLError | requests.exceptions.ProxyError):
+        return ServerUnreachableError(
+            f"no connection to {address}: {one_line(reason)}; REQUESTS_CA_BUNDLE names a private "
+            "authority's certificate file, NO_PROXY the hosts to reach without a proxy"
+        )
+    if isinstance(reason, ReadTimeoutError):
+        return TimeLimitError(
+            f"{address} gave no answer within {seconds:g} s: see the server's logs/ts_log.log, or "
+            "allow more with --timeout"
+        )
+    return ConnectionLostError(
+        f"{address} closed the connection without an answer: the server was stopped, or the model "
+        "unregistered; ask again"
+    )
+
+
+def _failure(status: int, body: bytes, token: Token | None) -> ServiceError:
+    """Turns an answer other than 2xx into the failure that it stands for."""
+    if status == 413 and not body:
+        return RequestTooLargeError(
+            "the server takes no request this large: raise max_request_size in config.properties "
+            "and restart it, or send a smaller image"
+        )
+    answer = parse_json(body)
+    if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
+        return _detector_failure(status, answer["error"])
+    if isinstance(answer, dict) and isinstance(answer.get("type"), str):
+        return _server_failure(status, answer["type"], one_line(answer.get("message")), token)
+    return UnexpectedAnswerError(
+        f"the server answered {status} and {one_line(answer, 80)!r}: is a TorchServe at this "
+        "address?"
+    )
+
+
+def _detector_failure(status: int, error: dict[str, object]) -> ServiceError:
+    code, message = one_line(error.get("code")), one_line(error.get("message"))
+    if status >= 500:
+        return WorkerFailedError(f"the detector failed with {code}: {message}")
+    return ImageError(f"refused as {code}: {message}")
+
+
+def _server_failure(status: int, kind: str, message: str, token: Token | None) -> ServiceError:
+    if kind == "InvalidKeyException":
+        return TokenError(_why_refused(token))
+    if kind == "ModelVersionNotFoundException" or message.startswith("Model not found:"):
+        return ModelNotServedError(message)
+    if message.startswith("Failed to start workers"):
+        return NoWorkerError(f"{message}; the reason is in the server's logs/model_log.log")
+    if kind == "ServiceUnavailableException":
+        # TorchServe says "has no worker" of a full queue as well.
+        return ServerBusyError(
+            "the model's queue is full, or none of its workers runs: ask again later, or see "
+            "`python scripts/manage.py list`"
+        )
+    if status >= 500:
+        return WorkerFailedError(
+            f"the server answered {status}, {message!r}: ask again; if it stays so, the reason is "
+            "in the server's logs/model_log.log"
+        )
+    return RequestRefusedError(f"the server refused it with {status}, {kind}: {message}", status)
+
+
+def _why_refused(token: Token | None) -> str:
+    if token is None:
+        return (
+            "the server wants a token, and none was found: give its key file with --key-file (the "
+            f"{KEY_FILE_NAME} in the folder that it was started in)"
+        )
+    if token.has_expired:
+        return (
+            f"the token from {token.source} expired at {token.expires:%Y-%m-%d %H:%M:%S} UTC: "
+            "restart the server, or renew it with the key file's API key"
+        )
+    return (
+        f"the server refused the token from {token.source}: it is another server's, has expired, "
+        "or is not for this API"
+    )

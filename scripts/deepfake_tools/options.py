@@ -1,0 +1,61 @@
+"""The options of every command that talks to a server: where it is, the token, the time limit."""
+
+import argparse
+import math
+from pathlib import Path
+
+from deepfake_tools.connection import server_address
+from deepfake_tools.tokens import KEY_FILE_NAME, KEY_FILE_VARIABLE, TOKEN_VARIABLE
+from deepfake_tools.torchserve import INFERENCE_ADDRESS, MANAGEMENT_ADDRESS
+
+
+def add_connection_options(parser: argparse.ArgumentParser, timeout: float) -> None:
+    """Adds --server, --management, --token-file, --key-file and --timeout to a command.
+
+    Args:
+        parser: The command's parser.
+        timeout: The default time limit in seconds.
+    """
+    group = parser.add_argument_group(
+        "server",
+        "where the token is looked for, in this order:\n"
+        f"  --token-file or --key-file, {TOKEN_VARIABLE} (the token itself),\n"
+        f"  {KEY_FILE_VARIABLE} (a key file's path), ./{KEY_FILE_NAME}",
+    )
+    group.add_argument(
+        "--server", type=address, default=INFERENCE_ADDRESS, help="inference (%(default)s)"
+    )
+    group.add_argument(
+        "--management", type=address, default=MANAGEMENT_ADDRESS, help="management (%(default)s)"
+    )
+    places = group.add_mutually_exclusive_group()
+    places.add_argument("--token-file", type=Path, metavar="FILE", help="file with the token alone")
+    places.add_argument(
+        "--key-file", type=Path, metavar="FILE", help=f"TorchServe's own {KEY_FILE_NAME}"
+    )
+    group.add_argument(
+        "--timeout",
+        type=seconds,
+        default=timeout,
+        metavar="SECONDS",
+        help="longest wait for an answer (%(default)g)",
+    )
+
+
+def address(text: str) -> str:
+    """Reads a server's address, as an argument's `type`."""
+    try:
+        return server_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def seconds(text: str) -> float:
+    """Reads a time limit in seconds, as an argument's `type`."""
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = math.nan
+    if not 0 < limit < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return limit

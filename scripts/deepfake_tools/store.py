@@ -1,0 +1,142 @@
+"""The store: a folder of archives, by name and version, changed by one command at a time."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+from deepfake_tools.failures import ServiceError
+from deepfake_tools.inspection import ArchiveError, ArchiveName, inspect_archive
+
+# Hidden, so that TorchServe does not take it for a model.
+LOCK_FILE = ".manage.lock"
+
+
+class StoreError(ServiceError):
+    """The store cannot be used, or not now."""
+
+    exit_code: ClassVar[int] = 16
+    meaning: ClassVar[str] = "the store cannot be used, or another command is at work in it"
+
+
+def archive_name(name: str, version: str) -> str:
+    """Returns the file name of an archive: NAME@VERSION.mar.
+
+    Raises:
+        ArchiveError: TorchServe or a file system would stumble over the name or the version.
+    """
+    return ArchiveName.parse(f"{name}@{version}.mar").file_name
+
+
+def next_version(folder: Path, name: str) -> str:
+    """Returns the first version above those that a store, which may not exist yet, holds."""
+    return str(int(Store(folder).newest().get(name, "0")) + 1)
+
+
+class Store:
+    """A folder with files named NAME@VERSION.mar; other files in it are left alone.
+
+    Attributes:
+        folder: Where it is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def archives(self) -> list[ArchiveName]:
+        """Returns what the store holds, by name, and by version from the oldest."""
+        found = []
+        for path in self.folder.glob("*.mar"):
+            try:
+                found.append(ArchiveName.parse(path.name))
+            except ArchiveError:
+                continue
+        return sorted(found, key=lambda archive: (archive.name, int(archive.version)))
+
+    def newest(self) -> dict[str, str]:
+        """Returns the highest version of each model, by name."""
+        return {archive.name: archive.version for archive in self.archives()}
+
+    def path(self, archive: ArchiveName) -> Path:
+        """Returns where an archive lies, or would lie."""
+        return self.folder / archive.file_name
+
+    def find(self, archive: Path) -> Path:
+        """Returns the file that a user means: a path, or the name of a file in the store."""
+        in_store = self.folder / archive.name
+        return in_store if not archive.exists() and archive.name == str(archive) else archive
+
+    @contextmanager
+    def adding(self, source: Path) -> Iterator[ArchiveName]:
+        """Inspects an archive and copies it here, unless it is here already.
+
+        A copy is removed again when the block fails: what did not start must not be served later.
+
+        Args:
+            source: A file here or anywhere else.
+
+        Yields:
+            What it is.
+
+        Raises:
+            ArchiveError: It is damaged, or not what its name says.
+            StoreError: The store holds another file of this name.
+        """
+        archive = inspect_archive(source)
+        target = self.path(archive)
+        if target.exists():
+            if not target.samefile(source) and not _equal_files(target, source):
+                raise StoreError(
+                    f"{target} exists and differs from {source}: build it with --version "
+                    f"{next_version(self.folder, archive.name)}"
+                )
+            yield archive
+            return
+        partial = self.folder / f".{archive.file_name}.partial"
+        try:
+            shutil.copyfile(source, partial)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        try:
+            yield archive
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps every other command out of the store until the block ends, or the process.
+
+        Raises:
+            StoreError: Another command is in it, or the folder is not there.
+        """
+        if not self.folder.is_dir():
+            raise StoreError(f"there is no model store at {self.folder}: give it by --model-store")
+        with (self.folder / LOCK_FILE).open("a+", encoding="ascii") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise StoreError(
+                    f"process {file.read().strip()} is changing {self.folder}: ask again when "
+                    "it has ended"
+                ) from error
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+
+def _equal_files(one: Path, other: Path) -> bool:
+    """Compares two files' bytes; filecmp would trust equal sizes and times."""
+    if one.stat().st_size != other.stat().st_size:
+        return False
+    with one.open("rb") as first, other.open("rb") as second:
+        while chunk := first.read(1 << 20):
+            if chunk != second.read(len(chunk)):
+                return False
+    return True

@@ -1,0 +1,148 @@
+"""TorchServe's two APIs over HTTP: calls with a token in, typed answers or a ServiceError out."""
+
+from urllib.parse import quote
+
+from deepfake_tools.answers import (
+    ModelVersion,
+    ServedModel,
+    Verdict,
+    parse_customized,
+    parse_model_page,
+    parse_verdict,
+    parse_versions,
+)
+from deepfake_tools.connection import Server
+from deepfake_tools.failures import UnexpectedAnswerError
+from deepfake_tools.tokens import Token
+
+INFERENCE_ADDRESS = "http://127.0.0.1:8080"
+MANAGEMENT_ADDRESS = "http://127.0.0.1:8081"
+PAGE_SIZE = 100
+
+
+def served_name(model: str) -> str:
+    """Returns a model's name in TorchServe's URLs: the Hub name with / as --."""
+    return model.replace("/", "--")
+
+
+class InferenceAPI:
+    """The port that answers predictions.
+
+    Args:
+        address: Such as http://127.0.0.1:8080.
+        token: An inference token; None where the server runs without tokens.
+        timeout: Seconds to wait for an answer, unless a call says otherwise.
+    """
+
+    def __init__(self, address: str, token: Token | None, timeout: float = 60.0) -> None:
+        self._server = Server(address, token, timeout)
+
+    def predict(
+        self,
+        name: str,
+        body: bytes,
+        *,
+        version: str | None = None,
+        content_type: str = "application/octet-stream",
+        timeout: float | None = None,
+    ) -> Verdict:
+        """Asks a model about one image.
+
+        Args:
+            name: The served name.
+            body: The image file's bytes.
+            version: The version to ask; the default one if None.
+            content_type: The body's; TorchServe answers 500 to an image sent as a form.
+            timeout: Seconds to wait for the answer.
+
+        Raises:
+            ServiceError: One of `failures.FAILURES`.
+        """
+        answer = self._server.call(
+            "POST",
+            _path("predictions", name, version),
+            body=body,
+            content_type=content_type,
+            timeout=timeout,
+        )
+        return parse_verdict(answer)
+
+
+class ManagementAPI:
+    """The port that lists and changes the models. Every call raises ServiceError.
+
+    Args:
+        address: Such as http://127.0.0.1:8081.
+        token: A management token; None where the server runs without tokens.
+        timeout: Seconds to wait for an answer, unless a call says otherwise.
+    """
+
+    def __init__(self, address: str, token: Token | None, timeout: float = 60.0) -> None:
+        self._server = Server(address, token, timeout)
+
+    def models(self) -> tuple[ServedModel, ...]:
+        """Returns every model's name, and its default version's archive."""
+        models: list[ServedModel] = []
+        page: str | None = "0"
+        while page is not None:
+            query = {"limit": str(PAGE_SIZE), "next_page_token": page}
+            entries, page = parse_model_page(self._server.call("GET", "/models", query))
+            models += entries
+        return tuple(models)
+
+    def versions(self, name: str) -> tuple[ModelVersion, ...]:
+        """Returns every registered version of a model."""
+        return parse_versions(self._server.call("GET", _path("models", name, "all")))
+
+    def version(self, name: str, version: str | None = None) -> ModelVersion:
+        """Returns one version of a model: the default one if None."""
+        found = parse_versions(self._server.call("GET", _path("models", name, version)))
+        if len(found) != 1:
+            raise UnexpectedAnswerError(f"the server described {len(found)} versions of {name}")
+        return found[0]
+
+    def ask_handler(self, name: str, version: str, timeout: float | None = None) -> object:
+        """Returns the handler's own answer to a description, as untrusted JSON.
+
+        The question waits in the version's queue behind the requests that are there already, so
+        its answer says that they have been taken up.
+        """
+        path, query = _path("models", name, version), {"customized": "true"}
+        return parse_customized(self._server.call("GET", path, query, timeout=timeout))
+
+    def register(self, archive: str, workers: int, timeout: float | None = None) -> None:
+        """Registers an archive of the server's model store, and waits for its workers.
+
+        Args:
+            archive: The file's name in the store.
+            workers: How many workers to start.
+            timeout: Seconds to wait for them.
+
+        Raises:
+            NoWorkerError: The version is registered, and its workers did not start.
+            RequestRefusedError: Among others with status 409, when the version is there already.
+        """
+        query = {"url": archive, "initial_workers": str(workers), "synchronous": "true"}
+        self._server.call("POST", "/models", query, timeout=timeout)
+
+    def scale(self, name: str, version: str, workers: int, timeout: float | None = None) -> None:
+        """Sets how many workers a version has, and waits until they run."""
+        count = str(workers)
+        query = {"min_worker": count, "max_worker": count, "synchronous": "true"}
+        self._server.call("PUT", _path("models", name, version), query, timeout=timeout)
+
+    def set_default(self, name: str, version: str) -> None:
+        """Makes a version the one that answers when none is named."""
+        self._server.call("PUT", _path("models", name, version) + "/set-default")
+
+    def unregister(self, name: str, version: str) -> None:
+        """Removes a version; what it has in flight and in its queue gets no answer.
+
+        TorchServe refuses this for the default version while there are others.
+        """
+        self._server.call("DELETE", _path("models", name, version))
+
+
+def _path(kind: str, name: str, version: str | None) -> str:
+    parts = [kind, name] if version is None else [kind, name, version]
+    return "".join("/" + quote(part, safe="") for part in parts)

@@ -1,0 +1,31 @@
+"""A card for tests of single parts."""
+
+import pytest
+from clip_deepfake.card import (
+    Card,
+    EncoderConfig,
+    HeadCard,
+    Limits,
+    ModelSource,
+    SelfTest,
+)
+from clip_deepfake.preprocessing import squash
+
+
+@pytest.fixture
+def small_card() -> Card:
+    """The card of a detector of a few layers; its digests and logits are made up."""
+    return Card(
+        schema=1,
+        name="small",
+        version="1",
+        model=ModelSource("small", None, None, "model.safetensors", "0" * 64),
+        encoder=EncoderConfig(64, 96, 3, 4, 48, 16, "quick_gelu", 1e-5, 24),
+        head=HeadCard("untrained", "for tests", "pooler_output", False, 2, 1, 0.5),
+        preprocessing=squash(48),
+        precision="float32",
+        limits=Limits(),
+        files={"encoder.safetensors": "0" * 64},
+        self_test=SelfTest([0.0, 0.0], 1e-3),
+        built_with={"torch": "0"},
+    )
