@@ -1,0 +1,60 @@
+"""What many tests need: a Hub of their own, a small CLIP, the example photographs."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.clips import SMALL, write_repository
+from tests.hub_server import HubServer
+
+ROOT = Path(__file__).resolve().parent.parent
+
+_HUB = pytest.StashKey[HubServer]()
+_HF_HOME = pytest.StashKey[Path]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Point huggingface_hub at the stand-in; it reads these once, when it is first imported."""
+    hub = config.stash[_HUB] = HubServer()
+    home = config.stash[_HF_HOME] = Path(tempfile.mkdtemp(prefix="hf-home-"))
+    hub.__enter__()
+    os.environ.update(HF_ENDPOINT=hub.url, HF_HOME=str(home), HF_HUB_DISABLE_PROGRESS_BARS="1")
+    for name in ("HF_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HUGGING_FACE_HUB_TOKEN"):
+        os.environ.pop(name, None)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Close the stand-in and remove what was downloaded from it."""
+    if hub := config.stash.get(_HUB, None):
+        hub.__exit__(None, None, None)
+        shutil.rmtree(config.stash[_HF_HOME])
+
+
+@pytest.fixture(scope="session")
+def hub(pytestconfig: pytest.Config) -> HubServer:
+    """The Hub that this process and its children ask; add repositories under names of your own."""
+    return pytestconfig.stash[_HUB]
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache for this process and for children started during the test."""
+    home = tmp_path / "hf-home"
+    monkeypatch.setenv("HF_HOME", str(home))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
+    return home
+
+
+@pytest.fixture(scope="session")
+def small_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small CLIP as on the Hub, both towers, in safetensors."""
+    return write_repository(tmp_path_factory.mktemp("clips") / "small-clip", SMALL)
+
+
+@pytest.fixture(scope="session")
+def examples() -> list[Path]:
+    """The example photographs, in the order of their names."""
+    return sorted((ROOT / "examples").glob("*.jpg"))
