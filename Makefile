@@ -1,0 +1,60 @@
+# `make help` lists what there is to run. Settings, as `make demo NAME=value` or from the environment:
+#   PYTHON    the Python, 3.11 or newer, that .venv is made with
+#   PIP_ARGS  further arguments for pip install; pip's own PIP_* variables work too
+#   MODEL, IMAGE   what `make demo` asks, and about which photograph
+
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+SERVING := $(VENV)/.serving-installed
+DEVELOPMENT := $(VENV)/.development-installed
+
+# An archive brings its own code to a worker, and the shell's PYTHONPATH would come before it.
+unexport PYTHONPATH
+# torchserve looks into JAVA_HOME before PATH, so beside a linked java JAVA_HOME must not be set.
+WITH_JAVA = PATH="$(CURDIR)/$(BIN):$$PATH"; [ ! -e $(BIN)/java ] || unset JAVA_HOME;
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test lint clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(SERVING)  ## Build, serve and ask a detector about examples/ [MODEL=hub/name] [IMAGE=file]
+	@$(WITH_JAVA) $(BIN)/python scripts/demo.py \
+	    $(if $(MODEL),--model "$(MODEL)") $(if $(IMAGE),--image "$(IMAGE)")
+
+# `torchserve --stop --foreground` waits for the server's end and removes its key file; plain Ctrl-C
+# does neither. The second wait is for the launcher, since a signal ends the first one early.
+serve: $(SERVING)  ## Serve the archives in model_store/ in the foreground; Ctrl-C stops
+	@$(WITH_JAVA) config=$$($(BIN)/python scripts/manage.py config) || exit; \
+	trap 'torchserve --stop --foreground' INT TERM; \
+	torchserve --start --foreground --ts-config "$$config" & wait $$! || wait $$!
+
+test: $(DEVELOPMENT)  ## Run all tests
+	@$(WITH_JAVA) $(BIN)/python -m pytest
+
+lint: $(DEVELOPMENT)  ## Run ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+clean:  ## Remove .venv and caches; archives in model_store/ stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info logs
+
+# Stamps: pip runs again when what it would install has changed, and only then.
+$(SERVING): pyproject.toml constraints.txt scripts/find_java.py
+	@command -v $(PYTHON) >/dev/null || \
+	    { echo "$(PYTHON) is not installed: install Python 3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Python 3.11 or newer is needed, and $(PYTHON) is" \
+	           "$$($(PYTHON) -V 2>&1): try make PYTHON=python3.11" >&2; exit 1; }
+	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e '.[build]'
+	@$(BIN)/python scripts/find_java.py $(PIP_ARGS)
+	@touch $@
+
+$(DEVELOPMENT): $(SERVING)
+	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e '.[build,test,lint]'
+	@touch $@

@@ -1,0 +1,99 @@
+"""The demo as `make demo` runs it: it answers, and nothing is left of it, interrupted or not."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+import psutil
+import pytest
+
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.serving
+
+PREDICTION = re.compile(r"^(\S+): Prediction: (?:REAL|FAKE) \(confidence: [01]\.\d{4}\)$", re.M)
+
+
+class Demo:
+    """`scripts/demo.py` started in an empty folder, with temporary files in another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.here = folder / "here"
+        self.temporary = folder / "t"
+        self.here.mkdir()
+        self.temporary.mkdir()
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", str(ROOT / "scripts" / "demo.py")],
+            cwd=self.here,
+            env={**os.environ, "TMPDIR": str(self.temporary)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    @property
+    def output(self) -> TextIO:
+        """What it prints, as it prints it."""
+        assert self.process.stdout
+        return self.process.stdout
+
+    def leftovers(self) -> list[str]:
+        """Return the files and processes that it has left."""
+        files = [str(path) for folder in (self.here, self.temporary) for path in folder.iterdir()]
+        return files + [
+            str(process)
+            for process in psutil.process_iter()
+            if str(self.temporary) in _environment(process).get("TMPDIR", "")
+        ]
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except psutil.Error:
+        return {}
+
+
+@pytest.fixture
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    started = Demo(tmp_path_factory.mktemp("d"))
+    yield started
+    if started.process.poll() is None:
+        started.process.terminate()
+        started.process.wait()
+
+
+def test_a_verdict_for_each_example_and_nothing_left(demo: Demo, examples: list[Path]) -> None:
+    said = demo.output.read()
+    assert demo.process.wait() == 0, said
+    assert PREDICTION.findall(said) == [path.name for path in examples]
+    assert "stand-in" in said
+    assert "untrained" in said
+    assert not demo.leftovers()
+
+
+@pytest.mark.parametrize("step", ["building", "starting", "asking"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_leaves_nothing(demo: Demo, step: str, number: signal.Signals) -> None:
+    for line in demo.output:
+        if line.startswith(f"-- {step}"):
+            demo.process.send_signal(number)
+            demo.process.send_signal(number)  # an impatient second one changes nothing
+            break
+    said = demo.output.read()
+    assert demo.process.wait() == 130, said
+    assert "Traceback" not in said
+    assert not demo.leftovers()
+
+
+def test_a_photograph_that_is_not_there_is_said_before_anything_is_built(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "demo.py"), "--image", "nowhere.jpg"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "there is no file nowhere.jpg" in run.stderr
+    assert not run.stdout
