@@ -1,0 +1,307 @@
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.unit.torchserve_stub import (
+    HANG_UP,
+    NO_ANSWER,
+    NO_WORKER,
+    REFUSED,
+    Reply,
+    Request,
+    StubServer,
+    description,
+    detector_error,
+    json_reply,
+    torchserve_error,
+    verdict,
+)
+
+CLIENT = Path(__file__).parents[2] / "scripts" / "client.py"
+SERVED = "openai--clip-vit-base-patch32"
+UNTRAINED = "warning: this detector's head is untrained: its predictions are chance, not evidence\n"
+
+
+@dataclass
+class Served:
+    """Answers as TorchServe does: a model, and what it says to an image's bytes."""
+
+    replies: Mapping[bytes, Reply] = field(default_factory=dict)
+    head: str = "head.pth"
+    worker: str = "READY"
+
+    def __call__(self, request: Request) -> Reply:
+        token = "inference" if request.path.startswith("/predictions/") else "management"
+        if request.headers.get("Authorization") != f"Bearer {token}-token":
+            return torchserve_error(400, "InvalidKeyException", REFUSED)
+        if request.path.startswith("/models?"):
+            return json_reply({"models": [{"modelName": SERVED, "modelUrl": "m@1.mar"}]})
+        if request.path.split("/")[2] != SERVED:
+            return torchserve_error(404, "ModelNotFoundException", "Model not found: x")
+        if token == "management":
+            return json_reply([description(SERVED, "1", self.worker)])
+        return self.replies.get(request.body, json_reply(verdict(0.8123, self.head)))
+
+
+@dataclass
+class Run:
+    code: int
+    out: str
+    err: str
+
+
+Client = Callable[..., Run]
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Client:
+    """Runs client.py in a folder of its own, with a key file there."""
+    keys = tmp_path / "key_file.json"
+    keys.write_text(
+        '{"inference": {"key": "inference-token"}, "management": {"key": "management-token"}}'
+    )
+    keys.chmod(0o600)
+
+    def run(*arguments: str, server: str = "http://127.0.0.1:9", **environment: str) -> Run:
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("TORCHSERVE_")}
+        done = subprocess.run(
+            [sys.executable, CLIENT, "--server", server, "--management", server, *arguments],
+            cwd=tmp_path,
+            env=inherited | environment,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert "Traceback" not in done.stderr
+        return Run(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Callable[[str], str]:
+    """Writes an image whose bytes are its name."""
+
+    def write(name: str) -> str:
+        (tmp_path / name).write_text(name)
+        return name
+
+    return write
+
+
+Image = Callable[[str], str]
+
+
+@pytest.fixture
+def silent_address() -> Iterator[str]:
+    """An address at which nobody listens, and nobody else will."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+def test_one_image(client: Client, image: Image, tmp_path: Path):
+    with StubServer(Served()) as stub:
+        run = client("--image", image("a.jpg"), server=stub.address)
+    assert (run.code, run.out, run.err) == (0, "Prediction: FAKE (confidence: 0.8123)\n", "")
+    assert stub.requests[0].path == f"/predictions/{SERVED}"
+    assert stub.requests[0].headers["Content-Type"] == "application/octet-stream"
+    assert stub.requests[0].body == b"a.jpg"
+    results = (tmp_path / "inference_results_huggingface.txt").read_text()
+    assert "| Pred: 1 (0=Real, 1=Fake) | Prob: 0.8123 | Path: a.jpg\n" in results
+
+
+def test_several_images_have_their_names_before_them(client: Client, image: Image):
+    with StubServer(Served({b"b.jpg": json_reply(verdict(0.25))}, head="untrained")) as stub:
+        run = client("--image", image("a.jpg"), image("b.jpg"), server=stub.address)
+    assert run.code == 0
+    assert run.out.splitlines() == [
+        "a.jpg: Prediction: FAKE (confidence: 0.8123)",
+        "b.jpg: Prediction: REAL (confidence: 0.7500)",
+    ]
+    assert run.err == UNTRAINED
+
+
+def test_broken_images_do_not_stop_the_others(client: Client, image: Image, tmp_path: Path):
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "folder").mkdir()
+    images = ["missing.jpg", "empty.jpg", "folder", image("text.jpg"), image("good.jpg")]
+    refusal = detector_error(400, "not_an_image", "these bytes are no image")
+    with StubServer(Served({b"text.jpg": refusal})) as stub:
+        run = client("--image", *images, "--output", "out.txt", server=stub.address)
+    assert run.code == 1
+    assert run.out == "good.jpg: Prediction: FAKE (confidence: 0.8123)\n"
+    assert run.err.splitlines() == [
+        "error: missing.jpg: cannot be read: No such file or directory",
+        "error: empty.jpg: the file is empty",
+        "error: folder: cannot be read: Is a directory",
+        "error: text.jpg: refused as not_an_image: these bytes are no image",
+    ]
+    results = (tmp_path / "out.txt").read_text()
+    assert "Total images processed: 1\n" in results
+    assert "FAILED IMAGES: 4\n" in results
+
+
+@pytest.mark.parametrize(
+    ("reply", "code", "words"),
+    [
+        (Reply(413), 3, "max_request_size"),
+        (torchserve_error(503, "ServiceUnavailableException", NO_WORKER), 4, "queue is full"),
+        (torchserve_error(507, "InternalServerException", "Worker died."), 5, "Worker died."),
+        (HANG_UP, 6, "closed the connection without an answer"),
+        (NO_ANSWER, 7, "no answer within 0.5 s"),
+        (Reply(200, b"<html>"), 12, "not JSON"),
+    ],
+)
+def test_a_failure_of_one_request_has_its_message_and_code(
+    client: Client, image: Image, reply: Reply, code: int, words: str
+):
+    with StubServer(Served({b"a.jpg": reply})) as stub:
+        images = (image("a.jpg"), image("b.jpg"))
+        run = client("--image", *images, "--timeout", "0.5", server=stub.address)
+    assert run.code == code
+    assert re.fullmatch(r"error: a\.jpg: .*\n", run.err)
+    assert words in run.err
+    assert run.out == "b.jpg: Prediction: FAKE (confidence: 0.8123)\n"
+
+
+@pytest.mark.parametrize(
+    "reply", [NO_ANSWER, torchserve_error(503, "ServiceUnavailableException", NO_WORKER)]
+)
+def test_a_worker_that_never_started_is_found_out(client: Client, image: Image, reply: Reply):
+    with StubServer(Served({b"a.jpg": reply}, worker="UNLOADING")) as stub:
+        images = (image("a.jpg"), image("b.jpg"))
+        run = client("--image", *images, "--timeout", "0.5", server=stub.address)
+    assert (run.code, run.out) == (9, "")
+    assert run.err.count("\n") == 1
+    assert f"{SERVED} version 1 has no running worker (workers: UNLOADING)" in run.err
+    assert sum(request.path.startswith("/predictions") for request in stub.requests) == 1
+
+
+def test_a_model_that_is_not_served(client: Client, image: Image, tmp_path: Path):
+    with StubServer(Served()) as stub:
+        run = client("--model", "acme/clip", "--image", image("a.jpg"), server=stub.address)
+    assert run.code == 10
+    assert run.err.splitlines() == [
+        f"error: acme--clip is not served; {stub.address} serves {SERVED}",
+        "build and register it:",
+        "  python scripts/build_mar.py --model acme/clip",
+        "  python scripts/manage.py register model_store/acme--clip@1.mar "
+        f"--management {stub.address}",
+    ]
+    assert not (tmp_path / "inference_results_huggingface.txt").exists()
+
+
+def test_without_a_management_token_the_commands_are_still_named(client: Client, image: Image):
+    with StubServer(Served()) as stub:
+        image("a.jpg")
+        run = client(
+            *("--model", "acme--clip", "--image", "a.jpg"),
+            server=stub.address,
+            TORCHSERVE_TOKEN="inference-token",
+            TORCHSERVE_KEY_FILE="missing.json",
+        )
+    assert run.code == 10
+    assert run.err.startswith("error: Model not found: x\nbuild and register it:\n")
+    assert "build_mar.py --model acme/clip\n" in run.err
+
+
+def test_a_wrong_token_stops_at_once_and_is_not_shown(client: Client, image: Image):
+    with StubServer(Served()) as stub:
+        images = (image("a.jpg"), image("b.jpg"))
+        run = client("--image", *images, server=stub.address, TORCHSERVE_TOKEN="not-this-one")
+    assert (run.code, run.out, len(stub.requests)) == (11, "", 1)
+    assert "refused the token from TORCHSERVE_TOKEN" in run.err
+    assert "not-this-one" not in run.err
+
+
+def test_an_unusable_token_file_is_named_before_anything_is_sent(client: Client, image: Image):
+    with StubServer(Served()) as stub:
+        run = client("--image", image("a"), "--token-file", "gone", server=stub.address)
+    assert (run.code, stub.requests) == (11, [])
+    assert run.err.startswith("error: cannot read gone: No such file")
+
+
+def test_a_key_file_that_others_can_read_is_said(client: Client, image: Image, tmp_path: Path):
+    (tmp_path / "key_file.json").chmod(0o644)
+    with StubServer(Served()) as stub:
+        run = client("--image", image("a.jpg"), server=stub.address)
+    assert run.code == 0
+    assert "warning: key_file.json can be read by other users" in run.err
+
+
+def test_no_server(client: Client, image: Image, silent_address: str):
+    run = client("--image", image("a.jpg"), image("b.jpg"), server=silent_address)
+    assert (run.code, run.out) == (13, "")
+    assert run.err == (
+        f"error: no server answers at {silent_address}: start one with `make serve`, or give the "
+        "right address\n"
+    )
+
+
+def test_results_that_cannot_be_written(client: Client, image: Image):
+    with StubServer(Served()) as stub:
+        run = client("--image", image("a"), "--output", "gone/out.txt", server=stub.address)
+    assert run.code == 14
+    assert run.out == "Prediction: FAKE (confidence: 0.8123)\n"
+    assert run.err == "error: cannot write gone/out.txt: No such file or directory; see --output\n"
+
+
+def test_an_interruption_is_no_traceback(image: Image, tmp_path: Path):
+    asked = threading.Event()
+
+    def answer(_: Request) -> Reply:
+        asked.set()
+        return NO_ANSWER
+
+    with StubServer(answer) as stub:
+        command = [sys.executable, CLIENT, "--server", stub.address, "--image", image("a.jpg")]
+        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as process:
+            assert asked.wait(30)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, b"")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "required: --image"),
+        (("--image", "a", "--server", "localhost"), "is not an address"),
+        (("--image", "a", "--timeout", "nan"), "not a number of seconds above 0"),
+        (("--image", "a", "--key-file", "k", "--token-file", "t"), "not allowed with"),
+    ],
+)
+def test_wrong_arguments(client: Client, arguments: tuple[str, ...], words: str):
+    run = client(*arguments)
+    assert run.code == 2
+    assert words in run.err
+
+
+def test_help_is_quick_and_lists_the_exit_codes(client: Client):
+    times = []
+    for _ in range(3):
+        start = time.monotonic()
+        run = client("--help")
+        times.append(time.monotonic() - start)
+    assert min(times) < 0.5
+    assert re.search(r"^ +13  no server answers", run.out, re.MULTILINE)
+
+
+def test_the_client_needs_nothing_but_requests():
+    names = "torch numpy cv2 PIL transformers huggingface_hub"
+    check = f"import sys, client; sys.exit(str(set({names.split()!r}) & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", check], cwd=CLIENT.parent, capture_output=True, text=True
+    )
+    assert done.stderr == "set()\n"

@@ -1,0 +1,139 @@
+"""A stand-in for TorchServe on a real socket: requests are kept, a function answers them."""
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Self
+
+REFUSED = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
+NO_WORKER = 'Model "m" has no worker to serve inference request. Please use scale workers API'
+
+
+@dataclass(frozen=True)
+class Request:
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer; `missing` is how many bytes it announces and then never sends."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    missing: int = 0
+
+
+HANG_UP = Reply()  # the connection is closed without an answer
+NO_ANSWER = Reply()  # the connection stays open without an answer
+
+
+def json_reply(value: object, status: int = 200) -> Reply:
+    return Reply(status, json.dumps(value).encode())
+
+
+def torchserve_error(status: int, kind: str, message: str) -> Reply:
+    return json_reply({"code": status, "type": kind, "message": message}, status)
+
+
+def detector_error(status: int, code: str, message: str) -> Reply:
+    return json_reply({"error": {"code": code, "message": message}}, status)
+
+
+def verdict(fake_probability: float = 0.8123, head: str = "untrained") -> dict[str, object]:
+    fake = fake_probability >= 0.5
+    return {
+        "label": "FAKE" if fake else "REAL",
+        "prediction": int(fake),
+        "confidence": fake_probability if fake else 1 - fake_probability,
+        "fake_probability": fake_probability,
+        "logits": [-0.7, 0.76],
+        "detector": {
+            "model": "openai/clip-vit-base-patch32",
+            "commit": None,
+            "version": "1",
+            "head": head,
+            "precision": "float32",
+            "engine": "torch cpu",
+        },
+    }
+
+
+def description(name: str, version: str = "1", *statuses: str) -> dict[str, object]:
+    """One version as TorchServe describes it, with a worker for each status."""
+    return {
+        "modelName": name,
+        "modelVersion": version,
+        "modelUrl": f"{name}@{version}.mar",
+        "minWorkers": 1,
+        "maxWorkers": 2,
+        "batchSize": 8,
+        "workers": [
+            {"id": str(9000 + index), "status": status, "pid": 100 + index, "gpu": False}
+            for index, status in enumerate(statuses)
+        ],
+        "jobQueueStatus": {"remainingCapacity": 97, "pendingRequests": 3},
+    }
+
+
+class StubServer:
+    """Answers every request by `answer`, and keeps it in `requests`."""
+
+    def __init__(self, answer: Callable[[Request], Reply]) -> None:
+        self.requests: list[Request] = []
+        self.released = threading.Event()
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, answer))
+        self.address = f"http://127.0.0.1:{self._http.server_port}"
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.released.set()
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+
+def _handler(stub: StubServer, answer: Callable[[Request], Reply]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            request = Request(self.command, self.path, dict(self.headers), body)
+            stub.requests.append(request)
+            reply = answer(request)
+            if reply is NO_ANSWER:
+                stub.released.wait(30)
+            elif reply is not HANG_UP:
+                self.send(reply)
+
+        do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815
+
+        def send(self, reply: Reply) -> None:
+            self.send_response(reply.status)
+            for name, value in reply.headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(reply.body) + reply.missing))
+            self.end_headers()
+            self.wfile.write(reply.body)
+            if reply.missing:
+                self.wfile.flush()
+                stub.released.wait(30)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    return Handler
