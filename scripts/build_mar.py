@@ -10,6 +10,7 @@ from clip_deepfake.card import Limits, Precision
 from deepfake_tools.archive import ServingOptions
 from deepfake_tools.builder import BuildOptions, Built, build
 from deepfake_tools.hub import BuildError
+from deepfake_tools.interrupts import reliable_interrupts
 from deepfake_tools.recipes import PRESETS
 
 EXAMPLES = """\
@@ -112,7 +113,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command."""
     options = parse_arguments(arguments)
     try:
-        built = build(options, report=lambda step: print(f"{step} ...", file=sys.stderr))
+        with reliable_interrupts():
+            built = build(options, report=lambda step: print(f"{step} ...", file=sys.stderr))
     except BuildError as error:
         print(f"build_mar.py: {error}", file=sys.stderr)
         return 1

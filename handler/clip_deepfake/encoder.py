@@ -46,7 +46,10 @@ class Embeddings(nn.Module):
         self.patch_embedding = nn.Conv2d(
             3, config.hidden_size, config.patch_size, config.patch_size, bias=False
         )
-        self.position_embedding = nn.Embedding(self.side**2 + 1, config.hidden_size)
+        # Given its weight, since drawing one on the meta device would import torch's compiler.
+        self.position_embedding = nn.Embedding.from_pretrained(
+            torch.empty(self.side**2 + 1, config.hidden_size)
+        )
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Maps normalised pixels (batch, 3, height, width) to tokens (batch, 1 + patches, hidden).

@@ -21,6 +21,7 @@ from clip_deepfake.detector import self_test_pixels
 from clip_deepfake.encoder import build_module
 from clip_deepfake.engines import DTYPES, TorchEngine
 from clip_deepfake.errors import LoadError
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from deepfake_tools.archive import ServingOptions, file_digest, write_archive
@@ -151,8 +152,8 @@ def _pack(card: Card, tower: Tower, head: Head, options: BuildOptions) -> Built:
     # Hidden from TorchServe by its dot; in the store, so that the last step is a mere rename.
     with tempfile.TemporaryDirectory(prefix=".build-", dir=options.store) as scratch:
         weights = {name: Path(scratch, name) for name in (ENCODER_FILE, HEAD_FILE)}
-        save_file(tower.tensors, weights[ENCODER_FILE])
-        save_file(head.tensors, weights[HEAD_FILE])
+        _save(tower.tensors, weights[ENCODER_FILE])
+        _save(head.tensors, weights[HEAD_FILE])
         digests = {name: file_digest(path) for name, path in weights.items()}
         card = msgspec.structs.replace(card, files=digests)
         partial = Path(scratch, target.name)
@@ -161,6 +162,15 @@ def _pack(card: Card, tower: Tower, head: Head, options: BuildOptions) -> Built:
         _refuse_other_content(target, sha256, options.force)
         partial.replace(target)
     return Built(target, sha256, card)
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        raise BuildError(
+            f"{path.name} cannot be written: {error}; no archive was written"
+        ) from error
 
 
 def _refuse_other_content(target: Path, sha256: str, force: bool) -> None:
