@@ -1,0 +1,282 @@
+"""The detector under a real TorchServe: full-size models from the Hub stand-in to verdicts."""
+
+import base64
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import pytest
+import requests
+import torch
+from deepfake_tools.local_server import LocalServer
+from deepfake_tools.torchserve import served_name
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import CLIPModel
+
+from tests.clips import CONFIGS, write_repository
+from tests.conftest import ROOT
+from tests.hub_server import HubServer
+
+pytestmark = pytest.mark.serving
+
+MODEL = "openai/clip-vit-base-patch32"
+OTHERS = [name for name in CONFIGS if name != MODEL]
+NAME = served_name(MODEL)
+OCTETS = {"Content-Type": "application/octet-stream"}
+
+
+def build(model: str, store: Path, *options: str) -> str:
+    """Builds as a person does; returns what was printed."""
+    command = [sys.executable, ROOT / "scripts/build_mar.py", "--model", model, *options]
+    result = subprocess.run(
+        [*command, "--export-path", store], capture_output=True, text=True, timeout=200
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@dataclass(frozen=True)
+class Served:
+    """A detector that is up.
+
+    Attributes:
+        server: its TorchServe.
+        home: HOME of that server, empty when it was started.
+        repository: files of the model.
+        archive: its unpacked archive.
+    """
+
+    server: LocalServer
+    home: Path
+    repository: Path
+    archive: Path
+
+    def post(self, path: str, **options: object) -> requests.Response:
+        token = json.loads(self.server.key_file.read_text())["inference"]["key"]
+        headers = {"Authorization": f"Bearer {token}", **options.pop("headers", {})}  # type: ignore[dict-item]
+        url = self.server.inference_url + path
+        return requests.post(url, headers=headers, timeout=60, **options)  # type: ignore[arg-type]
+
+    def worker_pid(self) -> int:
+        (worker,) = self.server.management().version(NAME).workers
+        return worker.pid
+
+
+@pytest.fixture(scope="module")
+def served(
+    store: Path,
+    start_server: Callable[..., LocalServer],
+    hub: HubServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Served]:
+    """The default model from the Hub stand-in, built and served with an empty HOME."""
+    folder = tmp_path_factory.mktemp("base-patch32")
+    repository = write_repository(folder / "repository", CONFIGS[MODEL])
+    hub.add(MODEL, repository)
+    build(MODEL, store)
+    home = folder / "home"
+    home.mkdir()
+    archive = folder / "archive"
+    shutil.unpack_archive(store / f"{NAME}@1.mar", archive, "zip")
+    # A worker that asked the Hub after all would be seen by the stand-in.
+    server = start_server(environment={"HOME": str(home), "HF_HOME": str(home / "hub")})
+    hub.requests.clear()
+    server.wait_ready(NAME)
+    yield Served(server, home, repository, archive)
+    assert hub.requests == []
+
+
+@pytest.fixture(scope="module")
+def expected(served: Served, examples: list[Path]) -> dict[Path, float]:
+    """fake_probability by transformers, OpenCV and the archive's head, nothing of ours."""
+    clip = CLIPModel.from_pretrained(served.repository).eval()
+    head = load_file(served.archive / "head.safetensors")
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    probabilities = {}
+    for path in examples:
+        image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+        image = cv2.resize(image, (224, 224), interpolation=cv2.INTER_LINEAR) / 255
+        values = torch.tensor((image - mean) / std, dtype=torch.float32).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            logits = clip.vision_model(values).pooler_output @ head["weight"].T + head["bias"]
+        probabilities[path] = float(logits.softmax(1)[0, 1])
+    return probabilities
+
+
+def test_served_scores_are_those_of_transformers(
+    served: Served, expected: dict[Path, float]
+) -> None:
+    for path, probability in expected.items():
+        answer = served.post(f"/predictions/{NAME}", data=path.read_bytes(), headers=OCTETS)
+        assert answer.status_code == 200
+        assert answer.headers["Content-Type"] == "application/json"
+        verdict = answer.json()
+        assert verdict["fake_probability"] == pytest.approx(probability, abs=1e-5)
+        assert verdict["label"] == ("FAKE" if probability > 0.5 else "REAL")
+        assert verdict["detector"]["model"] == MODEL
+        assert verdict["detector"]["head"] == "untrained"
+
+
+def test_every_form_of_request_gets_the_same_verdicts(
+    served: Served, expected: dict[Path, float], examples: list[Path]
+) -> None:
+    contents = [path.read_bytes() for path in examples]
+    wanted = [pytest.approx(expected[path], abs=1e-5) for path in examples]
+    instances = {"instances": [{"b64": base64.b64encode(data).decode()} for data in contents]}
+    parts = {f"image{index}": data for index, data in enumerate(contents)}
+    answers = [
+        served.post(f"/predictions/{NAME}", files=parts).json(),
+        served.post(f"/predictions/{NAME}", json=instances).json(),
+        served.post(f"/v1/models/{NAME}:predict", json=instances).json()["predictions"],
+    ]
+    for answer in answers:
+        assert [verdict["fake_probability"] for verdict in answer] == wanted
+
+
+@pytest.mark.parametrize("path", [f"/explanations/{NAME}", f"/v1/models/{NAME}:explain"])
+def test_explanations_are_not_offered(served: Served, path: str, examples: list[Path]) -> None:
+    answer = served.post(path, data=examples[0].read_bytes(), headers=OCTETS)
+    assert answer.status_code == 501
+    assert "not_implemented" in answer.text
+
+
+def test_kserve_v2_is_not_offered(served: Served) -> None:
+    answer = served.post(f"/v2/models/{NAME}/infer", json={"inputs": []})
+    assert answer.status_code == 501
+    assert "not_implemented" in answer.text
+
+
+def broken(photo: bytes) -> list[tuple[str, int, dict[str, object]]]:
+    """Eight ways to get it wrong: code, status and request of each."""
+    bomb = bytearray(b"BM")
+    bomb += (54).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
+    bomb += (40).to_bytes(4, "little") + (30_000).to_bytes(4, "little") * 2
+    bomb += (1).to_bytes(2, "little") + (24).to_bytes(2, "little") + bytes(24)
+    png = io.BytesIO()
+    Image.open(io.BytesIO(photo)).save(png, "PNG")
+    return [
+        ("not_an_image", 400, {"data": b"no image at all", "headers": OCTETS}),
+        ("truncated_image", 400, {"data": photo[: len(photo) // 2], "headers": OCTETS}),
+        ("truncated_image", 400, {"data": png.getvalue()[:-4000], "headers": OCTETS}),
+        ("empty_image", 400, {"data": b"", "headers": OCTETS}),
+        ("image_too_large", 413, {"data": bytes(bomb), "headers": OCTETS}),
+        ("unsupported_json", 400, {"json": {"images": []}}),
+        ("invalid_base64", 400, {"json": {"instances": [{"b64": "!"}]}}),
+        ("too_many_images", 413, {"json": {"instances": [{"b64": ""}] * 257}}),
+    ]
+
+
+def test_24_right_and_8_broken_requests_at_once(
+    served: Served, expected: dict[Path, float], examples: list[Path]
+) -> None:
+    faults = broken(examples[0].read_bytes())
+    photos = [examples[index % len(examples)] for index in range(24)]
+    right = [{"data": path.read_bytes(), "headers": OCTETS} for path in photos]
+    pid = served.worker_pid()
+    with ThreadPoolExecutor(32) as pool:
+        sent = [
+            pool.submit(served.post, f"/predictions/{NAME}", **options)
+            for options in (*right, *(options for *_, options in faults))
+        ]
+        answers = [future.result() for future in sent]
+    for path, answer in zip(photos, answers[:24], strict=True):
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["fake_probability"] == pytest.approx(expected[path], abs=1e-5)
+    for (code, status, _), answer in zip(faults, answers[24:], strict=True):
+        assert (answer.json()["error"]["code"], answer.status_code) == (code, status)
+    assert served.worker_pid() == pid
+
+
+def test_the_client_prints_the_served_verdict(
+    served: Served, expected: dict[Path, float], examples: list[Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "results.txt"
+    command = [sys.executable, ROOT / "scripts/client.py", "--image", *examples]
+    options = ["--server", served.server.inference_url, "--key-file", served.server.key_file]
+    result = subprocess.run(
+        [*command, *options, "--output", output], capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    for path in examples:
+        probability = expected[path]
+        label, confidence = (
+            ("FAKE", probability) if probability > 0.5 else ("REAL", 1 - probability)
+        )
+        (line,) = [line for line in lines if path.name in line]
+        assert f"Prediction: {label} (confidence: {confidence:.4f})" in line
+        assert f"Prob: {probability:.4f}" in output.read_text()
+    assert "untrained" in result.stdout + result.stderr
+
+
+def test_the_worker_left_its_home_empty(served: Served) -> None:
+    served.worker_pid()
+    assert list(served.home.iterdir()) == []
+
+
+CUT_OFF = """
+import os, sys
+from pathlib import Path
+
+def watch(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.bind"):
+        print("NETWORK", event, arguments[1:])
+    if event == "open" and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR):
+        print("WRITE", arguments[0])
+
+sys.addaudithook(watch)
+sys.path.insert(0, sys.argv[1])
+from clip_deepfake.detector import load_detector
+(verdict,) = load_detector(Path(sys.argv[1])).judge([Path(sys.argv[2]).read_bytes()])
+print("JUDGED", verdict.fake_probability)
+"""
+
+
+def test_a_detector_cut_off_from_the_network_connects_nowhere_and_writes_nothing(
+    served: Served, expected: dict[Path, float], examples: list[Path], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-B", "-c", CUT_OFF, str(served.archive), str(examples[0])]
+    isolated = ["unshare", "--net", "--map-root-user", *command]
+    if subprocess.run(["unshare", "--net", "--map-root-user", "true"], check=False).returncode == 0:
+        command = isolated
+    result = subprocess.run(
+        command,
+        env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    words, value = result.stdout.split()
+    assert words == "JUDGED", "only the verdict was printed: no connection, no written file"
+    assert float(value) == pytest.approx(expected[examples[0]], abs=1e-5)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("model", OTHERS)
+def test_the_other_published_shapes_are_built_tested_and_served(
+    served: Served, hub: HubServer, store: Path, tmp_path: Path, examples: list[Path], model: str
+) -> None:
+    repository = write_repository(tmp_path / "repository", CONFIGS[model])
+    hub.add(model, repository)
+    name = served_name(model)
+    build(model, store)
+    hub.requests.clear()
+    management = served.server.management()
+    management.register(f"{name}@1.mar", workers=1, timeout=120)
+    answer = served.post(f"/predictions/{name}", data=examples[0].read_bytes(), headers=OCTETS)
+    management.unregister(name, "1")
+    (store / f"{name}@1.mar").unlink()
+    shutil.rmtree(repository)
+    assert answer.status_code == 200, answer.text
+    assert 0 < answer.json()["fake_probability"] < 1
+    assert answer.json()["detector"]["model"] == model
