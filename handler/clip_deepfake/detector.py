@@ -97,9 +97,9 @@ class Detector:
         return [self._verdict(row) for row in logits]
 
     def _verdict(self, logits: npt.NDArray[np.float32]) -> Verdict | DetectorError:
+        if not np.isfinite(logits).all():
+            return InternalError(f"the model answered {logits.tolist()}, which are no numbers")
         probability = fake_probability(logits, self.card.head)
-        if not np.isfinite(probability):
-            return InternalError(f"the model answered {logits.tolist()}, which is no number")
         fake = probability > self.card.head.threshold
         return Verdict(
             label="FAKE" if fake else "REAL",
