@@ -47,7 +47,7 @@ class Embeddings(nn.Module):
             3, config.hidden_size, config.patch_size, config.patch_size, bias=False
         )
         # Given its weight, since drawing one on the meta device would import torch's compiler.
-        self.position_embedding = nn.Embedding.from_pretrained(
+        self.position_embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
             torch.empty(self.side**2 + 1, config.hidden_size)
         )
 

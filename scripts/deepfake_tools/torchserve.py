@@ -111,25 +111,27 @@ class ManagementAPI:
         return parse_customized(self._server.call("GET", path, query, timeout=timeout))
 
     def register(self, archive: str, workers: int, timeout: float | None = None) -> None:
-        """Registers an archive of the server's model store, and waits for its workers.
+        """Registers an archive of the server's model store; its workers start afterwards.
+
+        TorchServe can be told to answer when they are up. It then blocks one of the few threads
+        that serve both ports, and every client whose connection is on that thread with it.
 
         Args:
             archive: The file's name in the store.
-            workers: How many workers to start.
-            timeout: Seconds to wait for them.
+            workers: How many workers to start, where the archive does not say.
+            timeout: Seconds to wait until the archive is unpacked.
 
         Raises:
-            NoWorkerError: The version is registered, and its workers did not start.
             RequestRefusedError: Among others with status 409, when the version is there already.
         """
-        query = {"url": archive, "initial_workers": str(workers), "synchronous": "true"}
+        query = {"url": archive, "initial_workers": str(workers), "synchronous": "false"}
         self._server.call("POST", "/models", query, timeout=timeout)
 
-    def scale(self, name: str, version: str, workers: int, timeout: float | None = None) -> None:
-        """Sets how many workers a version has, and waits until they run."""
+    def scale(self, name: str, version: str, workers: int) -> None:
+        """Sets how many workers a version has; they start afterwards."""
         count = str(workers)
-        query = {"min_worker": count, "max_worker": count, "synchronous": "true"}
-        self._server.call("PUT", _path("models", name, version), query, timeout=timeout)
+        query = {"min_worker": count, "max_worker": count, "synchronous": "false"}
+        self._server.call("PUT", _path("models", name, version), query)
 
     def set_default(self, name: str, version: str) -> None:
         """Makes a version the one that answers when none is named."""
