@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from deepfake_tools.archive import ServingOptions, file_digest, write_archive
 from deepfake_tools.heads import Head, untrained_head
 from deepfake_tools.hub import BuildError, Snapshot, fetch_settings, fetch_weights
+from deepfake_tools.inspection import ArchiveError, ArchiveName
 from deepfake_tools.recipes import resolve_preset
 from deepfake_tools.store import archive_name, next_version
 from deepfake_tools.torchserve import served_name
@@ -91,17 +92,17 @@ def build(options: BuildOptions, report: Callable[[str], None]) -> Built:
     """
     report(f"reading {options.model}")
     snapshot = fetch_settings(options.model, options.revision)
+    target = _target(options, snapshot)
     config = read_config(snapshot)
     preprocessing = resolve_preset(options.preset, config.image_size, snapshot.folder)
     files = fetch_weights(snapshot)
     tower = read_tower(files, config, DTYPES[options.precision])
     check_finite(tower.tensors, snapshot.name)
     head = untrained_head(tower.config)
-    name = options.served_name or served_name(snapshot.name)
     card = Card(
         schema=1,
-        name=name,
-        version=options.version or next_version(options.store, name),
+        name=target.name,
+        version=target.version,
         model=ModelSource(
             snapshot.name, snapshot.revision, snapshot.commit, files[0].name, tower.sha256
         ),
@@ -118,6 +119,15 @@ def build(options: BuildOptions, report: Callable[[str], None]) -> Built:
     card = msgspec.structs.replace(card, self_test=_self_test(card, tower, head, snapshot))
     report("packing")
     return _pack(card, tower, head, options)
+
+
+def _target(options: BuildOptions, snapshot: Snapshot) -> ArchiveName:
+    name = options.served_name or served_name(snapshot.name)
+    version = options.version or next_version(options.store, name)
+    try:
+        return ArchiveName.parse(archive_name(name, version))
+    except ArchiveError as error:
+        raise BuildError(f"{error}; choose with --served-name and --version") from error
 
 
 def _versions() -> dict[str, str]:

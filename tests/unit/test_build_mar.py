@@ -81,6 +81,15 @@ def test_wrong_arguments_are_exit_code_2(run: Run, options: list[str]) -> None:
     assert run(*options).returncode == 2
 
 
+@pytest.mark.parametrize("option", ["--served-name=a b", "--served-name=../a", "--version=1.0"])
+def test_a_name_that_a_server_would_stumble_over(
+    run: Run, option: str, small_clip: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    result = run("--model", small_clip, "--export-path", store, option)
+    assert_refused(result, store, option.partition("=")[2], "--served-name")
+
+
 def test_a_model_that_does_not_exist(run: Run, hub_cache: Path, tmp_path: Path) -> None:
     result = run("--model", "acme/nothing", "--export-path", tmp_path / "store")
     assert_refused(result, tmp_path / "store", "acme/nothing does not exist", "HF_TOKEN")

@@ -1,0 +1,265 @@
+"""Changes to what a running server serves: each is done whole, or undone."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import ParamSpec
+
+from deepfake_tools.answers import ModelVersion
+from deepfake_tools.failures import (
+    ModelNotServedError,
+    NoWorkerError,
+    RequestRefusedError,
+    ServiceError,
+    TimeLimitError,
+    UnexpectedAnswerError,
+    WorkerFailedError,
+)
+from deepfake_tools.inspection import ArchiveName
+from deepfake_tools.store import StoreError
+from deepfake_tools.torchserve import InferenceAPI, ManagementAPI
+from deepfake_tools.worker_log import WorkerLog
+
+P = ParamSpec("P")
+
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+POLL_S = 0.05
+# How long an interrupted registration may take to unpack the archive before the version shows.
+UNPACK_LIMIT_S = 15.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server and how to talk to it.
+
+    Attributes:
+        management: Its management API.
+        inference: Its inference API.
+        logs: Its log folder.
+        limit_s: Seconds for each step: a start, a drain.
+        say: Takes each step's one-line report.
+    """
+
+    management: ManagementAPI
+    inference: InferenceAPI
+    logs: Path
+    limit_s: float
+    say: Callable[[str], None]
+
+
+def start(server: Server, archive: ArchiveName) -> ModelVersion:
+    """Registers an archive of the store and waits until all its workers are READY.
+
+    Raises:
+        ServiceError: It did not come up and is gone again; with the worker's own reason.
+    """
+    log = WorkerLog(server.logs)
+    try:
+        server.management.register(archive.file_name, workers=1, timeout=server.limit_s)
+        version = _await_ready(server, archive, log)
+    except RequestRefusedError as error:
+        # Nothing was registered, so that there is nothing of ours to remove.
+        if error.status != HTTPStatus.NOT_FOUND:
+            raise
+        raise StoreError(
+            f"the server finds no {archive.file_name} in its store: is --model-store the folder "
+            "that it was started with?"
+        ) from error
+    except BaseException as error:
+        # An interrupted registration may be unpacking still.
+        settled = isinstance(error, ServiceError) and not isinstance(error, TimeLimitError)
+        with _uninterrupted():
+            _remove(server, archive, appears_within_s=0 if settled else UNPACK_LIMIT_S)
+        raise
+    server.say(f"{archive} is up: {_workers(version.ready_workers)} READY")
+    return version
+
+
+def swap(
+    server: Server,
+    archive: ArchiveName,
+    old: ModelVersion,
+    image: bytes,
+    commit: Callable[[], None],
+) -> None:
+    """Replaces the default version of a model by another; the old one may then be removed.
+
+    No request is lost in between: the old version has answered all of its own before the end.
+
+    Args:
+        server: The server.
+        archive: The new version, in the server's store.
+        old: The default version until now.
+        image: An image file that the new version is asked about before anyone else asks it.
+        commit: Called when the old version has nothing left to do: makes the change last.
+
+    Raises:
+        ServiceError: A step failed; the old version is the default again and the new one gone.
+    """
+    previous = ArchiveName(archive.name, old.version)
+    undo = ExitStack()
+    try:
+        version = start(server, archive)
+        undo.callback(_remove, server, archive)
+        if version.min_workers < old.min_workers:
+            # Whoever scaled the old version meant the model, not the version.
+            scale(server, version, old.min_workers)
+        _try_out(server, archive, image)
+        undo.callback(_restore, server, archive, previous)
+        server.management.set_default(archive.name, archive.version)
+        server.say(f"{archive} is the default")
+        if old.ready_workers:
+            _drain(server, previous)
+        with _uninterrupted():
+            commit()
+    except BaseException:
+        with _uninterrupted():
+            undo.close()
+            server.say(f"undone: {previous} is the default as before")
+        raise
+
+
+def scale(server: Server, version: ModelVersion, workers: int) -> None:
+    """Sets how many workers a version has and waits until they are READY.
+
+    Raises:
+        ServiceError: They are not; the version has as many as before again.
+    """
+    archive = ArchiveName(version.name, version.version)
+    log = WorkerLog(server.logs)
+    try:
+        server.management.scale(archive.name, archive.version, workers)
+        _await_ready(server, archive, log)
+    except BaseException:
+        with _uninterrupted():
+            _attempt(
+                server, server.management.scale, archive.name, archive.version, version.min_workers
+            )
+        raise
+    server.say(f"{archive} has {_workers(workers)} READY")
+
+
+def _await_ready(server: Server, archive: ArchiveName, log: WorkerLog) -> ModelVersion:
+    """Waits until a version has all the workers that it should have.
+
+    TorchServe starts a failed worker again and again, and shows all but READY ones alike. What
+    tells a failure is the worker's line in the log, or another process id than at first.
+    """
+    deadline = time.monotonic() + server.limit_s
+    pids: dict[str, int] = {}
+    while True:
+        version = server.management.version(archive.name, archive.version)
+        if version.ready_workers >= max(version.min_workers, 1):
+            return version
+        started = [worker for worker in version.workers if worker.pid > 0]
+        again = any(pids.setdefault(worker.id, worker.pid) != worker.pid for worker in started)
+        if again or log.said_why(archive):
+            reason = log.await_failure(archive) or f"see the server's {log.path}"
+            raise NoWorkerError(f"{archive} did not start: {reason}")
+        if time.monotonic() > deadline:
+            raise TimeLimitError(
+                f"{archive} has {version.ready_workers} of {_workers(version.min_workers)} READY "
+                f"after {server.limit_s:g} s: allow more with --timeout"
+            )
+        time.sleep(POLL_S)
+
+
+def _try_out(server: Server, archive: ArchiveName, image: bytes) -> None:
+    """Asks a version by its number about an image; a verdict of its own is all it takes."""
+    verdict = server.inference.predict(
+        archive.name, image, version=archive.version, timeout=server.limit_s
+    )
+    if verdict.detector.version != archive.version:
+        raise UnexpectedAnswerError(
+            f"{archive} answers as version {verdict.detector.version}: its card was changed"
+        )
+    server.say(f"{archive} answers: {verdict.label} ({verdict.confidence:.4f})")
+
+
+def _drain(server: Server, archive: ArchiveName) -> None:
+    """Waits until a version that is no longer the default has answered all that it was asked.
+
+    An empty queue is not enough, since its last batch may still be at work. A description from
+    the handler goes through the same queue: a worker that answers one has finished its batch.
+
+    Raises:
+        TimeLimitError: It has not, after the limit.
+    """
+    deadline = time.monotonic() + server.limit_s
+    answered: set[int] = set()
+    while True:
+        version = server.management.version(archive.name, archive.version)
+        working = {worker.pid for worker in version.workers if worker.is_ready} - answered
+        if not working and version.pending_requests == 0:
+            return
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise TimeLimitError(
+                f"{archive} still has {version.pending_requests} requests waiting and "
+                f"{_workers(len(working))} busy after {server.limit_s:g} s"
+            )
+        try:
+            answered.add(_ask_pid(server, archive, left_s))
+        except WorkerFailedError:
+            # It died with the question in hand; another, or its successor, is asked next.
+            time.sleep(POLL_S)
+
+
+def _ask_pid(server: Server, archive: ArchiveName, limit_s: float) -> int:
+    """Returns which worker answered a description; its own queue comes first."""
+    answer = server.management.ask_handler(archive.name, archive.version, timeout=limit_s)
+    pid = answer.get("pid") if isinstance(answer, dict) else None
+    if not isinstance(pid, int):
+        raise UnexpectedAnswerError(
+            f"{archive} does not describe its workers by process id, so that none can tell when "
+            "it is idle: was it built by build_mar.py?"
+        )
+    return pid
+
+
+def _restore(server: Server, archive: ArchiveName, previous: ArchiveName) -> None:
+    """Makes the previous version the default again; the new one answers what it has taken."""
+    _attempt(server, server.management.set_default, previous.name, previous.version)
+    _attempt(server, _drain, server, archive)
+
+
+def _remove(server: Server, archive: ArchiveName, appears_within_s: float = 0) -> None:
+    """Unregisters a version that failed; there may be none, or none yet."""
+    deadline = time.monotonic() + appears_within_s
+    while True:
+        try:
+            server.management.unregister(archive.name, archive.version)
+        except ModelNotServedError:
+            if time.monotonic() < deadline:
+                time.sleep(POLL_S)
+                continue
+        except ServiceError as error:
+            server.say(f"could not remove {archive}, unregister it by hand: {error}")
+        return
+
+
+def _attempt(server: Server, step: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Takes one step back; a failure must keep neither the other steps nor the cause away."""
+    try:
+        step(*args, **kwargs)
+    except ServiceError as error:
+        server.say(f"while undoing: {error}")
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker" if count == 1 else f"{count} workers"
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ignores Ctrl-C and its like for as long as it takes."""
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in INTERRUPTS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -1,0 +1,141 @@
+"""A server and its store: a change in; both change, for the next start too, or neither does."""
+
+from pathlib import Path
+
+from deepfake_tools import deployment
+from deepfake_tools.answers import ModelVersion
+from deepfake_tools.deployment import Server
+from deepfake_tools.failures import ModelNotServedError, RequestRefusedError
+from deepfake_tools.inspection import ArchiveError, ArchiveName
+from deepfake_tools.served import Served, served_path
+from deepfake_tools.store import Store, StoreError
+
+
+class Service:
+    """What is served, now and after a restart. Every method raises ServiceError.
+
+    Args:
+        server: The running server.
+        store: The store that it was started with.
+        config: The settings that served.properties begins with.
+    """
+
+    def __init__(self, server: Server, store: Store, config: Path) -> None:
+        self._server = server
+        self._store = store
+        self._config = config
+
+    def register(self, source: Path) -> None:
+        """Serves an archive, as the default where it is the first version of its model.
+
+        Args:
+            source: A file in the store, or one to be copied there.
+        """
+        with self._store.lock(), self._store.adding(source) as archive:
+            served = self._served()
+            default = self._default(archive.name)
+            deployment.start(self._server, archive)
+            if default is None:
+                served.choose(archive)
+                self._write(served)
+        if default is not None:
+            self._server.say(
+                f"{archive.name} version {default.version} stays the default; version "
+                f"{archive.version} is asked by its number, until the server's next start"
+            )
+
+    def swap(self, source: Path, image: bytes) -> None:
+        """Replaces the default version by an archive, without losing a request.
+
+        Args:
+            source: A file in the store, or one to be copied there.
+            image: An image file that the new version is asked about first.
+        """
+        with self._store.lock():
+            self._swap(source, image)
+
+    def rollback(self, name: str, image: bytes) -> None:
+        """Replaces the default version by the one before it; again, and it is back.
+
+        Args:
+            name: The served name.
+            image: An image file that the other version is asked about first.
+        """
+        with self._store.lock():
+            version = self._served().previous.get(name)
+            if version is None:
+                raise StoreError(
+                    f"{served_path(self._store)} knows of no version of {name} before the present "
+                    "one: name an archive, as in manage.py swap ARCHIVE"
+                )
+            self._swap(self._store.path(ArchiveName(name, version)), image)
+
+    def scale(self, name: str, version: str | None, workers: int) -> None:
+        """Sets how many workers a version has, the default one if None, until the next start."""
+        with self._store.lock():
+            found = self._server.management.version(name, version)
+            deployment.scale(self._server, found, workers)
+
+    def unregister(self, name: str, version: str | None = None) -> None:
+        """Stops serving one version that is not the default, or the whole model if None."""
+        with self._store.lock():
+            served = self._served()
+            default = self._server.management.version(name).version
+            found = [entry.version for entry in self._server.management.versions(name)]
+            if version == default and len(found) > 1:
+                raise RequestRefusedError(
+                    f"{name} version {default} is the default: swap to another version, or leave "
+                    "out --version to stop serving the model",
+                    status=403,
+                )
+            # TorchServe removes the default only after all others.
+            every = sorted(found, key=lambda entry: entry == default)
+            for entry in every if version is None else [version]:
+                self._server.management.unregister(name, entry)
+                self._server.say(f"{name} version {entry} is gone")
+            if version in (None, default):
+                served.drop(name)
+                self._write(served)
+                if not served.versions:
+                    self._server.say("nothing is left: a restart serves the newest archives again")
+
+    def _swap(self, source: Path, image: bytes) -> None:
+        with self._store.adding(source) as archive:
+            served = self._served()
+            old = self._default(archive.name)
+            if old is None:
+                self._server.say(f"{archive.name} is not served yet, so this registers it")
+                deployment.start(self._server, archive)
+                served.choose(archive)
+                self._write(served)
+                return
+            served.choose(archive, instead_of=old.version)
+            deployment.swap(self._server, archive, old, image, lambda: self._write(served))
+        self._server.management.unregister(old.name, old.version)
+        self._server.say(f"{old.name} version {old.version} has answered everything and is gone")
+
+    def _default(self, name: str) -> ModelVersion | None:
+        """Returns the version that answers when none is named, if the model is served at all."""
+        try:
+            return self._server.management.version(name)
+        except ModelNotServedError:
+            return None
+
+    def _served(self) -> Served:
+        """Returns what a restart serves; where nobody has chosen, that is what is served now.
+
+        It is written down before anything changes: otherwise the next start would take the newest
+        archives, and so one that is about to be refused.
+        """
+        served = Served.read(served_path(self._store))
+        if not served.versions:
+            for model in self._server.management.models():
+                try:
+                    served.choose(ArchiveName.parse(model.archive))
+                except ArchiveError:
+                    self._server.say(f"note: a restart does not serve {model.archive}")
+            self._write(served)
+        return served
+
+    def _write(self, served: Served) -> None:
+        served.write(served_path(self._store), self._config, self._store)

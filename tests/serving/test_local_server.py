@@ -1,0 +1,60 @@
+import os
+from pathlib import Path
+
+import pytest
+from deepfake_tools.failures import TokenError
+from deepfake_tools.local_server import LocalServer, LocalServerError
+from deepfake_tools.properties import read_settings
+from deepfake_tools.tokens import Token
+from deepfake_tools.torchserve import ManagementAPI
+
+from tests.archives import write_archive
+from tests.serving.conftest import CONFIG
+
+pytestmark = pytest.mark.serving
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return folder
+
+
+def test_a_server_is_gone_without_a_trace(tmp_path, temporary):
+    store = tmp_path / "store"
+    store.mkdir()
+    write_archive(store)
+
+    with LocalServer(store, CONFIG) as server:
+        server.wait_ready("acme--stub")
+        group = server.pid
+        with pytest.raises(TokenError):
+            ManagementAPI(server.management_url, Token("guessed", "a test")).models()
+
+    with pytest.raises(ProcessLookupError):
+        os.killpg(group, 0)
+    assert not list(temporary.iterdir())
+
+
+def test_a_folder_that_was_named_is_kept(tmp_path):
+    store = tmp_path / "store"
+    store.mkdir()
+
+    with LocalServer(store, CONFIG, tmp_path / "run") as server:
+        settings = read_settings(server.properties.read_text())
+
+    assert (tmp_path / "run" / "logs" / "ts_log.log").exists()
+    differing = settings.items() ^ read_settings(CONFIG.read_text()).items()
+    assert {key.rpartition("_")[2] for key, _ in differing} == {"address", "port", "store"}
+
+
+def test_why_a_server_did_not_start_is_said(tmp_path, temporary):
+    with (
+        pytest.raises(LocalServerError, match="--model-store directory not found"),
+        LocalServer(tmp_path / "none", CONFIG),
+    ):
+        pass
+
+    assert not list(temporary.iterdir())

@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import pytest
+from deepfake_tools.inspection import ArchiveName
+from deepfake_tools.properties import read_settings
+from deepfake_tools.served import Served, renew, served_path
+from deepfake_tools.store import Store
+
+from tests.archives import write_archive
+
+CONFIG = Path(__file__).parents[2] / "config.properties"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    folder = tmp_path / "model_store"
+    folder.mkdir()
+    return Store(folder)
+
+
+def test_it_is_the_configuration_but_for_the_models(store):
+    Served({"b": "1", "a": "10"}).write(served_path(store), CONFIG, store)
+
+    settings = read_settings(served_path(store).read_text())
+    expected = read_settings(CONFIG.read_text())
+    expected["load_models"] = "a@10.mar,b@1.mar"
+    expected["model_store"] = str(store.folder)
+    expected["previous_models"] = ""
+    assert settings == expected
+
+
+def test_what_is_written_is_read_again(store):
+    served = Served()
+    served.choose(ArchiveName("a", "1"))
+    served.choose(ArchiveName("a", "2"), instead_of="1")
+    served.write(served_path(store), CONFIG, store)
+
+    assert Served.read(served_path(store)) == Served({"a": "2"}, {"a": "1"})
+
+
+def test_where_nobody_has_chosen_the_newest_are_served(store):
+    write_archive(store.folder, "a", "9")
+    write_archive(store.folder, "a", "10")
+
+    assert renew(store, CONFIG) == []
+    assert Served.read(served_path(store)).versions == {"a": "10"}
+
+
+def test_choices_stand_and_what_they_leave_out_is_named(store):
+    Served({"a": "1", "gone": "1"}).write(served_path(store), CONFIG, store)
+    for name, version in (("a", "1"), ("a", "2"), ("b", "1")):
+        write_archive(store.folder, name, version)
+
+    gone, newer, unknown = renew(store, CONFIG)
+
+    assert Served.read(served_path(store)).versions == {"a": "1", "gone": "1"}
+    assert "gone@1.mar is to be served, but missing" in gone
+    assert f"manage.py swap {store.folder / 'a@2.mar'}" in newer
+    assert f"manage.py register {store.folder / 'b@1.mar'}" in unknown
+
+
+def test_a_full_disk_leaves_the_file_as_it_was(store, monkeypatch):
+    Served({"a": "1"}).write(served_path(store), CONFIG, store)
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("deepfake_tools.served.os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        Served({"a": "2"}).write(served_path(store), CONFIG, store)
+
+    assert Served.read(served_path(store)).versions == {"a": "1"}
+    assert [path.name for path in store.folder.parent.iterdir() if path.is_file()] == [
+        "served.properties"
+    ]
