@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -273,6 +274,7 @@ def test_the_other_published_shapes_are_built_tested_and_served(
     hub.requests.clear()
     management = served.server.management()
     management.register(f"{name}@1.mar", workers=1, timeout=120)
+    served.server.wait_ready(name, limit_s=120)
     answer = served.post(f"/predictions/{name}", data=examples[0].read_bytes(), headers=OCTETS)
     management.unregister(name, "1")
     (store / f"{name}@1.mar").unlink()
@@ -280,3 +282,26 @@ def test_the_other_published_shapes_are_built_tested_and_served(
     assert answer.status_code == 200, answer.text
     assert 0 < answer.json()["fake_probability"] < 1
     assert answer.json()["detector"]["model"] == model
+
+
+def test_a_worker_refuses_weights_that_are_not_the_cards(
+    served: Served, small_clip: Path, store: Path
+) -> None:
+    """The archive is a valid zip; only TorchServe is asked, so that its worker has to find out."""
+    build(str(small_clip), store, "--served-name", "flipped")
+    path = store / "flipped@1.mar"
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    weights = bytearray(entries["encoder.safetensors"])
+    weights[-5] ^= 1
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (entries | {"encoder.safetensors": bytes(weights)}).items():
+            archive.writestr(name, content)
+    management = served.server.management()
+    management.register(path.name, workers=1)
+    log = served.server.logs / "model_log.log"
+    reason = "clip_deepfake load failed: flipped 1: encoder.safetensors is damaged"
+    served.server.wait_for(lambda: reason in log.read_text(), "the worker's reason", 60)
+    assert management.version("flipped").ready_workers == 0
+    management.unregister("flipped", "1")
+    path.unlink()
