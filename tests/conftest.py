@@ -58,3 +58,21 @@ def small_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def examples() -> list[Path]:
     """The example photographs, in the order of their names."""
     return sorted((ROOT / "examples").glob("*.jpg"))
+
+
+@pytest.fixture(scope="session")
+def landmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small landmark predictor of 81 points, trained on the spot."""
+    from tests.portraits import train_predictor
+
+    return train_predictor(tmp_path_factory.mktemp("landmarks") / "trained_81.dat", 81)
+
+
+@pytest.fixture(params=["trained", "given"])
+def any_landmarks(request: pytest.FixtureRequest) -> Path:
+    """That one, and the real one that CLIP_DEEPFAKE_LANDMARKS names."""
+    if request.param == "trained":
+        return request.getfixturevalue("landmarks")
+    if "CLIP_DEEPFAKE_LANDMARKS" not in os.environ:
+        pytest.skip("CLIP_DEEPFAKE_LANDMARKS names no landmark predictor")
+    return Path(os.environ["CLIP_DEEPFAKE_LANDMARKS"]).resolve()

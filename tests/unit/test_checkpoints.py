@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from clip_deepfake.card import Limits
-from clip_deepfake.detector import Detector, Verdict, load_detector
+from clip_deepfake.detector import Detector, load_detector
+from clip_deepfake.verdicts import Verdict
 from deepfake_tools.archive import ServingOptions
 from deepfake_tools.build_options import BuildOptions
 from deepfake_tools.builder import Built, build
