@@ -163,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         with reliable_interrupts():
-            built = build(options, report=lambda step: print(f"{step} ...", file=sys.stderr))
+            built = build(options, report=lambda step: print(step, file=sys.stderr))
     except BuildError as error:
         print(f"build_mar.py: {error}", file=sys.stderr)
         return 1

@@ -69,9 +69,9 @@ def build(options: BuildOptions, report: Callable[[str], None]) -> Built:
         self_test=SelfTest([], 1.0),
         built_with=_versions(),
     )
-    report("computing the self-test's logits")
+    report("computing the self-test's logits ...")
     card = msgspec.structs.replace(card, self_test=_self_test(card, parts))
-    report("packing")
+    report("packing ...")
     return _pack(card, parts, options)
 
 
