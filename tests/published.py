@@ -62,6 +62,12 @@ class Published:
     model: Path | None
     logits: Callable[[Path], Tensor]
 
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """For build_mar.py."""
+        model = () if self.model is None else ("--model", str(self.model))
+        return ("--weights", str(self.weights), *model)
+
 
 # --- images to pixels, by each family's own code ---------------------------------------------
 
