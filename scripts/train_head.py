@@ -12,6 +12,7 @@ from deepfake_tools.archive import file_digest
 from deepfake_tools.dataset import TrainingError
 from deepfake_tools.head_file import TrainedHead
 from deepfake_tools.hub import BuildError
+from deepfake_tools.interrupts import reliable_interrupts
 from deepfake_tools.recipes import PRESETS
 
 EPILOG = """\
@@ -128,10 +129,10 @@ def describe(trained: TrainedHead, arguments: argparse.Namespace) -> str:
     history, data, unseen = trained.history, trained.history.data, trained.history.held_out
     images = f"{data.real} real, {data.fake} fake, in {data.folders} folders"
     left_out = f"{data.broken} broken, {data.repeated} repeated"
-    thresholds = f"{history.thresholds.balanced_accuracy:.4f} for the best balanced accuracy"
-    if history.thresholds.at_target_fpr is not None:
-        rate = f"a false-positive rate of {history.thresholds.target_fpr:g}"
-        thresholds = f"{history.thresholds.at_target_fpr:.4f} for {rate} (used), {thresholds}"
+    thresholds = f"{history.balanced_threshold:.4f} for the best balanced accuracy"
+    if history.target_fpr_threshold is not None:
+        rate = f"a false-positive rate of {history.target_fpr:g}"
+        thresholds = f"{history.target_fpr_threshold:.4f} for {rate} (used), {thresholds}"
     # A local folder's name in the head does not say where the folder is.
     model = "" if trained.model.commit else f" --model {arguments.model}"
     return "\n".join(
@@ -156,7 +157,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command."""
     found = parse_arguments(arguments)
     try:
-        trained = train(found)
+        with reliable_interrupts():
+            trained = train(found)
     except (BuildError, LabelError, TrainingError) as error:
         print(f"train_head.py: {error}", file=sys.stderr)
         return 1

@@ -41,8 +41,8 @@ class DataHistory(Struct, frozen=True, forbid_unknown_fields=True):
     sha256: Sha256
 
 
-class HeldOutScores(Struct, frozen=True, forbid_unknown_fields=True):
-    """How a head did on images that had no part in making it.
+class Scores(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a head did on images that it was not fitted to.
 
     Attributes:
         real: how many of them are real.
@@ -59,22 +59,6 @@ class HeldOutScores(Struct, frozen=True, forbid_unknown_fields=True):
     accuracy: Fraction
 
 
-class Thresholds(Struct, frozen=True, forbid_unknown_fields=True):
-    """Thresholds, as the cross-validation's predictions have them.
-
-    Attributes:
-        chosen: the head's.
-        balanced_accuracy: that is best for the mean of both classes' shares of right answers.
-        target_fpr: the false-positive rate asked for, if any.
-        at_target_fpr: that keeps to it.
-    """
-
-    chosen: Fraction
-    balanced_accuracy: Fraction
-    target_fpr: Fraction | None
-    at_target_fpr: Fraction | None
-
-
 class TrainingHistory(Struct, frozen=True, forbid_unknown_fields=True):
     """How a head came to be.
 
@@ -87,8 +71,10 @@ class TrainingHistory(Struct, frozen=True, forbid_unknown_fields=True):
         folds: of the cross-validation.
         cross_validated_auc: mean over the folds, for this strength.
         cross_validated_auc_std: standard deviation over the folds.
-        held_out: how the head did on the images that were kept apart.
-        thresholds: the head's, and what it was chosen from.
+        held_out: the head's scores on images that had no part in fitting or choosing anything.
+        balanced_threshold: of the best balanced accuracy, on the cross-validation's predictions.
+        target_fpr: the false-positive rate asked for, if any.
+        target_fpr_threshold: that keeps to it, on the cross-validation's predictions.
         made_with: version of each library that had a part in the numbers, by name.
     """
 
@@ -99,8 +85,10 @@ class TrainingHistory(Struct, frozen=True, forbid_unknown_fields=True):
     folds: int
     cross_validated_auc: Fraction
     cross_validated_auc_std: float
-    held_out: HeldOutScores
-    thresholds: Thresholds
+    held_out: Scores
+    balanced_threshold: Fraction
+    target_fpr: Fraction | None
+    target_fpr_threshold: Fraction | None
     made_with: dict[str, str]
 
 
@@ -157,6 +145,15 @@ def write_head_file(path: Path, trained: TrainedHead, weight: Tensor, bias: Tens
         partial = Path(scratch, path.name)
         save_file(tensors, partial, metadata)
         partial.replace(path)
+
+
+def is_head_file(path: Path) -> bool:
+    """Says whether a file is a head of this project's, by its metadata and not by its name."""
+    try:
+        with safe_open(path, framework="pt") as opened:
+            return METADATA_KEY in (opened.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
 
 
 def read_head_file(path: Path) -> tuple[TrainedHead, dict[str, Tensor]]:

@@ -14,13 +14,7 @@ from deepfake_tools.extractor import Extractor, installed_version, load_extracto
 from deepfake_tools.feature_cache import FeatureCache
 from deepfake_tools.features import FeatureTable, extract
 from deepfake_tools.fitting import CrossValidation, LinearHead, cross_validate, fit
-from deepfake_tools.head_file import (
-    HeldOutScores,
-    Thresholds,
-    TrainedHead,
-    TrainingHistory,
-    write_head_file,
-)
+from deepfake_tools.head_file import Scores, TrainedHead, TrainingHistory, write_head_file
 from deepfake_tools.metrics import accuracy, balanced_threshold, threshold_at_fpr
 from deepfake_tools.progress import Progress
 from deepfake_tools.splits import Plan, Rows, plan_splits
@@ -87,7 +81,8 @@ def train(options: TrainingOptions, say: Say) -> TrainedHead:
     plan = _plan(images, options.seed, say)
     say(f"choosing the regularisation by cross-validation in {len(plan.folds)} folds")
     validation = cross_validate(images.features, images.labels, plan.folds)
-    thresholds = _thresholds(images, validation, options.target_fpr, say)
+    balanced, at_target = _thresholds(images, validation, options.target_fpr, say)
+    threshold = balanced if at_target is None else at_target
     rows = plan.held_out.train
     head = fit(images.features[rows], images.labels[rows], validation.strength)
     history = TrainingHistory(
@@ -98,11 +93,13 @@ def train(options: TrainingOptions, say: Say) -> TrainedHead:
         folds=len(plan.folds),
         cross_validated_auc=validation.mean_auc,
         cross_validated_auc_std=validation.auc_std,
-        held_out=_judge(head, images, plan.held_out.test, thresholds.chosen),
-        thresholds=thresholds,
+        held_out=_judge(head, images, plan.held_out.test, threshold),
+        balanced_threshold=balanced,
+        target_fpr=options.target_fpr,
+        target_fpr_threshold=at_target,
         made_with=extractor.key.libraries | {"scikit-learn": installed_version("scikit-learn")},
     )
-    return _write(options.output, extractor, head, history)
+    return _write(options.output, extractor, head, threshold, history)
 
 
 def _extract(dataset: Dataset, extractor: Extractor, cache: Path, say: Say) -> FeatureTable:
@@ -128,24 +125,24 @@ def _plan(images: TrainingSet, seed: int, say: Say) -> Plan:
 
 def _thresholds(
     images: TrainingSet, validation: CrossValidation, target: float | None, say: Say
-) -> Thresholds:
+) -> tuple[float, float | None]:
+    """Returns that of the best balanced accuracy, and that for the target, if there is one."""
     labels, scores = images.labels[validation.rows], validation.scores
     balanced = balanced_threshold(labels, scores)
     if target is None:
-        return Thresholds(balanced, balanced, None, None)
-    chosen = threshold_at_fpr(labels, scores, target)
+        return balanced, None
     real = int((labels == 0).sum())
     if target * real < 1:
         say(
             f"warning: a false-positive rate of {target} cannot be seen on {real} real images; "
             "the threshold is the highest score among them"
         )
-    return Thresholds(chosen, balanced, target, chosen)
+    return balanced, threshold_at_fpr(labels, scores, target)
 
 
-def _judge(head: LinearHead, images: TrainingSet, rows: Rows, threshold: float) -> HeldOutScores:
+def _judge(head: LinearHead, images: TrainingSet, rows: Rows, threshold: float) -> Scores:
     labels, scores = images.labels[rows], head.probabilities(images.features[rows])
-    return HeldOutScores(
+    return Scores(
         real=int((labels == 0).sum()),
         fake=int((labels == 1).sum()),
         auc=float(roc_auc_score(labels, scores)),
@@ -155,7 +152,7 @@ def _judge(head: LinearHead, images: TrainingSet, rows: Rows, threshold: float) 
 
 
 def _write(
-    path: Path, extractor: Extractor, head: LinearHead, history: TrainingHistory
+    path: Path, extractor: Extractor, head: LinearHead, threshold: float, history: TrainingHistory
 ) -> TrainedHead:
     trained = TrainedHead(
         schema=1,
@@ -170,7 +167,7 @@ def _write(
             l2_normalize=False,
             outputs=1,
             fake_index=0,
-            threshold=history.thresholds.chosen,
+            threshold=threshold,
         ),
         history=history,
     )
