@@ -77,9 +77,12 @@ def find_images(folder: Path) -> Iterator[Path]:
     """Yields the image files in a folder and below it, sorted, without hidden ones.
 
     Links to folders are followed, each folder once.
+
+    Raises:
+        OSError: when a folder cannot be read.
     """
     seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         identity = Path(place).stat()
         if (identity.st_dev, identity.st_ino) in seen:
             folders.clear()
@@ -89,3 +92,7 @@ def find_images(folder: Path) -> Iterator[Path]:
         for name in sorted(names):
             if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
                 yield Path(place, name)
+
+
+def _refuse(error: OSError) -> None:
+    raise error

@@ -1,7 +1,7 @@
 """Features and labels in, a linear head out: logistic regression, with the strength that fits."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +74,8 @@ def fit(features: Features, labels: Labels, strength: float) -> LinearHead:
     mean = values.mean(axis=0)
     spread = np.maximum(values.std(axis=0), SMALLEST_SPREAD * np.abs(values).max(axis=0))
     spread[spread == 0] = 1
-    model = LogisticRegression(C=strength, max_iter=2000)
+    # At scikit-learn's own tolerance the third decimal of a probability would be the solver's.
+    model = LogisticRegression(C=strength, tol=1e-6, max_iter=2000)
     with warnings.catch_warnings():
         # What 2000 steps leave undone is far below what the choice of the strength decides.
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -83,7 +84,9 @@ def fit(features: Features, labels: Labels, strength: float) -> LinearHead:
     return LinearHead(weight, float(model.intercept_[0] - weight @ mean))
 
 
-def cross_validate(features: Features, labels: Labels, folds: Sequence[Split]) -> CrossValidation:
+def cross_validate(
+    features: Features, labels: Labels, folds: Sequence[Split], report: Callable[[int], None]
+) -> CrossValidation:
     """Chooses the strength with the least logistic loss on images that a head did not see.
 
     The loss, not the AUC: a served probability is to be right, not only in the right order.
@@ -92,10 +95,12 @@ def cross_validate(features: Features, labels: Labels, folds: Sequence[Split]) -
         features: float32 (images, feature size).
         labels: of the images.
         folds: each with both classes on both sides.
+        report: told, after each fit, how many of ``len(STRENGTHS) * len(folds)`` are done.
     """
     rows = np.sort(np.concatenate([fold.test for fold in folds]))
     best: CrossValidation | None = None
     least = np.inf
+    done = 0
     for strength in STRENGTHS:
         scores = np.full(len(labels), np.nan)
         aucs = []
@@ -103,6 +108,8 @@ def cross_validate(features: Features, labels: Labels, folds: Sequence[Split]) -
             head = fit(features[fold.train], labels[fold.train], strength)
             scores[fold.test] = head.probabilities(features[fold.test])
             aucs.append(float(roc_auc_score(labels[fold.test], scores[fold.test])))
+            done += 1
+            report(done)
         loss = log_loss(labels[rows], scores[rows])
         if best is None or loss < least:
             least = loss

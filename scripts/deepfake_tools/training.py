@@ -13,7 +13,7 @@ from deepfake_tools.dataset import Dataset, read_dataset
 from deepfake_tools.extractor import Extractor, installed_version, load_extractor
 from deepfake_tools.feature_cache import FeatureCache
 from deepfake_tools.features import FeatureTable, extract
-from deepfake_tools.fitting import CrossValidation, LinearHead, cross_validate, fit
+from deepfake_tools.fitting import STRENGTHS, CrossValidation, LinearHead, cross_validate, fit
 from deepfake_tools.head_file import Scores, TrainedHead, TrainingHistory, write_head_file
 from deepfake_tools.metrics import accuracy, balanced_threshold, threshold_at_fpr
 from deepfake_tools.progress import Progress
@@ -79,8 +79,10 @@ def train(options: TrainingOptions, say: Say) -> TrainedHead:
     extractor = load_extractor(options.model, options.revision, options.preset, options.feature)
     images = make_training_set(_extract(dataset, extractor, options.cache, say))
     plan = _plan(images, options.seed, say)
-    say(f"choosing the regularisation by cross-validation in {len(plan.folds)} folds")
-    validation = cross_validate(images.features, images.labels, plan.folds)
+    fits = Progress("cross-validation: fits", len(STRENGTHS) * len(plan.folds), sys.stderr)
+    validation = cross_validate(
+        images.features, images.labels, plan.folds, lambda done: fits.show(done, done)
+    )
     balanced, at_target = _thresholds(images, validation, options.target_fpr, say)
     threshold = balanced if at_target is None else at_target
     rows = plan.held_out.train
