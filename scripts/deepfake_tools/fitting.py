@@ -10,6 +10,7 @@ from clip_deepfake.engines import Features
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
+from threadpoolctl import threadpool_limits
 
 from deepfake_tools.metrics import Scores
 from deepfake_tools.splits import Labels, Split
@@ -19,6 +20,9 @@ STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
 
 SMALLEST_SPREAD = 1e-3
 """Of a feature's component, relative to its size; what varies less is float32's rounding."""
+
+SMALL_TABLE = 1 << 22
+"""Numbers in a table of features below which a second thread costs more than it brings."""
 
 Weights = npt.NDArray[np.float64]
 
@@ -76,7 +80,8 @@ def fit(features: Features, labels: Labels, strength: float) -> LinearHead:
     spread[spread == 0] = 1
     # At scikit-learn's own tolerance the third decimal of a probability would be the solver's.
     model = LogisticRegression(C=strength, tol=1e-6, max_iter=2000)
-    with warnings.catch_warnings():
+    threads = 1 if values.size < SMALL_TABLE else None
+    with warnings.catch_warnings(), threadpool_limits(threads):
         # What 2000 steps leave undone is far below what the choice of the strength decides.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit((values - mean) / spread, labels)
