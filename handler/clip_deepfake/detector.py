@@ -69,10 +69,21 @@ class Detector:
         Returns:
             A verdict or the reason for its absence for each, in order.
         """
-        prepared = list(self._pool.map(self._prepare, images))
+        prepared = self.prepare(images)
         pixels = [item for item in prepared if not isinstance(item, DetectorError)]
         verdicts = self._judge_pixels(pixels)
         return [item if isinstance(item, DetectorError) else next(verdicts) for item in prepared]
+
+    def prepare(self, images: Sequence[ImageBytes]) -> list[Pixels | DetectorError]:
+        """Decodes and preprocesses images, several at a time.
+
+        Args:
+            images: contents of image files.
+
+        Returns:
+            For each, in order, uint8 (side, side, 3), or the reason for its absence.
+        """
+        return list(self._pool.map(self._prepare, images))
 
     def _judge_pixels(self, pixels: Sequence[Pixels]) -> Iterator[Verdict | DetectorError]:
         for start in range(0, len(pixels), LARGEST_PASS):
