@@ -1,48 +1,74 @@
 #!/usr/bin/env python3
-"""Packages a CLIP model from the Hub, with a linear head, as an archive for TorchServe."""
+"""Packages a CLIP-based detector, or a CLIP with an untrained head, for TorchServe."""
 
 import argparse
 import sys
 from pathlib import Path
 from typing import get_args
 
-from clip_deepfake.card import Limits, Precision
+from clip_deepfake.card import Feature, HeadCard, Limits, Precision
 from deepfake_tools.archive import ServingOptions
-from deepfake_tools.builder import BuildOptions, Built, build
+from deepfake_tools.build_options import BuildOptions
+from deepfake_tools.builder import Built, build
 from deepfake_tools.hub import BuildError
 from deepfake_tools.interrupts import reliable_interrupts
 from deepfake_tools.recipes import PRESETS
+from deepfake_tools.sources import DEFAULT_MODEL, DEFAULT_PRESET
 
 EXAMPLES = """\
 examples:
   build_mar.py                                        the default model, next free version
   build_mar.py --model openai/clip-vit-large-patch14  another one
   build_mar.py --model ./my-clip --served-name mine   a local folder with config.json and weights
+  build_mar.py --weights head.safetensors             a head of train_head.py, on its own encoder
+  build_mar.py --weights fc_weights.pth               a published detector, whichever it is
+  build_mar.py --weights yermandy/GenD_CLIP_L_14      one that is published on the Hub
 
 The Hub's own variables keep their meaning: HF_HOME (cache), HF_TOKEN (gated and private models),
 HF_HUB_OFFLINE (cache only), HF_ENDPOINT (a mirror).
 """
 
+PRESET_HELP = "\n".join(
+    f"  {name:13} {(preset.__doc__ or '').splitlines()[0]}" for name, preset in PRESETS.items()
+)
+
 
 def parse_arguments(arguments: list[str] | None = None) -> BuildOptions:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        epilog=f"presets of --preprocess:\n{PRESET_HELP}\n\n{EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     model = parser.add_argument_group("model")
     model.add_argument(
-        "--model", default="openai/clip-vit-base-patch32", help="Hub name or local folder"
+        "--model",
+        metavar="NAME",
+        help="Hub name or local folder of the encoder (default: the one that --weights names, or "
+        f"{DEFAULT_MODEL})",
+    )
+    model.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="a detector's checkpoint or head, recognised by what is in it; or the folder or Hub "
+        "name of a GenD (default: an untrained head)",
     )
     model.add_argument("--revision", help="branch, tag or commit of a Hub model (default: main)")
     model.add_argument("--served-name", help="name in URLs (default: --model with / as --)")
     model.add_argument("--version", help="archive version (default: the next free number)")
     model.add_argument("--precision", choices=get_args(Precision), default="float32")
-    model.add_argument(
+    reading = parser.add_argument_group(
+        "in place of what the weights came with", "The card says which of these were given."
+    )
+    reading.add_argument(
         "--preprocess",
-        choices=PRESETS,
-        default="squash",
-        help="squash: resize to the square, as the research script does; clip: the checkpoint's "
-        "own settings (default: squash)",
+        metavar="PRESET|FILE.json",
+        help="a preset below, or a JSON file with steps, mean and std as a card has them "
+        f"(without --weights: {DEFAULT_PRESET})",
+    )
+    reading.add_argument("--feature", choices=get_args(Feature), help="what the head reads")
+    reading.add_argument(
+        "--threshold", type=_fraction, metavar="P", help="FAKE is answered above it (0 to 1)"
     )
     output = parser.add_argument_group("output")
     output.add_argument("--export-path", type=Path, default=Path("model_store"), metavar="DIR")
@@ -82,6 +108,9 @@ def parse_arguments(arguments: list[str] | None = None) -> BuildOptions:
         ),
         store=found.export_path,
         force=found.force,
+        weights=found.weights,
+        feature=found.feature,
+        threshold=found.threshold,
     )
 
 
@@ -89,6 +118,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value
 
 
@@ -101,12 +137,25 @@ def describe(built: Built) -> str:
             f"size         {built.path.stat().st_size / 1e6:.1f} MB",
             f"sha256       {built.sha256}",
             f"served name  {card.name}, version {card.version}",
-            f"model        {card.model.name}, commit {card.model.commit or 'none (local folder)'}",
+            f"model        {card.model.name}, commit {card.model.commit or 'none (local)'}",
             f"head         {card.head.source.upper()}: {card.head.description}",
+            *_describe_weights(card.head),
             f"next         make serve, or, into a running server: "
             f"python scripts/manage.py swap {built.path}",
         ]
     )
+
+
+def _describe_weights(head: HeadCard) -> list[str]:
+    """What is to be known of a published detector, and of what its user has changed."""
+    lines = []
+    if head.family:
+        lines.append(
+            f"licence      {head.licence or 'none stated: ask its authors before using it'}"
+        )
+    if head.overridden:
+        lines.append(f"overridden   {', '.join('--' + name for name in head.overridden)}")
+    return lines
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -114,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         with reliable_interrupts():
-            built = build(options, report=lambda step: print(f"{step} ...", file=sys.stderr))
+            built = build(options, report=lambda step: print(step, file=sys.stderr))
     except BuildError as error:
         print(f"build_mar.py: {error}", file=sys.stderr)
         return 1

@@ -73,6 +73,78 @@ class EncoderConfig(Struct, frozen=True, forbid_unknown_fields=True):
         return self.projection_dim
 
 
+class DataHistory(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a head was trained and judged on.
+
+    Attributes:
+        real: images labelled real, held-out ones included.
+        fake: images labelled fake, held-out ones included.
+        broken: left out because they could not be read.
+        repeated: left out because their content is that of another.
+        folders: that the images lie in.
+        sha256: digest of the sorted lines ``<SHA-256 of the image> <label>``; equal for equal
+            images and labels, whatever the files are called.
+    """
+
+    real: int
+    fake: int
+    broken: int
+    repeated: int
+    folders: int
+    sha256: Sha256
+
+
+class Scores(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a head did on images that it was not fitted to.
+
+    Attributes:
+        real: how many of them are real.
+        fake: how many of them are fake.
+        auc: area under the ROC curve.
+        pr_auc: average precision.
+        accuracy: at the head's threshold.
+    """
+
+    real: int
+    fake: int
+    auc: Fraction
+    pr_auc: Fraction
+    accuracy: Fraction
+
+
+class TrainingHistory(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a head came to be.
+
+    Attributes:
+        data: the images.
+        kept_together: what never stands on both sides of a split: the images of a ``folder``, or,
+            where there were too few folders for that, no more than each ``image``.
+        seed: of the splits.
+        strength: scikit-learn's C, the inverse of the regularisation.
+        folds: of the cross-validation.
+        cross_validated_auc: mean over the folds, for this strength.
+        cross_validated_auc_std: standard deviation over the folds.
+        held_out: the head's scores on images that had no part in fitting or choosing anything.
+        balanced_threshold: of the best balanced accuracy, on the cross-validation's predictions.
+        target_fpr: the false-positive rate asked for, if any.
+        target_fpr_threshold: that keeps to it, on the cross-validation's predictions.
+        made_with: version of each library that had a part in the numbers, by name.
+    """
+
+    data: DataHistory
+    kept_together: Literal["folder", "image"]
+    seed: int
+    strength: float
+    folds: int
+    cross_validated_auc: Fraction
+    cross_validated_auc_std: float
+    held_out: Scores
+    balanced_threshold: Fraction
+    target_fpr: Fraction | None
+    target_fpr_threshold: Fraction | None
+    made_with: dict[str, str]
+
+
 class HeadCard(Struct, frozen=True, forbid_unknown_fields=True):
     """The linear layer on the feature, and how its output is read.
 
@@ -84,6 +156,12 @@ class HeadCard(Struct, frozen=True, forbid_unknown_fields=True):
         outputs: 1 logit, read through a sigmoid, or 2, through a softmax.
         fake_index: which of two logits stands for FAKE; 0 for a single one.
         threshold: FAKE is answered above this ``fake_probability``.
+        family: the published detector that the weights are of; None where there is none.
+        file: base name of the file that the head was read from; None for random weights.
+        sha256: digest of that file.
+        licence: the weights' as their authors state it; None where it is not known.
+        overridden: options of the builder that replaced what the weights came with.
+        history: how this project trained the head; None where it did not.
     """
 
     source: Literal["untrained", "trained"]
@@ -93,6 +171,12 @@ class HeadCard(Struct, frozen=True, forbid_unknown_fields=True):
     outputs: Literal[1, 2]
     fake_index: Literal[0, 1]
     threshold: Fraction
+    family: str | None = None
+    file: str | None = None
+    sha256: Sha256 | None = None
+    licence: str | None = None
+    overridden: list[str] = []
+    history: TrainingHistory | None = None
 
 
 class SelfTest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -150,13 +234,16 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
 
     def short(self) -> dict[str, str | None]:
         """What every answer says of the detector."""
-        return {
+        said: dict[str, str | None] = {
             "model": self.model.name,
             "commit": self.model.commit,
             "version": self.version,
             "head": self.head.source,
             "precision": self.precision,
         }
+        if self.head.source == "trained":
+            said |= {"head_file": self.head.file, "head_sha256": self.head.sha256}
+        return said
 
 
 def parse_card(data: bytes) -> Card:

@@ -1,12 +1,15 @@
 """RGB image in, square uint8 pixel array out, by the steps that the head was trained with."""
 
+from collections.abc import Callable
 from typing import Annotated, Literal, NamedTuple
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 from msgspec import Meta, Struct
 from PIL import Image
 
+from clip_deepfake.errors import ImageTooLargeError
 from clip_deepfake.images import RGB
 
 Side = Annotated[int, Meta(gt=0, le=4096)]
@@ -15,6 +18,14 @@ Channels = tuple[float, float, float]
 # Channel statistics of CLIP's training images: openai/CLIP, clip/clip.py, `_transform`.
 CLIP_MEAN: Channels = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Channels = (0.26862954, 0.26130258, 0.27577711)
+
+# Of ImageNet: torchvision's documentation of its pretrained models.
+IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
+IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
+
+MOST_PIXELS = 50_000_000
+"""What a step may make of an image. A strip one pixel high has few pixels to decode, and billions
+once its height is 224; no photograph comes near."""
 
 OPENCV_FILTERS = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 PILLOW_FILTERS = {
@@ -41,8 +52,17 @@ class Resize(Struct, frozen=True, forbid_unknown_fields=True, tag="resize", tag_
     interpolation: Literal["bilinear", "bicubic"]
 
     def apply(self, image: RGB) -> RGB:
-        """Returns the scaled image, uint8 (height, width, 3)."""
+        """Returns the scaled image, uint8 (height, width, 3).
+
+        Raises:
+            ImageTooLargeError: a strip so narrow that its scaled copy would not fit in memory.
+        """
         size = self._target(image.shape[1], image.shape[0])
+        if size[0] * size[1] > MOST_PIXELS:
+            raise ImageTooLargeError(
+                f"the image has {image.shape[1]}x{image.shape[0]} pixels, which scaled to "
+                f"{self.size} on the shorter side are {size[0]}x{size[1]}; crop it first"
+            )
         if size == (image.shape[1], image.shape[0]):
             return image
         if self.library == "opencv":
@@ -59,6 +79,34 @@ class Resize(Struct, frozen=True, forbid_unknown_fields=True, tag="resize", tag_
         return int(self.size * width / height), self.size
 
 
+class _Rounding(NamedTuple):
+    """Where the odd row goes: how many of the surplus (cut) or lacking rows (border) come first."""
+
+    cut: Callable[[int], int]
+    border: Callable[[int], int]
+
+
+def _down(rows: int) -> int:
+    return rows // 2
+
+
+def _up(rows: int) -> int:
+    return (rows + 1) // 2
+
+
+def _to_even(rows: int) -> int:
+    return round(rows / 2)
+
+
+Convention = Literal["transformers", "torchvision", "albumentations"]
+
+ROUNDINGS: dict[Convention, _Rounding] = {
+    "transformers": _Rounding(cut=_down, border=_up),
+    "torchvision": _Rounding(cut=_to_even, border=_down),
+    "albumentations": _Rounding(cut=_down, border=_down),
+}
+
+
 class CenterCrop(
     Struct, frozen=True, forbid_unknown_fields=True, tag="center_crop", tag_field="step"
 ):
@@ -66,13 +114,12 @@ class CenterCrop(
 
     Attributes:
         size: side in pixels.
-        convention: where an odd remainder goes. ``transformers`` puts the extra row on the far
-            side of a cut and the near side of a border; ``torchvision`` rounds half to even for
-            a cut and puts the extra row of a border on the far side.
+        convention: whose rounding decides where an odd row goes: the processor's of transformers,
+            torchvision's ``CenterCrop``, or albumentations' ``PadIfNeeded`` with ``CenterCrop``.
     """
 
     size: Side
-    convention: Literal["transformers", "torchvision"]
+    convention: Convention
 
     def apply(self, image: RGB) -> RGB:
         """Returns the middle, uint8 (size, size, 3)."""
@@ -86,11 +133,11 @@ class CenterCrop(
 
     def _span(self, length: int) -> "_Span":
         surplus = length - self.size
+        rounding = ROUNDINGS[self.convention]
         if surplus >= 0:
-            halves = self.convention == "torchvision"
-            start = round(surplus / 2) if halves else surplus // 2
+            start = rounding.cut(surplus)
             return _Span(slice(start, start + self.size), slice(0, self.size))
-        border = -surplus // 2 if self.convention == "torchvision" else -(surplus // 2)
+        border = rounding.border(-surplus)
         return _Span(slice(0, length), slice(border, border + length))
 
 
@@ -99,7 +146,41 @@ class _Span(NamedTuple):
     target: slice
 
 
-Step = Resize | CenterCrop
+class TileCrop(Struct, frozen=True, forbid_unknown_fields=True, tag="tile_crop", tag_field="step"):
+    """Cuts a square out of the middle of an image that is repeated first where it is small.
+
+    An image whose shorter side is below ``tile`` becomes copies of itself side by side, from the
+    top left, as many along each axis as reach ``tile``. One step, not two, so that only the copies
+    in the middle are ever made.
+
+    Attributes:
+        size: side of the square in pixels.
+        tile: sides that are smaller are repeated; at least ``size``.
+        convention: as in ``CenterCrop``.
+    """
+
+    size: Side
+    tile: Side
+    convention: Convention
+
+    def __post_init__(self) -> None:
+        if self.tile < self.size:
+            raise ValueError(f"tile {self.tile} is below size {self.size}")
+
+    def apply(self, image: RGB) -> RGB:
+        """Returns the middle, uint8 (size, size, 3)."""
+        height, width = image.shape[:2]
+        least = self.tile if min(height, width) < self.tile else 1
+        rows, columns = self._indices(height, least), self._indices(width, least)
+        return image[rows[:, None], columns]
+
+    def _indices(self, length: int, least: int) -> npt.NDArray[np.int64]:
+        tiled = length * -(-least // length)
+        start = ROUNDINGS[self.convention].cut(tiled - self.size)
+        return np.arange(start, start + self.size) % length
+
+
+Step = Resize | CenterCrop | TileCrop
 
 
 class Preprocessing(Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,6 +197,14 @@ class Preprocessing(Struct, frozen=True, forbid_unknown_fields=True):
     steps: list[Step]
     mean: Channels
     std: Channels
+
+    @property
+    def side(self) -> int | None:
+        """Side of the square that every image becomes; None where the steps end in no square."""
+        last = self.steps[-1] if self.steps else None
+        if last is None or (isinstance(last, Resize) and last.fit != "squash"):
+            return None
+        return last.size
 
     def apply(self, image: RGB) -> RGB:
         """Executes the steps.

@@ -1,4 +1,4 @@
-"""A model's name and a head in, a verified archive in the store out."""
+"""The parts of a detector in, a verified archive in the store out."""
 
 import importlib.metadata
 import tempfile
@@ -8,15 +8,7 @@ from pathlib import Path
 
 import msgspec
 import torch
-from clip_deepfake.card import (
-    ENCODER_FILE,
-    HEAD_FILE,
-    Card,
-    Limits,
-    ModelSource,
-    Precision,
-    SelfTest,
-)
+from clip_deepfake.card import ENCODER_FILE, HEAD_FILE, Card, Precision, SelfTest
 from clip_deepfake.detector import self_test_pixels
 from clip_deepfake.encoder import build_module
 from clip_deepfake.engines import DTYPES, TorchEngine
@@ -24,45 +16,14 @@ from clip_deepfake.errors import LoadError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from deepfake_tools.archive import ServingOptions, file_digest, write_archive
-from deepfake_tools.heads import Head, untrained_head
-from deepfake_tools.hub import BuildError, Snapshot, fetch_settings, fetch_weights
+from deepfake_tools.archive import file_digest, write_archive
+from deepfake_tools.build_options import BuildOptions
+from deepfake_tools.hub import BuildError
 from deepfake_tools.inspection import ArchiveError, ArchiveName
-from deepfake_tools.recipes import resolve_preset
+from deepfake_tools.sources import Parts, gather
 from deepfake_tools.store import archive_name, next_version
-from deepfake_tools.torchserve import served_name
-from deepfake_tools.weights import Tower, check_finite, read_config, read_tower
 
 LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "safetensors", "torch")
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """What to build.
-
-    Attributes:
-        model: Hub name, or a local folder in Hugging Face's format.
-        revision: branch, tag or commit of a Hub model; None is ``main``.
-        served_name: name in URLs; None derives it from the model's.
-        version: TorchServe's version; None takes the next free number.
-        precision: dtype to store the encoder in.
-        preset: name of the preprocessing.
-        limits: what a worker refuses.
-        serving: TorchServe's settings.
-        store: folder to write the archive to.
-        force: whether an equal version with other content is replaced.
-    """
-
-    model: str
-    revision: str | None
-    served_name: str | None
-    version: str | None
-    precision: Precision
-    preset: str
-    limits: Limits
-    serving: ServingOptions
-    store: Path
-    force: bool
 
 
 @dataclass(frozen=True)
@@ -90,39 +51,31 @@ def build(options: BuildOptions, report: Callable[[str], None]) -> Built:
     Raises:
         BuildError: when there can be no archive; then none is left behind either.
     """
-    report(f"reading {options.model}")
-    snapshot = fetch_settings(options.model, options.revision)
-    target = _target(options, snapshot)
-    config = read_config(snapshot)
-    preprocessing = resolve_preset(options.preset, config.image_size, snapshot.folder)
-    files = fetch_weights(snapshot)
-    tower = read_tower(files, config, DTYPES[options.precision])
-    check_finite(tower.tensors, snapshot.name)
-    head = untrained_head(tower.config)
+    # A name or a version that cannot be is refused before anything is fetched.
+    _target(options, options.served_name or "unnamed")
+    parts = gather(options, report)
+    target = _target(options, options.served_name or parts.name)
     card = Card(
         schema=1,
         name=target.name,
         version=target.version,
-        model=ModelSource(
-            snapshot.name, snapshot.revision, snapshot.commit, files[0].name, tower.sha256
-        ),
-        encoder=tower.config,
-        head=head.card,
-        preprocessing=preprocessing,
+        model=parts.model,
+        encoder=parts.tower.config,
+        head=parts.head.card,
+        preprocessing=parts.preprocessing,
         precision=options.precision,
         limits=options.limits,
         files={},
         self_test=SelfTest([], 1.0),
         built_with=_versions(),
     )
-    report("computing the self-test's logits")
-    card = msgspec.structs.replace(card, self_test=_self_test(card, tower, head, snapshot))
-    report("packing")
-    return _pack(card, tower, head, options)
+    report("computing the self-test's logits ...")
+    card = msgspec.structs.replace(card, self_test=_self_test(card, parts))
+    report("packing ...")
+    return _pack(card, parts, options)
 
 
-def _target(options: BuildOptions, snapshot: Snapshot) -> ArchiveName:
-    name = options.served_name or served_name(snapshot.name)
+def _target(options: BuildOptions, name: str) -> ArchiveName:
     version = options.version or next_version(options.store, name)
     try:
         return ArchiveName.parse(archive_name(name, version))
@@ -136,11 +89,11 @@ def _versions() -> dict[str, str]:
     return {library: version.partition("+")[0] for library, version in found.items()}
 
 
-def _self_test(card: Card, tower: Tower, head: Head, snapshot: Snapshot) -> SelfTest:
+def _self_test(card: Card, parts: Parts) -> SelfTest:
     try:
-        module = build_module(card, tower.tensors, head.tensors)
+        module = build_module(card, parts.tower.tensors, parts.head.tensors)
     except LoadError as error:
-        raise BuildError(f"{snapshot.name}: {error}") from error
+        raise BuildError(f"{parts.model.name}: {error}") from error
     engine = TorchEngine(module, torch.device("cpu"))
     logits = engine(self_test_pixels(card.encoder.image_size))[0].tolist()
     return SelfTest([round(value, 4) for value in logits], _tolerance(card.precision, logits))
@@ -156,14 +109,14 @@ def _tolerance(precision: Precision, logits: list[float]) -> float:
     return round(max(8 * torch.finfo(DTYPES[precision]).eps * scale, 1e-3), 4)
 
 
-def _pack(card: Card, tower: Tower, head: Head, options: BuildOptions) -> Built:
+def _pack(card: Card, parts: Parts, options: BuildOptions) -> Built:
     options.store.mkdir(parents=True, exist_ok=True)
     target = options.store / archive_name(card.name, card.version)
     # Hidden from TorchServe by its dot; in the store, so that the last step is a mere rename.
     with tempfile.TemporaryDirectory(prefix=".build-", dir=options.store) as scratch:
         weights = {name: Path(scratch, name) for name in (ENCODER_FILE, HEAD_FILE)}
-        _save(tower.tensors, weights[ENCODER_FILE])
-        _save(head.tensors, weights[HEAD_FILE])
+        _save(parts.tower.tensors, weights[ENCODER_FILE])
+        _save(parts.head.tensors, weights[HEAD_FILE])
         digests = {name: file_digest(path) for name, path in weights.items()}
         card = msgspec.structs.replace(card, files=digests)
         partial = Path(scratch, target.name)

@@ -1,6 +1,7 @@
 """A model's name in, its features of images out, by the very parts that a worker serves with."""
 
 import importlib.metadata
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +12,12 @@ from clip_deepfake.engines import TorchEngine, worker_device
 from clip_deepfake.errors import LoadError
 from clip_deepfake.preprocessing import Preprocessing
 
+from deepfake_tools.encoders import feature_size, find_encoder, read_encoder
 from deepfake_tools.feature_cache import FeatureKey
 from deepfake_tools.head_file import tower_digest
-from deepfake_tools.hub import BuildError, fetch_settings, fetch_weights
+from deepfake_tools.hub import BuildError
 from deepfake_tools.recipes import resolve_preset
-from deepfake_tools.weights import Tower, check_finite, read_config, read_tower
+from deepfake_tools.weights import Tower
 
 LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "torch")
 
@@ -39,41 +41,35 @@ class Extractor:
     engine: TorchEngine
 
 
-def load_extractor(model: str, revision: str | None, preset: str, feature: Feature) -> Extractor:
+def load_extractor(
+    model: str, revision: str | None, preset: str, feature: Feature, report: Callable[[str], None]
+) -> Extractor:
     """Reads an encoder, as the builder does.
 
     Args:
         model: Hub name, or a local folder in Hugging Face's format.
         revision: branch, tag or commit of a Hub model; None is ``main``.
-        preset: name of the preprocessing.
+        preset: name of the preprocessing, or a JSON file.
         feature: what the head is to read.
+        report: told which model it is.
 
     Raises:
         BuildError: when there is no such encoder, or it has no such feature.
     """
-    snapshot = fetch_settings(model, revision)
-    config = read_config(snapshot)
-    preprocessing = resolve_preset(preset, config.image_size, snapshot.folder)
-    files = fetch_weights(snapshot)
-    tower = read_tower(files, config, torch.float32)
-    check_finite(tower.tensors, snapshot.name)
-    source = ModelSource(
-        snapshot.name, snapshot.revision, snapshot.commit, files[0].name, tower.sha256
-    )
+    encoder = find_encoder(model, revision, report)
+    preprocessing = resolve_preset(preset, encoder.config.image_size, encoder.snapshot.folder)
+    source, tower = read_encoder(encoder, torch.float32)
+    width = feature_size(tower.config, feature, source.name)
     libraries = {name: installed_version(name) for name in LIBRARIES}
     key = FeatureKey(tower_digest(tower.tensors), preprocessing, feature, libraries)
-    try:
-        return _assemble(source, tower, key)
-    except LoadError as error:
-        raise BuildError(f"{snapshot.name}: {error}") from error
-
-
-def _assemble(source: ModelSource, tower: Tower, key: FeatureKey) -> Extractor:
-    width = tower.config.feature_size(key.feature)
-    card = _card(source, tower, key.feature, key.preprocessing)
+    card = _card(source, tower, feature, preprocessing)
     no_head = {"weight": torch.zeros(1, width), "bias": torch.zeros(1)}
+    try:
+        module = build_module(card, tower.tensors, no_head)
+    except LoadError as error:
+        raise BuildError(f"{source.name}: {error}") from error
     # The server gives a worker a CUDA device by its number; here it is the first one.
-    engine = TorchEngine(build_module(card, tower.tensors, no_head), worker_device(gpu_id=0))
+    engine = TorchEngine(module, worker_device(gpu_id=0))
     return Extractor(source, key, width, Detector(card, engine), engine)
 
 

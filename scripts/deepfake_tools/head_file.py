@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 import torch
-from clip_deepfake.card import Fraction, HeadCard, ModelSource, Sha256
+from clip_deepfake.card import HeadCard, ModelSource, Sha256, TrainingHistory
 from clip_deepfake.preprocessing import Preprocessing
 from msgspec import Struct
 from safetensors import SafetensorError, safe_open
@@ -18,78 +18,6 @@ from torch import Tensor
 from deepfake_tools.hub import BuildError
 
 METADATA_KEY = "clip_deepfake_head"
-
-
-class DataHistory(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a head was trained and judged on.
-
-    Attributes:
-        real: images labelled real, held-out ones included.
-        fake: images labelled fake, held-out ones included.
-        broken: left out because they could not be read.
-        repeated: left out because their content is that of another.
-        folders: that the images lie in.
-        sha256: digest of the sorted lines ``<SHA-256 of the image> <label>``; equal for equal
-            images and labels, whatever the files are called.
-    """
-
-    real: int
-    fake: int
-    broken: int
-    repeated: int
-    folders: int
-    sha256: Sha256
-
-
-class Scores(Struct, frozen=True, forbid_unknown_fields=True):
-    """How a head did on images that it was not fitted to.
-
-    Attributes:
-        real: how many of them are real.
-        fake: how many of them are fake.
-        auc: area under the ROC curve.
-        pr_auc: average precision.
-        accuracy: at the head's threshold.
-    """
-
-    real: int
-    fake: int
-    auc: Fraction
-    pr_auc: Fraction
-    accuracy: Fraction
-
-
-class TrainingHistory(Struct, frozen=True, forbid_unknown_fields=True):
-    """How a head came to be.
-
-    Attributes:
-        data: the images.
-        kept_together: what never stands on both sides of a split: the images of a ``folder``, or,
-            where there were too few folders for that, no more than each ``image``.
-        seed: of the splits.
-        strength: scikit-learn's C, the inverse of the regularisation.
-        folds: of the cross-validation.
-        cross_validated_auc: mean over the folds, for this strength.
-        cross_validated_auc_std: standard deviation over the folds.
-        held_out: the head's scores on images that had no part in fitting or choosing anything.
-        balanced_threshold: of the best balanced accuracy, on the cross-validation's predictions.
-        target_fpr: the false-positive rate asked for, if any.
-        target_fpr_threshold: that keeps to it, on the cross-validation's predictions.
-        made_with: version of each library that had a part in the numbers, by name.
-    """
-
-    data: DataHistory
-    kept_together: Literal["folder", "image"]
-    seed: int
-    strength: float
-    folds: int
-    cross_validated_auc: Fraction
-    cross_validated_auc_std: float
-    held_out: Scores
-    balanced_threshold: Fraction
-    target_fpr: Fraction | None
-    target_fpr_threshold: Fraction | None
-    made_with: dict[str, str]
 
 
 class TrainedHead(Struct, frozen=True, forbid_unknown_fields=True):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from clip_deepfake.card import EncoderConfig, HeadCard
+from clip_deepfake.card import EncoderConfig, Feature, HeadCard
 from torch import Tensor, nn
 
 
@@ -20,19 +20,22 @@ class Head:
     tensors: dict[str, Tensor]
 
 
-def untrained_head(encoder: EncoderConfig) -> Head:
+def untrained_head(encoder: EncoderConfig, feature: Feature = "pooler_output") -> Head:
     """Makes a head that shows that the plumbing works, and nothing else.
 
-    It is ``nn.Linear(hidden_size, 2)`` on ``pooler_output`` in torch's default initialisation
-    under ``torch.manual_seed(0)``: the same for every model of a width.
+    It is ``nn.Linear`` to two logits in torch's default initialisation under
+    ``torch.manual_seed(0)``: the same for every feature of a width.
+
+    Raises:
+        LoadError: when the encoder does not have the feature.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        layer = nn.Linear(encoder.hidden_size, 2)
+        layer = nn.Linear(encoder.feature_size(feature), 2)
     card = HeadCard(
         source="untrained",
         description="random weights (torch.manual_seed(0)); its verdicts mean nothing",
-        feature="pooler_output",
+        feature=feature,
         l2_normalize=False,
         outputs=2,
         fake_index=1,

@@ -1,50 +1,142 @@
-"""A preset's name and a checkpoint's own settings in, preprocessing for the card out."""
+"""A preset's name or a JSON file in, preprocessing for the card out."""
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from clip_deepfake.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing, squash
+from clip_deepfake.preprocessing import (
+    CLIP_MEAN,
+    CLIP_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    CenterCrop,
+    Preprocessing,
+    Resize,
+    Step,
+    TileCrop,
+    squash,
+)
 
 from deepfake_tools.hub import BuildError
 
-PRESETS = ("squash", "clip")
+PROCESSOR = "preprocessor_config.json"
 
 # Pillow's numbers for its filters, as preprocessor_config.json has them.
 RESAMPLE = {2: "bilinear", 3: "bicubic"}
 
+HALF = (0.5, 0.5, 0.5)
 
-def resolve_preset(name: str, side: int, folder: Path) -> Preprocessing:
-    """Makes the settings of a preset for one encoder.
+
+def clip(side: int) -> Preprocessing:
+    """The encoder's own, which is Pillow's bicubic resize of the shorter side and a centre crop."""
+    steps: list[Step] = [
+        Resize("shortest_side", side, "pillow", "bicubic"),
+        CenterCrop(side, "transformers"),
+    ]
+    return Preprocessing("clip", steps, CLIP_MEAN, CLIP_STD)
+
+
+def squash_cubic(side: int) -> Preprocessing:
+    """DeepfakeBench's: OpenCV's bicubic resize to the square, mean and std 0.5."""
+    resize = Resize("squash", side, "opencv", "bicubic")
+    return Preprocessing("squash-cubic", [resize], HALF, HALF)
+
+
+def crop(side: int) -> Preprocessing:
+    """UniversalFakeDetect's: centre crop without a resize, black around smaller images."""
+    steps: list[Step] = [CenterCrop(side, "torchvision")]
+    return Preprocessing("crop", steps, CLIP_MEAN, CLIP_STD)
+
+
+def tile_crop(side: int) -> Preprocessing:
+    """Effort's for generated images: small ones repeated up to 8/7 of the side, centre crop."""
+    # The published code tiles to 256 and crops 224.
+    steps: list[Step] = [TileCrop(side, side * 8 // 7, "torchvision")]
+    return Preprocessing("tile-crop", steps, CLIP_MEAN, CLIP_STD)
+
+
+def resize_crop(side: int) -> Preprocessing:
+    """C2P-CLIP's: Pillow's bilinear resize of the shorter side, centre crop."""
+    steps: list[Step] = [
+        Resize("shortest_side", side, "pillow", "bilinear"),
+        CenterCrop(side, "torchvision"),
+    ]
+    return Preprocessing("resize-crop", steps, CLIP_MEAN, CLIP_STD)
+
+
+def pad_crop(side: int) -> Preprocessing:
+    """DRCT's: black around smaller images, centre crop, ImageNet's mean and std."""
+    steps: list[Step] = [CenterCrop(side, "albumentations")]
+    return Preprocessing("pad-crop", steps, IMAGENET_MEAN, IMAGENET_STD)
+
+
+PRESETS: Mapping[str, Callable[[int], Preprocessing]] = {
+    "squash": squash,
+    "clip": clip,
+    "squash-cubic": squash_cubic,
+    "crop": crop,
+    "tile-crop": tile_crop,
+    "resize-crop": resize_crop,
+    "pad-crop": pad_crop,
+}
+"""Each takes the side of the encoder's input in pixels."""
+
+
+def resolve_preset(name: str, side: int, folder: Path | None) -> Preprocessing:
+    """Makes the settings for one encoder.
 
     Args:
-        name: ``squash``, the research script's, or ``clip``, the checkpoint's own.
+        name: a preset's name, or the path of a JSON file with ``steps``, ``mean`` and ``std`` as
+            a card has them under ``preprocessing``.
         side: of the encoder's square input, in pixels.
-        folder: holds the checkpoint's ``preprocessor_config.json``.
+        folder: of the encoder's checkpoint, whose ``preprocessor_config.json`` the
+            preset ``clip`` follows; None for an encoder that came without one.
 
     Raises:
-        BuildError: when the checkpoint's own settings are missing or cannot be followed.
+        BuildError: when the settings are missing, cannot be followed, or do not end in a square of
+            this side.
     """
-    if name == "squash":
-        return squash(side)
-    path = folder / "preprocessor_config.json"
+    if name.endswith(".json"):
+        recipe, origin = _read_recipe(Path(name)), name
+    elif name == "clip" and folder is not None:
+        recipe, origin = _read_processor(folder / PROCESSOR, side), PROCESSOR
+    elif name in PRESETS:
+        recipe, origin = PRESETS[name](side), name
+    else:
+        raise BuildError(
+            f"--preprocess {name} is neither a preset nor a .json file; presets are "
+            f"{', '.join(PRESETS)}"
+        )
+    if recipe.side != side:
+        raise BuildError(
+            f"{origin} does not end in {side}x{side} pixels, which the encoder takes; "
+            "use --preprocess squash, or a JSON file that ends in a squash or a crop to them"
+        )
+    return recipe
+
+
+def _read_recipe(path: Path) -> Preprocessing:
     try:
-        settings = json.loads(path.read_bytes())
-        recipe = _processor_recipe(settings, side)
+        fields = json.loads(path.read_bytes())
+        return msgspec.convert(fields | {"name": "custom"}, Preprocessing)
+    except (OSError, ValueError, TypeError) as error:
+        raise BuildError(
+            f"{path} is no preprocessing: {error}; it takes steps, mean and std as a card has them"
+        ) from error
+
+
+def _read_processor(path: Path, side: int) -> Preprocessing:
+    try:
+        return _processor_recipe(json.loads(path.read_bytes()), side)
     except FileNotFoundError as error:
         raise BuildError(
-            "--preprocess clip needs the checkpoint's preprocessor_config.json, which it lacks; "
+            f"--preprocess clip needs the checkpoint's {PROCESSOR}, which it lacks; "
             "use --preprocess squash"
         ) from error
     except (ValueError, AttributeError, TypeError, KeyError, OSError) as error:
-        raise BuildError(f"preprocessor_config.json cannot be followed: {error}") from error
-    if recipe.steps and recipe.steps[-1].size == side:
-        return recipe
-    raise BuildError(
-        f"preprocessor_config.json does not end in {side}x{side} pixels, which the encoder takes; "
-        "use --preprocess squash"
-    )
+        raise BuildError(f"{PROCESSOR} cannot be followed: {error}") from error
 
 
 def _processor_recipe(settings: dict[str, Any], side: int) -> Preprocessing:

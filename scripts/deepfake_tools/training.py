@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from clip_deepfake.card import Feature, HeadCard
+from clip_deepfake.card import Feature, HeadCard, Scores, TrainingHistory
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from deepfake_tools.dataset import Dataset, read_dataset
@@ -14,7 +14,7 @@ from deepfake_tools.extractor import Extractor, installed_version, load_extracto
 from deepfake_tools.feature_cache import FeatureCache
 from deepfake_tools.features import FeatureTable, extract
 from deepfake_tools.fitting import STRENGTHS, CrossValidation, LinearHead, cross_validate, fit
-from deepfake_tools.head_file import Scores, TrainedHead, TrainingHistory, write_head_file
+from deepfake_tools.head_file import TrainedHead, write_head_file
 from deepfake_tools.metrics import accuracy, balanced_threshold, threshold_at_fpr
 from deepfake_tools.progress import Progress
 from deepfake_tools.splits import Plan, Rows, plan_splits
@@ -34,7 +34,7 @@ class TrainingOptions:
         data: folder of images, or None for those that ``labels`` lists.
         labels: CSV file, or None to go by the names of folders.
         output: head file to write.
-        preset: name of the preprocessing.
+        preset: name of the preprocessing, or a JSON file.
         feature: what the head reads.
         target_fpr: share of real images that may be called fake; None goes for the best balanced
             accuracy.
@@ -75,8 +75,9 @@ def train(options: TrainingOptions, say: Say) -> TrainedHead:
     if dataset.not_found:
         say(f"{dataset.not_found} images of {options.labels} are not below {options.data}")
     require_both_classes([image.label for image in dataset.images])
-    say(f"reading {options.model}")
-    extractor = load_extractor(options.model, options.revision, options.preset, options.feature)
+    extractor = load_extractor(
+        options.model, options.revision, options.preset, options.feature, say
+    )
     images = make_training_set(_extract(dataset, extractor, options.cache, say))
     plan = _plan(images, options.seed, say)
     fits = Progress("cross-validation: fits", len(STRENGTHS) * len(plan.folds), sys.stderr)

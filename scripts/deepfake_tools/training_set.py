@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from clip_deepfake.card import DataHistory
 from clip_deepfake.engines import Features
 from clip_deepfake.labels import Label
 
 from deepfake_tools.dataset import TrainingError
 from deepfake_tools.features import FeatureTable
-from deepfake_tools.head_file import DataHistory
 from deepfake_tools.splits import Labels
 
 FEWEST_IMAGES = 10

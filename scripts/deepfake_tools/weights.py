@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -139,7 +140,8 @@ def read_tower(files: list[Path], config: EncoderConfig, dtype: torch.dtype) -> 
         )
     projection = tensors.get("visual_projection.weight")
     width = None if projection is None else projection.shape[0]
-    return Tower(msgspec.structs.replace(config, projection_dim=width), tensors, _digest(files))
+    config = msgspec.structs.replace(config, projection_dim=width)
+    return Tower(config, tensors, files_digest(files))
 
 
 def _tower_name(key: str) -> str | None:
@@ -195,15 +197,23 @@ def load_pickle(file: Path) -> object:
         # Files of torch before 1.6 are no zip archives and cannot be mapped.
         return torch.load(file, "cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        if named is None:
+            reason = str(error).partition("WeightsUnpickler error:")[2].strip() or str(error)
+            raise BuildError(
+                f"{file.name} is no PyTorch checkpoint, or is damaged: {reason.splitlines()[0]}"
+            ) from error
         raise BuildError(
-            f"{file.name} is refused: reading it would run code, or it is no checkpoint ({reason})"
+            f"{file.name} is refused: reading it would run code, since it holds {named[1]}; where "
+            "you trust it, save its tensors alone with torch.save(model.state_dict(), ...)"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:
+        # What a damaged file makes of torch's reader is not documented, and is of a dozen kinds.
         raise BuildError(f"{file.name} is no PyTorch checkpoint, or is damaged: {error}") from error
 
 
-def _digest(files: list[Path]) -> str:
+def files_digest(files: list[Path]) -> str:
+    """SHA-256 of one file; of the files' digests in order, when there are several."""
     digests = []
     for path in files:
         with path.open("rb") as file:

@@ -3,14 +3,11 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from clip_deepfake.card import HeadCard, ModelSource
+from clip_deepfake.card import DataHistory, HeadCard, ModelSource, Scores, TrainingHistory
 from clip_deepfake.preprocessing import squash
 from deepfake_tools.head_file import (
     METADATA_KEY,
-    DataHistory,
-    Scores,
     TrainedHead,
-    TrainingHistory,
     is_head_file,
     read_head_file,
     tower_digest,

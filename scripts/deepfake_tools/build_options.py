@@ -1,0 +1,44 @@
+"""What to build: the command line of ``build_mar.py`` as data."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from clip_deepfake.card import Feature, Limits, Precision
+
+from deepfake_tools.archive import ServingOptions
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What to build.
+
+    Attributes:
+        model: Hub name, or a local folder in Hugging Face's format; None where the weights hold or
+            name their encoder, and otherwise for the default.
+        revision: branch, tag or commit of what comes from the Hub; None is ``main``.
+        served_name: name in URLs; None derives it from the model's.
+        version: TorchServe's version; None takes the next free number.
+        precision: dtype to store the encoder in.
+        preset: name of the preprocessing, or a JSON file; None is what the weights came with.
+        limits: what a worker refuses.
+        serving: TorchServe's settings.
+        store: folder to write the archive to.
+        force: whether an equal version with other content is replaced.
+        weights: file, folder or Hub name of a detector's checkpoint; None for an untrained head.
+        feature: what the head reads; None is what it was trained on.
+        threshold: FAKE is answered above it; None is what the weights came with.
+    """
+
+    model: str | None
+    revision: str | None
+    served_name: str | None
+    version: str | None
+    precision: Precision
+    preset: str | None
+    limits: Limits
+    serving: ServingOptions
+    store: Path
+    force: bool
+    weights: str | None = None
+    feature: Feature | None = None
+    threshold: float | None = None

@@ -1,0 +1,1 @@
+"""Published detectors' checkpoints: a file in, an encoder and a head out, or why not."""

@@ -1,0 +1,68 @@
+"""Checkpoints that are known, but are no encoder with a linear head: a file in, the reason out."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """A kind of checkpoint that cannot be packaged.
+
+    Attributes:
+        title: what it is.
+        signs: shell patterns; a file in which each of them matches a name is of this kind.
+        reason: why it cannot be packaged, and what could be.
+    """
+
+    title: str
+    signs: tuple[str, ...]
+    reason: str
+
+
+_RINE = "its head reads all layers of the encoder, not one feature, through layers of its own"
+_D3 = "its head compares two passes, over the image and over its shuffled patches, by attention"
+_FATFORMER = "it has adapters inside the encoder, and compares images with texts"
+_ADAPTER = "a second network steers the encoder's attention, and its head is no linear layer"
+_AIDE = "its encoders are a ConvNeXt and two ResNets, none of them a vision transformer"
+_RESNET = "its encoder is a ResNet; this project serves CLIP's vision transformers"
+_LORA = (
+    "it holds low-rank updates without the sums that they belong to; merge them where it was "
+    "trained (merge_and_unload() in peft), and save the whole model"
+)
+_NO_HEAD = (
+    "it has no detector's head; give its Hub name or folder with --model, and the head with "
+    "--weights"
+)
+
+STRANGERS = (
+    Stranger("LoRA or another peft adapter", ("*lora_[AB]*",), _LORA),
+    Stranger("RINE (ECCV 2024)", ("alpha", "proj1.*", "proj2.*"), _RINE),
+    Stranger("D3", ("query.weight", "key.weight", "value.weight"), _D3),
+    Stranger("D3", ("attention_head.query.weight",), _D3),
+    Stranger("FatFormer (CVPR 2024)", ("*forgery_aware_adapter*",), _FATFORMER),
+    Stranger("FatFormer (CVPR 2024)", ("*language_guided_alignment*",), _FATFORMER),
+    Stranger("FatFormer (CVPR 2024)", ("*text_guided_interactor*",), _FATFORMER),
+    Stranger("Forensics Adapter (CVPR 2025)", ("clip_model.*", "adapter.*"), _ADAPTER),
+    Stranger("Forensics Adapter (CVPR 2025)", ("rec_attn_clip.*",), _ADAPTER),
+    Stranger("AIDE (ICLR 2025)", ("hpf.hpf.weight",), _AIDE),
+    Stranger("AIDE (ICLR 2025)", ("openclip_convnext_xxl.*",), _AIDE),
+    Stranger(
+        "GenD (WACV 2026) on another encoder than CLIP",
+        ("feature_extractor.backbone.*",),
+        "this project serves CLIP's vision transformers; yermandy/GenD_CLIP_L_14 is GenD on one",
+    ),
+    Stranger("CLIP with a ResNet", ("*visual.attnpool.*",), _RESNET),
+    Stranger("CLIP", ("vision_model.embeddings.class_embedding",), _NO_HEAD),
+    Stranger("CLIP's vision tower", ("embeddings.class_embedding",), _NO_HEAD),
+    Stranger("CLIP under OpenAI's names", ("visual.class_embedding",), _NO_HEAD),
+)
+
+
+def find_stranger(names: Iterable[str]) -> Stranger | None:
+    """Returns what a file with tensors of these names is known to be, if it cannot be packaged."""
+    names = list(names)
+    for stranger in STRANGERS:
+        if all(any(fnmatchcase(name, sign) for name in names) for sign in stranger.signs):
+            return stranger
+    return None
