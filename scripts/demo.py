@@ -116,7 +116,7 @@ def make_crops(folder: Path) -> list[Pair]:
         "an oval of it is reduced to half, enlarged again with the grid that a careless generator "
         "leaves, and blended back in (after the method of self-blended images)"
     )
-    write_training_crops(PHOTOGRAPHS, folder / "training", each=20)
+    write_training_crops(PHOTOGRAPHS, folder / "training", each=12)
     return write_held_out_crops(PHOTOGRAPHS, folder / "held-out", each=2)
 
 
@@ -142,7 +142,7 @@ def train(model: str, folder: Path) -> Path:
     head = folder / "head.safetensors"
     command = [*script("train_head.py"), "--model", model, "--data", str(folder / "training")]
     command += ["--cache", str(folder / "features"), "--output", str(head)]
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return head
 
 

@@ -14,7 +14,7 @@ from deepfake_tools.head_file import TrainedHead
 from deepfake_tools.hub import BuildError
 from deepfake_tools.interrupts import reliable_interrupts
 from deepfake_tools.recipes import PRESETS
-from deepfake_tools.sources import DEFAULT_PRESET
+from deepfake_tools.sources import DEFAULT_MODEL, DEFAULT_PRESET
 
 EPILOG = """\
 examples:
@@ -43,7 +43,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model",
-        default="openai/clip-vit-base-patch32",
+        default=DEFAULT_MODEL,
         help="Hub name or local folder (default: %(default)s)",
     )
     model.add_argument("--revision", help="branch, tag or commit of a Hub model (default: main)")
@@ -51,7 +51,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--preprocess",
         metavar="PRESET|FILE.json",
         default=DEFAULT_PRESET,
-        help=f"{', '.join(PRESETS)}, or a JSON file as for build_mar.py (default: %(default)s)",
+        help=f"{', '.join(PRESETS)}, or a JSON file (default: %(default)s)",
     )
     model.add_argument(
         "--feature",

@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float32]
 GRID = 4
 """Period of the traces, in pixels."""
 
-STRENGTH = 40.0
+STRENGTH = 48.0
 """How much brighter a quarter of the grid's pixels are; the others are darker to make up for it."""
 
 

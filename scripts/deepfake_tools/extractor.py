@@ -12,7 +12,7 @@ from clip_deepfake.engines import TorchEngine, worker_device
 from clip_deepfake.errors import LoadError
 from clip_deepfake.preprocessing import Preprocessing
 
-from deepfake_tools.encoders import find_encoder, read_encoder
+from deepfake_tools.encoders import feature_size, find_encoder, read_encoder
 from deepfake_tools.feature_cache import FeatureKey
 from deepfake_tools.head_file import tower_digest
 from deepfake_tools.hub import BuildError
@@ -42,37 +42,34 @@ class Extractor:
 
 
 def load_extractor(
-    model: str, revision: str | None, preset: str, feature: Feature, say: Callable[[str], None]
+    model: str, revision: str | None, preset: str, feature: Feature, report: Callable[[str], None]
 ) -> Extractor:
     """Reads an encoder, as the builder does.
 
     Args:
         model: Hub name, or a local folder in Hugging Face's format.
         revision: branch, tag or commit of a Hub model; None is ``main``.
-        preset: name of the preprocessing, or of a JSON file that holds it.
+        preset: name of the preprocessing, or a JSON file.
         feature: what the head is to read.
-        say: told which model is read.
+        report: told which model it is.
 
     Raises:
         BuildError: when there is no such encoder, or it has no such feature.
     """
-    encoder = find_encoder(model, revision, say)
+    encoder = find_encoder(model, revision, report)
     preprocessing = resolve_preset(preset, encoder.config.image_size, encoder.snapshot.folder)
     source, tower = read_encoder(encoder, torch.float32)
+    width = feature_size(tower.config, feature, source.name)
     libraries = {name: installed_version(name) for name in LIBRARIES}
     key = FeatureKey(tower_digest(tower.tensors), preprocessing, feature, libraries)
+    card = _card(source, tower, feature, preprocessing)
+    no_head = {"weight": torch.zeros(1, width), "bias": torch.zeros(1)}
     try:
-        return _assemble(source, tower, key)
+        module = build_module(card, tower.tensors, no_head)
     except LoadError as error:
         raise BuildError(f"{source.name}: {error}") from error
-
-
-def _assemble(source: ModelSource, tower: Tower, key: FeatureKey) -> Extractor:
-    width = tower.config.feature_size(key.feature)
-    card = _card(source, tower, key.feature, key.preprocessing)
-    no_head = {"weight": torch.zeros(1, width), "bias": torch.zeros(1)}
     # The server gives a worker a CUDA device by its number; here it is the first one.
-    engine = TorchEngine(build_module(card, tower.tensors, no_head), worker_device(gpu_id=0))
+    engine = TorchEngine(module, worker_device(gpu_id=0))
     return Extractor(source, key, width, Detector(card, engine), engine)
 
 

@@ -14,37 +14,16 @@ from clip_deepfake.card import Card, HeadCard, Limits, SelfTest
 from clip_deepfake.detector import Detector, Verdict
 from clip_deepfake.encoder import build_module
 from clip_deepfake.engines import TorchEngine
-from clip_deepfake.preprocessing import CLIP_MEAN, CLIP_STD
 from deepfake_tools.features import BATCH
 from deepfake_tools.head_file import TrainedHead, read_head_file
 from deepfake_tools.hub import fetch_settings, fetch_weights
 from deepfake_tools.splits import plan_splits
 from deepfake_tools.weights import read_config, read_tower
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from train_head import main
-from transformers import CLIPModel
 
 from tests.conftest import ROOT
-
-FOLDERS, PER_FOLDER = 12, 10
-
-
-def write_images(root: Path, folders: int = FOLDERS, seed: int = 0) -> list[Path]:
-    """Writes smooth random images into real/ and fake/; the fake ones have a tint, more or less."""
-    rng = np.random.default_rng(seed)
-    paths = []
-    for kind in ("fake", "real"):
-        for number in range(folders * PER_FOLDER):
-            image = cv2.GaussianBlur(rng.integers(0, 256, (40, 56, 3)).astype(np.uint8), (0, 0), 3)
-            tint = np.array([14, -7, -14]) * (kind == "fake") + rng.normal(0, 6, 3)
-            path = root / kind / f"clip_{number // PER_FOLDER:02}" / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), np.clip(image + tint, 0, 255).astype(np.uint8))
-            paths.append(path)
-    return paths
+from tests.tinted import labels_of, reference_probabilities, write_images
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_images(root)
     (root / "real" / "clip_00" / "x.jpg").write_bytes(b"no image")
     (root / "real" / "clip_01" / "x.png").write_bytes(b"")
-    whole = (root / "fake" / "clip_00" / "0.png").read_bytes()
+    whole = (root / "fake" / "clip_00" / "000.png").read_bytes()
     (root / "fake" / "clip_00" / "x.png").write_bytes(whole[: len(whole) // 2])
     return root
 
@@ -76,17 +55,6 @@ def run(data: Path, model: Path, folder: Path, *more: str) -> int:
 
 def readable(data: Path) -> list[Path]:
     return [path for path in sorted(data.rglob("*.png")) if path.stem != "x"]
-
-
-def reference_features(model: Path, paths: list[Path]) -> np.ndarray:
-    """pooler_output by transformers of images squashed by OpenCV, float64 (images, width)."""
-    clip = CLIPModel.from_pretrained(model)
-    side = clip.config.vision_config.image_size
-    images = [cv2.resize(cv2.imread(str(path))[..., ::-1], (side, side)) for path in paths]
-    values = (np.stack(images) / 255 - CLIP_MEAN) / CLIP_STD
-    pixels = torch.from_numpy(values).permute(0, 3, 1, 2).float()
-    with torch.inference_mode():
-        return clip.vision_model(pixels).pooler_output.double().numpy()
 
 
 def serve(model: Path, trained: TrainedHead, tensors: dict[str, torch.Tensor]) -> Detector:
@@ -116,12 +84,8 @@ def test_served_probabilities_are_scikit_learns(
 ) -> None:
     head, tensors = read_head_file(trained)
     paths = readable(data)
-    labels = np.array([int(path.is_relative_to(data / "fake")) for path in paths])
-    features = reference_features(small_clip, paths)
-    plan = plan_splits(labels, [str(path.parent) for path in paths], seed=0)
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=head.history.strength, tol=1e-8))
-    model.fit(features[plan.held_out.train], labels[plan.held_out.train])
-    expected = model.predict_proba(features)[:, 1]
+    labels = labels_of(paths)
+    expected = reference_probabilities(small_clip, paths, head.history.strength)
 
     verdicts = serve(small_clip, head, tensors).judge([path.read_bytes() for path in paths])
     assert all(isinstance(verdict, Verdict) for verdict in verdicts)
@@ -129,7 +93,7 @@ def test_served_probabilities_are_scikit_learns(
     assert np.abs(found - expected).max() < 1e-4
     assert [verdict.prediction for verdict in verdicts] == list(found > head.head.threshold)
 
-    unseen = plan.held_out.test
+    unseen = plan_splits(labels, [str(path.parent) for path in paths], seed=0).held_out.test
     scores = head.history.held_out
     assert (scores.real, scores.fake) == tuple(np.bincount(labels[unseen]))
     assert scores.auc >= 0.95
@@ -279,7 +243,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     assert not (tmp_path / "h").exists()
 
     assert run(data, small_clip, tmp_path) == 0
-    found = re.search(r"(\d+) features computed, (\d+) known before", capsys.readouterr().err)
+    found = re.search(r"(\d+) features computed, (\d+) found in the cache", capsys.readouterr().err)
     # Three batches were finished; the broken images among them have no features.
     assert found
     assert 3 * BATCH - 3 <= int(found[2]) <= 3 * BATCH
