@@ -111,7 +111,8 @@ def _extract(dataset: Dataset, extractor: Extractor, cache: Path, say: Say) -> F
     table = extract(dataset.images, extractor, store, progress.show)
     for item in table.broken:
         say(f"left out: {item.path}: {item.reason}")
-    say(f"{table.computed} features computed, {len(table.images) - table.computed} known before")
+    found = len(table.images) - table.computed
+    say(f"{table.computed} features computed, {found} found in the cache")
     return table
 
 
