@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -141,7 +140,8 @@ def test_effort_is_as_fast_as_the_plain_encoder(
             with torch.inference_mode():
                 module(pixels)
             times[name].append(time.perf_counter() - start)
-    folded, plain = (statistics.median(times[name][1:]) for name in modules)
+    # The best of each: what else runs on the machine only ever adds.
+    folded, plain = (min(times[name]) for name in modules)
     print(f"one image: Effort {folded * 1000:.0f} ms, plain {plain * 1000:.0f} ms")
     assert folded < 1.5 * plain
 
