@@ -1,4 +1,4 @@
-"""What became of each image of a run, as plain numbers: what measuring and writing start from."""
+"""What became of images and of a whole run: the record that results, metrics and report share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ class Outcome:
     """What became of one image: a prediction, or a failure.
 
     Attributes:
-        index: Its place in the run's sorted images, from 0.
-        path: As it was given or found.
-        label: The truth: 0 real, 1 fake, None where it is not known.
-        folder: The directory that it lies in, relative to the run's root, with `/`; "" for the
-            root itself.
-        prediction: 0 real, 1 fake; None when it failed.
+        index: 0-based position in the run, in the sorted order of the images.
+        path: The image as it was given or collected.
+        label: The true label, 0 real or 1 fake; None when it is not known.
+        folder: Its folder relative to the root given with --image, with forward slashes; empty
+            for the root itself.
+        prediction: 0 (real) or 1 (fake) at the card's threshold; None when it failed.
         fake_probability: In [0, 1]; None when it failed.
-        seconds: How long its last request took; images of one request share it.
-        error: The kind of failure, None for a prediction.
-        message: The failure in one line, None for a prediction.
+        seconds: Latency of the request that it travelled in, undivided.
+        error: The kind of its failure; None when it was judged.
+        message: The failure in one line.
     """
 
     index: int
@@ -32,19 +32,19 @@ class Outcome:
     message: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Totals:
-    """What holds for a run as a whole.
+    """A run as a whole.
 
     Attributes:
-        seconds_wall: How long it took, all its sessions together.
-        images_per_second: Images with an outcome over that time.
-        retries: How many requests were repeated.
-        command: The command line, as it can be typed.
-        server: The inference API's address.
-        model: The served name.
-        detector: The `detector` part of the answers; empty when there was none.
-        threshold: FAKE is answered above this probability; None where the answers leave it open.
+        seconds_wall: From the first request to the last answer.
+        images_per_second: Images judged in that time.
+        retries: Requests that were repeated.
+        command: The command line, as it can be typed again.
+        server: The inference address.
+        model: The name asked for.
+        detector: The `detector` part of the answers.
+        threshold: FAKE is answered above this probability; None when it is not known.
     """
 
     seconds_wall: float
