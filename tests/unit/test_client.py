@@ -134,8 +134,7 @@ def test_several_images_have_their_names_before_them(client: Client, image: Imag
 
 def test_broken_images_do_not_stop_the_others(client: Client, image: Image, tmp_path: Path):
     (tmp_path / "empty.jpg").touch()
-    (tmp_path / "folder").mkdir()
-    images = ["missing.jpg", "empty.jpg", "folder", image("text.jpg"), image("good.jpg")]
+    images = ["missing.jpg", "empty.jpg", image("text.jpg"), image("good.jpg")]
     refusal = detector_error(400, "not_an_image", "these bytes are no image")
     with StubServer(Served({b"text.jpg": refusal})) as stub:
         run = client("--image", *images, "--output", "out.txt", server=stub.address)
@@ -144,19 +143,17 @@ def test_broken_images_do_not_stop_the_others(client: Client, image: Image, tmp_
     assert run.err.splitlines() == [
         "error: missing.jpg: cannot be read: No such file or directory",
         "error: empty.jpg: the file is empty",
-        "error: folder: cannot be read: Is a directory",
         "error: text.jpg: refused as not_an_image: these bytes are no image",
     ]
     results = (tmp_path / "out.txt").read_text()
     assert "Total images processed: 1\n" in results
-    assert "FAILED IMAGES: 4\n" in results
+    assert "FAILED IMAGES: 3\n" in results
 
 
 @pytest.mark.parametrize(
     ("reply", "code", "words"),
     [
         (Reply(413), 3, "max_request_size"),
-        (torchserve_error(503, "ServiceUnavailableException", NO_WORKER), 4, "queue is full"),
         (torchserve_error(507, "InternalServerException", "Worker died."), 5, "Worker died."),
         (HANG_UP, 6, "closed the connection without an answer"),
         (NO_ANSWER, 7, "no answer within 0.5 s"),
@@ -173,6 +170,15 @@ def test_a_failure_of_one_request_has_its_message_and_code(
     assert re.fullmatch(r"error: a\.jpg: .*\n", run.err)
     assert words in run.err
     assert run.out == "b.jpg: Prediction: FAKE (confidence: 0.8123)\n"
+
+
+def test_a_queue_that_stays_full_ends_the_run(client: Client, image: Image):
+    full = torchserve_error(503, "ServiceUnavailableException", NO_WORKER)
+    with StubServer(Served({b"a.jpg": full})) as stub:
+        images = (image("a.jpg"), image("b.jpg"))
+        run = client("--image", *images, "--timeout", "0.5", server=stub.address)
+    assert (run.code, run.out) == (4, "")
+    assert run.err.startswith("error: the model's queue is full")
 
 
 @pytest.mark.parametrize(
@@ -252,9 +258,10 @@ def test_no_server(client: Client, image: Image, silent_address: str):
 def test_results_that_cannot_be_written(client: Client, image: Image):
     with StubServer(Served()) as stub:
         run = client("--image", image("a"), "--output", "gone/out.txt", server=stub.address)
-    assert run.code == 14
-    assert run.out == "Prediction: FAKE (confidence: 0.8123)\n"
-    assert run.err == "error: cannot write gone/out.txt: No such file or directory; see --output\n"
+    assert (run.code, run.out, stub.requests) == (14, "", [])
+    assert run.err == (
+        "error: cannot write gone/out.txt: there is no folder gone; see --output\n"
+    )
 
 
 def test_an_interruption_is_no_traceback(image: Image, tmp_path: Path):

@@ -65,6 +65,29 @@ def verdict(fake_probability: float = 0.8123, head: str = "untrained") -> dict[s
     }
 
 
+def images_of(request: Request) -> list[bytes]:
+    """The images of a request, be it one as it is or several as the parts of a form."""
+    content_type = request.headers["Content-Type"]
+    if not content_type.startswith("multipart/form-data"):
+        return [request.body]
+    boundary = content_type.partition("boundary=")[2].encode()
+    parts = request.body.split(b"--" + boundary)[1:-1]
+    return [part.partition(b"\r\n\r\n")[2][:-2] for part in parts]
+
+
+def answer_each(request: Request, judge: Callable[[bytes], Reply]) -> Reply:
+    """Puts the answers on a request's images together as the detector does."""
+    replies = [judge(image) for image in images_of(request)]
+    if len(replies) == 1:
+        return replies[0]
+    entries = [
+        json.loads(reply.body) | ({} if reply.status == 200 else {"status": reply.status})
+        for reply in replies
+    ]
+    found = {reply.status for reply in replies}
+    return json_reply(entries, 200 if 200 in found else min(found))
+
+
 def description(name: str, version: str = "1", *statuses: str) -> dict[str, object]:
     """One version as TorchServe describes it, with a worker for each status."""
     return {
@@ -82,13 +105,20 @@ def description(name: str, version: str = "1", *statuses: str) -> dict[str, obje
     }
 
 
-class StubServer:
-    """Answers every request by `answer`, and keeps it in `requests`."""
+class _Sockets(ThreadingHTTPServer):
+    request_queue_size = 64
+    daemon_threads = True
+    block_on_close = False
 
-    def __init__(self, answer: Callable[[Request], Reply]) -> None:
+
+class StubServer:
+    """Answers every request by `answer`, and keeps it in `requests` unless told not to."""
+
+    def __init__(self, answer: Callable[[Request], Reply], *, keep: bool = True) -> None:
+        self.keep = keep
         self.requests: list[Request] = []
         self.released = threading.Event()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, answer))
+        self._http = _Sockets(("127.0.0.1", 0), _handler(self, answer))
         self.address = f"http://127.0.0.1:{self._http.server_port}"
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
 
@@ -110,14 +140,21 @@ class StubServer:
 
 def _handler(stub: StubServer, answer: Callable[[Request], Reply]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # connections are used again, as TorchServe does
+        disable_nagle_algorithm = True
+
         def do_GET(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             request = Request(self.command, self.path, dict(self.headers), body)
-            stub.requests.append(request)
+            if stub.keep:
+                stub.requests.append(request)
             reply = answer(request)
             if reply is NO_ANSWER:
                 stub.released.wait(30)
-            elif reply is not HANG_UP:
+                self.close_connection = True
+            elif reply is HANG_UP:
+                self.close_connection = True
+            else:
                 self.send(reply)
 
         do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815
@@ -132,6 +169,7 @@ def _handler(stub: StubServer, answer: Callable[[Request], Reply]) -> type[BaseH
             if reply.missing:
                 self.wfile.flush()
                 stub.released.wait(30)
+                self.close_connection = True
 
         def log_message(self, *args: object) -> None:
             pass
