@@ -14,18 +14,21 @@ class Kind:
         lowest: The smallest strength that means something.
         highest: The largest.
         unit: What a strength is.
+        is_whole: Whether it is a whole number.
+        milder_when_larger: Whether a larger one changes the image less.
     """
 
     lowest: float
     highest: float
     unit: str
     is_whole: bool = False
+    milder_when_larger: bool = False
 
 
 KINDS = {
-    "jpeg": Kind(1, 100, "JPEG quality", is_whole=True),
+    "jpeg": Kind(1, 100, "JPEG quality", is_whole=True, milder_when_larger=True),
     "blur": Kind(0.1, 100, "standard deviation of a Gaussian in pixels"),
-    "resize": Kind(0.01, 1, "factor of width and height"),
+    "resize": Kind(0.01, 1, "factor of width and height", milder_when_larger=True),
     "noise": Kind(0.1, 255, "standard deviation in grey levels of 255"),
 }
 EXAMPLE = "jpeg=90,70,50 blur=1,2 resize=0.5,0.25 noise=5"
