@@ -125,6 +125,8 @@ def require_libraries(args: argparse.Namespace) -> None:
 
 def note_what_is_odd(args: argparse.Namespace, collection: Collection) -> None:
     """Says what the user may not expect of the images."""
+    for folder in collection.shallow:
+        print(f"note: {folder} holds images, so the folders in it are left out", file=sys.stderr)
     if collection.repeated:
         print(f"note: {collection.repeated} images were named twice", file=sys.stderr)
     if collection.not_found:

@@ -44,12 +44,14 @@ class Collection:
         named: Whether every image was named by itself.
         repeated: How many were named more than once; each is here once.
         not_found: How many the file of labels lists that are not among them.
+        shallow: Folders that hold images and folders, of which only the images are here.
     """
 
     images: Sequence[Image]
     named: bool
     repeated: int = 0
     not_found: int = 0
+    shallow: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -105,7 +107,8 @@ def collect(
         )
         for absolute, path in paths
     ]
-    return Collection(images, named, repeated, not_found)
+    shallow = tuple(folder for entry in found for folder in entry.shallow)
+    return Collection(images, named, repeated, not_found, shallow)
 
 
 @dataclass(frozen=True)
@@ -116,16 +119,19 @@ class _Entry:
         paths: Of its images.
         base: The absolute folder that counts for the run's root.
         named: Whether it is one image, named by itself.
+        shallow: Folders that hold images and folders, of which only the images are taken.
     """
 
     paths: Sequence[str]
     base: str
     named: bool = False
+    shallow: tuple[str, ...] = ()
 
 
 def _expand(argument: str, *, within_list: bool = False) -> Iterator[_Entry]:
     if Path(argument).is_dir():
-        yield _Entry(_images_of(argument), _absolute(argument))
+        paths, shallow = _images_of(argument)
+        yield _Entry(paths, _absolute(argument), shallow=(argument,) if shallow else ())
     elif argument.lower().endswith(LIST_SUFFIX) and not within_list:
         yield _listed(argument)
     elif glob.has_magic(argument) and not Path(argument).exists():
@@ -134,14 +140,18 @@ def _expand(argument: str, *, within_list: bool = False) -> Iterator[_Entry]:
         yield _Entry([argument], _folder_of(_absolute(argument)), named=True)
 
 
-def _images_of(folder: str) -> list[str]:
-    """Returns the images in a folder, or those below it where it holds none itself.
+def _images_of(folder: str) -> tuple[list[str], bool]:
+    """Finds the images in a folder, or those below it where it holds none itself.
+
+    Returns:
+        The images, and whether folders below were left out.
 
     Raises:
         CollectionError: There are none, or a folder cannot be read.
     """
     paths: list[str] = []
     seen: set[tuple[int, int]] = set()
+    shallow = False
     try:
         for place, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
             identity = Path(place).stat()
@@ -152,6 +162,7 @@ def _images_of(folder: str) -> list[str]:
             paths += [str(Path(place, name)) for name in names if _is_image(name)]
             folders[:] = [name for name in folders if not name.startswith(".")]
             if place == folder and paths:
+                shallow = bool(folders)
                 break
     except OSError as error:
         raise CollectionError(f"{error.filename} cannot be read: {error.strerror}") from error
@@ -159,7 +170,7 @@ def _images_of(folder: str) -> list[str]:
         raise CollectionError(
             f"there is no image ({', '.join(SUFFIXES)}) in {folder} or below it"
         )
-    return sorted(paths)
+    return sorted(paths), shallow
 
 
 def _refuse(error: OSError) -> None:
@@ -182,7 +193,8 @@ def _listed(file: str) -> _Entry:
         raise CollectionError(f"the list {file} names no image")
     entries = [entry for name in names for entry in _expand(name, within_list=True)]
     paths = sorted(path for entry in entries for path in entry.paths)
-    return _Entry(paths, os.path.commonpath([_absolute(str(folder)), *(e.base for e in entries)]))
+    base = os.path.commonpath([_absolute(str(folder)), *(entry.base for entry in entries)])
+    return _Entry(paths, base, shallow=tuple(name for entry in entries for name in entry.shallow))
 
 
 def _matched(pattern: str) -> _Entry:
@@ -190,7 +202,7 @@ def _matched(pattern: str) -> _Entry:
     paths: list[str] = []
     for match in glob.glob(pattern, recursive=True):  # noqa: PTH207 - knows absolute ones
         if Path(match).is_dir():
-            paths += [] if "**" in pattern else _images_of(match)
+            paths += [] if "**" in pattern else _images_of(match)[0]
         elif _is_image(Path(match).name):
             paths.append(match)
     if not paths:

@@ -147,8 +147,8 @@ def _transport_failure(
         )
     if isinstance(reason, ReadTimeoutError):
         return TimeLimitError(
-            f"{address} gave no answer within {seconds:.3g} s: see the server's logs/ts_log.log, or "
-            "allow more with --timeout"
+            f"{address} gave no answer within {seconds:.3g} s: see the server's logs/ts_log.log, "
+            "or allow more with --timeout"
         )
     return ConnectionLostError(
         f"{address} closed the connection without an answer: the server was stopped, or the model "

@@ -61,15 +61,16 @@ class Crew:
                 yield []
                 continue
             if isinstance(done, BaseException):
-                yield from self._left_over()
+                yield from self.left_over()
                 raise done
             if done is None:
                 working -= 1
             else:
                 yield done
 
-    def _left_over(self) -> Iterator[list[Record]]:
-        """Yields what was answered before a failure was noticed."""
+    def left_over(self) -> Iterator[list[Record]]:
+        """Yields what was answered before the end was noticed."""
+        self._pace.close()
         while not self._done.empty():
             done = self._done.get()
             if isinstance(done, list):

@@ -99,6 +99,8 @@ def ask_all(
             journal.add(records, asker.detector)
             console.show(records)
             if interruption.number is not None:
+                for last in crew.left_over():
+                    journal.add(last, asker.detector)
                 return Ending(signal=interruption.number)
     except ServiceError as error:
         return Ending(failure=error)

@@ -1,4 +1,6 @@
-"""A card for tests of single parts."""
+"""A card for tests of single parts, and the client as a person runs it."""
+
+from pathlib import Path
 
 import pytest
 from clip_deepfake.card import (
@@ -10,6 +12,8 @@ from clip_deepfake.card import (
     SelfTest,
 )
 from clip_deepfake.preprocessing import squash
+
+from tests.unit.client_runs import Client, client_in
 
 
 @pytest.fixture
@@ -29,3 +33,9 @@ def small_card() -> Card:
         self_test=SelfTest([0.0, 0.0], 1e-3),
         built_with={"torch": "0"},
     )
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Client:
+    """Runs client.py in a folder of its own, with a key file there."""
+    return client_in(tmp_path)

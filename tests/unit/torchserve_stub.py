@@ -2,13 +2,14 @@
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Self
 
 REFUSED = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
+SERVED = "openai--clip-vit-base-patch32"
 NO_WORKER = 'Model "m" has no worker to serve inference request. Please use scale workers API'
 
 
@@ -78,8 +79,10 @@ def images_of(request: Request) -> list[bytes]:
 def answer_each(request: Request, judge: Callable[[bytes], Reply]) -> Reply:
     """Puts the answers on a request's images together as the detector does."""
     replies = [judge(image) for image in images_of(request)]
-    if len(replies) == 1:
-        return replies[0]
+    # What is no answer on one image is none on all of them.
+    whole = [reply for reply in replies if not reply.body or b'"type"' in reply.body]
+    if whole or len(replies) == 1:
+        return (whole or replies)[0]
     entries = [
         json.loads(reply.body) | ({} if reply.status == 200 else {"status": reply.status})
         for reply in replies
@@ -105,6 +108,30 @@ def description(name: str, version: str = "1", *statuses: str) -> dict[str, obje
     }
 
 
+@dataclass
+class Served:
+    """Answers as TorchServe does: a model, and what it says to an image's bytes."""
+
+    replies: Mapping[bytes, Reply] = field(default_factory=dict)
+    head: str = "head.pth"
+    worker: str = "READY"
+
+    def __call__(self, request: Request) -> Reply:
+        token = "inference" if request.path.startswith("/predictions/") else "management"
+        if request.headers.get("Authorization") != f"Bearer {token}-token":
+            return torchserve_error(400, "InvalidKeyException", REFUSED)
+        if request.path.startswith("/models?"):
+            return json_reply({"models": [{"modelName": SERVED, "modelUrl": "m@1.mar"}]})
+        if request.path.split("/")[2] != SERVED:
+            return torchserve_error(404, "ModelNotFoundException", "Model not found: x")
+        if token == "management":
+            return json_reply([description(SERVED, "1", self.worker)])
+        return answer_each(request, self.judge)
+
+    def judge(self, image: bytes) -> Reply:
+        return self.replies.get(image, json_reply(verdict(0.8123, self.head)))
+
+
 class _Sockets(ThreadingHTTPServer):
     request_queue_size = 64
     daemon_threads = True
@@ -125,6 +152,10 @@ class StubServer:
     def __enter__(self) -> Self:
         self._thread.start()
         return self
+
+    def stop_listening(self) -> None:
+        """Refuses new connections from now on; those that there are stay."""
+        self._http.socket.close()
 
     def __exit__(
         self,
