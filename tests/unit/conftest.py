@@ -1,4 +1,4 @@
-"""What tests of single parts share: a card, and the builder as a command line drives it."""
+"""What tests of single parts share: a card, the builder, and the client as a person runs it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from clip_deepfake.card import (
     SelfTest,
 )
 from clip_deepfake.preprocessing import squash
+
+from tests.unit.client_runs import Client, client_in
 
 if TYPE_CHECKING:
     from tests.building import Builder
@@ -46,3 +48,9 @@ def builder(tmp_path: Path) -> Builder:
     from tests.building import Builder
 
     return Builder(tmp_path / "store")
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Client:
+    """Runs client.py in a folder of its own, with a key file there."""
+    return client_in(tmp_path)
