@@ -49,7 +49,7 @@ class Renewing:
         assert (request.method, request.path) == ("GET", "/token?type=inference")
         self.renewals += 1
         write(self.keys, f"renewed-{self.renewals}", FUTURE)
-        return Reply(200)
+        return Reply(200, b"\n")  # as TorchServe does
 
 
 def value(credentials: Credentials) -> str:
@@ -91,7 +91,9 @@ def test_an_expired_token_is_renewed_once_by_however_many(keys: Path):
 def test_a_renewal_that_fails_says_so(keys: Path):
     write(keys, "old", PAST)
     credentials = Credentials(None, None, "http://127.0.0.1:9")
-    with pytest.raises(TokenError, match=r"has expired, and http://127\.0\.0\.1:9 did not renew it"):
+    with pytest.raises(
+        TokenError, match=r"has expired, and http://127\.0\.0\.1:9 did not renew it"
+    ):
         credentials.replace(credentials.token)
 
 
