@@ -99,7 +99,7 @@ class Server:
         except requests.RequestException as error:
             raise _transport_failure(self._address, error, seconds) from error
         if 200 <= status < 300:
-            return parse_json(answer) if answer else None
+            return parse_json(answer) if answer.strip() else None
         if answer.startswith(b"[") and isinstance(entries := parse_json(answer), list):
             return entries
         raise _failure(status, answer, self._token)

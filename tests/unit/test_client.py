@@ -226,6 +226,9 @@ def test_an_interruption_is_no_traceback(image: Image, tmp_path: Path):
         (("--image", "a", "--server", "localhost"), "is not an address"),
         (("--image", "a", "--timeout", "nan"), "not a number of seconds above 0"),
         (("--image", "a", "--key-file", "k", "--token-file", "t"), "not allowed with"),
+        (("--image", "a", "--concurrency", "0"), "'0' is not a whole number from 1 on"),
+        (("--image", "a", "--retries", "x"), "'x' is not a whole number from 0 on"),
+        (("--image", "a", "--perturb", "jpeg=200"), "is not a whole number from 1 to 100"),
     ],
 )
 def test_wrong_arguments(client: Client, arguments: tuple[str, ...], words: str):

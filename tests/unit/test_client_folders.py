@@ -194,6 +194,14 @@ def test_an_image_that_kills_every_worker_is_one_failure(
     assert "Failed images: 4 (not_an_image 3, worker_failed 1)" in text
 
 
+def test_images_that_are_too_large_together_go_alone(client: Client, folder: Path, tmp_path: Path):
+    detector = Detector(lambda request: Reply(413) if len(images_of(request)) > 1 else None)
+    with StubServer(detector) as stub:
+        run = client("--image", "data", server=stub.address)
+    assert run.code == 1
+    assert len(lines_of((tmp_path / RESULTS).read_text())) == 297
+
+
 @pytest.mark.parametrize(
     ("reply", "code", "words"),
     [(HANG_UP, 6, "without an answer"), (FULL, 4, "queue is full"), (DIED, 5, "Worker died")],
@@ -321,7 +329,8 @@ def test_another_detector_in_the_middle_ends_the_run(client: Client, folder: Pat
 
     detector.fault = swap
     with StubServer(detector) as stub:
-        run = client("--image", "data", server=stub.address)
+        # One request at a time, so that what was answered before is known.
+        run = client("--image", "data", "--concurrency", "1", server=stub.address)
         resumed = client("--image", "data", "--resume", server=stub.address)
     assert run.code == resumed.code == 18
     assert "answers as version 2 of" in run.err
@@ -347,7 +356,7 @@ def test_a_token_that_expires_in_the_middle_is_renewed_once(
             renewals.append(request.path)
             detector.token = "renewed"
             write("renewed", "2126-01-01T00:00:00Z")
-            return Reply(200)
+            return Reply(200, b"\n")
         reply = detector(request)
         if len(detector.answered) >= 100 and not renewals:
             detector.token = "none"

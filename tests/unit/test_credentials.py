@@ -49,7 +49,7 @@ class Renewing:
         assert (request.method, request.path) == ("GET", "/token?type=inference")
         self.renewals += 1
         write(self.keys, f"renewed-{self.renewals}", FUTURE)
-        return Reply(200)
+        return Reply(200, b"\n")  # as TorchServe does
 
 
 def value(credentials: Credentials) -> str:
