@@ -21,7 +21,7 @@ WITH_JAVA = PATH="$(CURDIR)/$(BIN):$$PATH"; [ ! -e $(BIN)/java ] || unset JAVA_H
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(SERVING)  ## Build, serve and ask a detector about examples/ [MODEL=hub/name] [IMAGE=file]
+demo: $(SERVING)  ## Train, build, serve and ask a detector, on examples/ [MODEL=hub/name] [IMAGE=file]
 	@$(WITH_JAVA) $(BIN)/python scripts/demo.py \
 	    $(if $(MODEL),--model "$(MODEL)") $(if $(IMAGE),--image "$(IMAGE)")
 
@@ -51,10 +51,10 @@ $(SERVING): pyproject.toml constraints.txt scripts/find_java.py
 	    { echo "Python 3.11 or newer is needed, and $(PYTHON) is" \
 	           "$$($(PYTHON) -V 2>&1): try make PYTHON=python3.11" >&2; exit 1; }
 	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e '.[build]'
+	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e '.[train]'
 	@$(BIN)/python scripts/find_java.py $(PIP_ARGS)
 	@touch $@
 
 $(DEVELOPMENT): $(SERVING)
-	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e '.[build,test,lint]'
+	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e '.[train,test,lint]'
 	@touch $@

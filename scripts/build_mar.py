@@ -43,57 +43,13 @@ def parse_arguments(arguments: list[str] | None = None) -> BuildOptions:
         epilog=f"presets of --preprocess:\n{PRESET_HELP}\n\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    model = parser.add_argument_group("model")
-    model.add_argument(
-        "--model",
-        metavar="NAME",
-        help="Hub name or local folder of the encoder (default: the one that --weights names, or "
-        f"{DEFAULT_MODEL})",
-    )
-    model.add_argument(
-        "--weights",
-        metavar="FILE",
-        help="a detector's checkpoint or head, recognised by what is in it; or the folder or Hub "
-        "name of a GenD (default: an untrained head)",
-    )
-    model.add_argument("--revision", help="branch, tag or commit of a Hub model (default: main)")
-    model.add_argument("--served-name", help="name in URLs (default: --model with / as --)")
-    model.add_argument("--version", help="archive version (default: the next free number)")
-    model.add_argument("--precision", choices=get_args(Precision), default="float32")
-    reading = parser.add_argument_group(
-        "in place of what the weights came with", "The card says which of these were given."
-    )
-    reading.add_argument(
-        "--preprocess",
-        metavar="PRESET|FILE.json",
-        help="a preset below, or a JSON file with steps, mean and std as a card has them "
-        f"(without --weights: {DEFAULT_PRESET})",
-    )
-    reading.add_argument("--feature", choices=get_args(Feature), help="what the head reads")
-    reading.add_argument(
-        "--threshold", type=_fraction, metavar="P", help="FAKE is answered above it (0 to 1)"
-    )
+    _add_model(parser)
+    _add_overrides(parser)
     add_face_options(parser, several=True)
     output = parser.add_argument_group("output")
     output.add_argument("--export-path", type=Path, default=Path("model_store"), metavar="DIR")
     output.add_argument("--force", action="store_true", help="replace an archive of equal version")
-    serving = parser.add_argument_group("serving")
-    defaults = ServingOptions()
-    for option, value, meaning in (
-        ("--workers", defaults.workers, "processes, each with a copy of the weights"),
-        ("--batch-size", defaults.batch_size, "requests in one pass"),
-        ("--batch-delay", defaults.batch_delay_ms, "milliseconds to wait for a batch to fill"),
-        (
-            "--response-timeout",
-            defaults.response_timeout_s,
-            "seconds until a worker counts as hung",
-        ),
-        ("--startup-timeout", defaults.startup_timeout_s, "seconds for a worker to come up"),
-        ("--max-pixels", Limits().max_pixels, "largest width x height of an image"),
-    ):
-        serving.add_argument(
-            option, type=_positive, default=value, metavar="N", help=f"{meaning} (default: {value})"
-        )
+    _add_serving(parser)
     found = parser.parse_args(arguments)
     return BuildOptions(
         model=found.model,
@@ -117,6 +73,65 @@ def parse_arguments(arguments: list[str] | None = None) -> BuildOptions:
         threshold=found.threshold,
         faces=read_face_options(parser, found),
     )
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model",
+        metavar="NAME",
+        help="Hub name or local folder of the encoder (default: the one that --weights names, or "
+        f"{DEFAULT_MODEL})",
+    )
+    model.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="a detector's checkpoint or head, recognised by what is in it; or the folder or Hub "
+        "name of a GenD (default: an untrained head)",
+    )
+    model.add_argument("--revision", help="branch, tag or commit of a Hub model (default: main)")
+    model.add_argument(
+        "--served-name",
+        help="name in URLs (default: the Hub name with / as --, or the name of the file)",
+    )
+    model.add_argument("--version", help="archive version (default: the next free number)")
+    model.add_argument("--precision", choices=get_args(Precision), default="float32")
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    reading = parser.add_argument_group(
+        "in place of what the weights came with", "The card says which of these were given."
+    )
+    reading.add_argument(
+        "--preprocess",
+        metavar="PRESET|FILE.json",
+        help="a preset below, or a JSON file with steps, mean and std as a card has them "
+        f"(without --weights: {DEFAULT_PRESET})",
+    )
+    reading.add_argument("--feature", choices=get_args(Feature), help="what the head reads")
+    reading.add_argument(
+        "--threshold", type=_fraction, metavar="P", help="FAKE is answered above it (0 to 1)"
+    )
+
+
+def _add_serving(parser: argparse.ArgumentParser) -> None:
+    serving = parser.add_argument_group("serving")
+    defaults = ServingOptions()
+    for option, value, meaning in (
+        ("--workers", defaults.workers, "processes, each with a copy of the weights"),
+        ("--batch-size", defaults.batch_size, "requests in one pass"),
+        ("--batch-delay", defaults.batch_delay_ms, "milliseconds to wait for a batch to fill"),
+        (
+            "--response-timeout",
+            defaults.response_timeout_s,
+            "seconds until a worker counts as hung",
+        ),
+        ("--startup-timeout", defaults.startup_timeout_s, "seconds for a worker to come up"),
+        ("--max-pixels", Limits().max_pixels, "largest width x height of an image"),
+    ):
+        serving.add_argument(
+            option, type=_positive, default=value, metavar="N", help=f"{meaning} (default: {value})"
+        )
 
 
 def _positive(text: str) -> int:
@@ -180,7 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         with reliable_interrupts():
-            built = build(options, report=lambda step: print(f"{step} ...", file=sys.stderr))
+            built = build(options, report=lambda step: print(step, file=sys.stderr))
     except BuildError as error:
         print(f"build_mar.py: {error}", file=sys.stderr)
         return 1

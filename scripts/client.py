@@ -1,160 +1,264 @@
-"""Asks a served deepfake detector about images: files in, a prediction line for each out."""
+"""Asks a served deepfake detector about images: files and folders in, predictions and AUC out."""
 
 import argparse
 import io
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
-from deepfake_tools.answers import Verdict
-from deepfake_tools.failures import (
-    ImageError,
-    ModelNotServedError,
-    NoWorkerError,
-    OutputError,
-    ServerBusyError,
-    ServiceError,
-    TimeLimitError,
-    exit_code_table,
-)
-from deepfake_tools.options import add_connection_options
-from deepfake_tools.results import Outcome, write_results
-from deepfake_tools.tokens import Purpose, find_key, find_token
-from deepfake_tools.torchserve import (
-    MANAGEMENT_ADDRESS,
-    InferenceAPI,
-    ManagementAPI,
-    served_name,
-)
+# A clone and `requests` are enough: how images are labelled is the detector package's to know,
+# and it need not be installed.
+sys.path.append(str(Path(__file__).resolve().parent.parent / "handler"))
+
+from clip_deepfake.labels import LabelError
+from deepfake_tools.asking import DetectorChangedError
+from deepfake_tools.collection import Collection, CollectionError, collect
+from deepfake_tools.credentials import Credentials
+from deepfake_tools.extras import MissingExtraError, require_extra
+from deepfake_tools.failures import ModelNotServedError, ServiceError, exit_code_table
+from deepfake_tools.files import Files
+from deepfake_tools.interrupts import Interruption
+from deepfake_tools.journal import Identity, Journal, JournalError, open_journal
+from deepfake_tools.metrics import measure
+from deepfake_tools.options import add_connection_options, at_least
+from deepfake_tools.outcomes import Totals
+from deepfake_tools.perturbations import EXAMPLE, Perturbation, PerturbedRun, perturbations
+from deepfake_tools.results import Run, headline
+from deepfake_tools.session import Ending, Target, ask_all
+from deepfake_tools.torchserve import MANAGEMENT_ADDRESS, served_name
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
-# A look at the management port explains a failure; it must not make the user wait again.
-EXPLAIN_SECONDS = 5.0
+SIGNALLED = 128
+FEW = 100
 EPILOG = f"""\
 examples:
   python scripts/client.py --image photo.jpg
   python scripts/client.py --model openai/clip-vit-large-patch14 --image a.jpg b.png
+  python scripts/client.py --image data --limit 1000 --json results.json --report report.html
+
+An image's true label is read off the directories between it and the deepest folder that holds
+everything given: names with real, original or nature; fake, synthe, faceswap or manipulated; ai.
 
 {exit_code_table()}
-  130  interrupted
+  {JournalError.exit_code:>3}  {JournalError.meaning}
+  {DetectorChangedError.exit_code:>3}  {DetectorChangedError.meaning}
+  130  interrupted (by another signal: 128 and its number)
+After any of these the results file holds what was done; --resume goes on from there.
 """
 
 
 def main() -> int:
-    """Asks about each image, prints and writes what came of it, and returns the exit code."""
-    args = parse_arguments()
+    """Asks about each image, writes what came of it, and returns the exit code."""
+    parser = make_parser()
+    args = parser.parse_args()
     try:
-        token = find_token(Purpose.INFERENCE, args.token_file, args.key_file)
-        if token is not None and token.warning:
-            print(f"warning: {token.warning}", file=sys.stderr)
-        outcomes = ask_all(args, InferenceAPI(args.server, token, args.timeout))
-        save(args.output, outcomes)
+        require_libraries(args)
+        collection = collect(args.image, args.labels, args.limit, args.seed)
+    except (CollectionError, LabelError, MissingExtraError) as error:
+        parser.error(str(error))
+    note_what_is_odd(args, collection)
+    try:
+        return run(args, collection)
     except ServiceError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    failures = [o.result for o in outcomes if isinstance(o.result, ServiceError)]
-    return max((failure.exit_code for failure in failures), default=0)
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Returns the command line's arguments."""
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the command line's parser."""
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument(
-        "--model",
-        default=DEFAULT_MODEL,
-        help="Hub name, or the name that it is served under (%(default)s)",
-    )
-    parser.add_argument(
-        "--image", type=Path, nargs="+", required=True, metavar="FILE", help="one or several images"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("inference_results_huggingface.txt"),
-        metavar="FILE",
-        help="results file (%(default)s)",
-    )
+    add = parser.add_argument
+    name_help = "Hub name, or the name that it is served under (%(default)s)"
+    add("--model", default=DEFAULT_MODEL, help=name_help)
+    image_help = "images, folders (the images in them, else below), 'patterns', .txt lists of these"
+    add("--image", nargs="+", required=True, metavar="PATH", help=image_help)
+    add_selection_options(parser)
+    add_output_options(parser)
+    group = parser.add_argument_group("asking")
+    add = group.add_argument
+    add("--concurrency", type=at_least(1), default=16, metavar="N", help="requests at a time (16)")
+    add("--retries", type=at_least(0), default=6, metavar="N", help="of a lost request (6)")
+    add("--resume", action="store_true", help="go on with the run that OUTPUT.partial.jsonl holds")
     add_connection_options(parser, timeout=60)
-    return parser.parse_args()
+    return parser
 
 
-def ask_all(args: argparse.Namespace, api: InferenceAPI) -> list[Outcome]:
-    """Asks about the images in order, printing as the answers come."""
-    results: list[Verdict | ServiceError] = []
-    for image in args.image:
-        result = ask(args, api, image)
-        results.append(result)
-        show(args, image, result)
-        if isinstance(result, ServiceError) and result.is_general:
-            results += [result] * (len(args.image) - len(results))
-            break
-    if any(isinstance(result, Verdict) and result.detector.is_untrained for result in results):
+def add_selection_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what decides which images are asked about, with which labels, and how changed."""
+    add = parser.add_argument
+    labels_help = "CSV with the header path,label (real, fake, 0, 1) instead of directory names"
+    add("--labels", type=Path, metavar="FILE", help=labels_help)
+    add("--limit", type=at_least(1), metavar="N", help="ask about a random sample of N images")
+    add("--seed", type=int, default=0, metavar="S", help="of the sample (%(default)s)")
+    perturb_help = f"ask again under perturbations: {EXAMPLE}"
+    add("--perturb", type=perturbations, nargs="+", default=[], metavar="KIND", help=perturb_help)
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the files to write."""
+    add = parser.add_argument_group("output").add_argument
+    default = Path("inference_results_huggingface.txt")
+    add("--output", type=Path, default=default, metavar="FILE", help="results file (%(default)s)")
+    add("--json", type=Path, metavar="FILE", help="the same as JSON")
+    csv_help = "per image as CSV; for out.csv the totals are in out.totals.csv"
+    add("--csv", type=Path, metavar="FILE", help=csv_help)
+    add("--report", type=Path, metavar="FILE", help="one HTML page with figures and plots")
+
+
+def require_libraries(args: argparse.Namespace) -> None:
+    """Finds out before the run what would be missing at its end.
+
+    Raises:
+        MissingExtraError: An option's libraries are not installed.
+    """
+    if args.report is not None:
+        require_extra("--report")
+    if args.perturb:
+        require_extra("--perturb", "cv2", "numpy", "PIL")
+
+
+def note_what_is_odd(args: argparse.Namespace, collection: Collection) -> None:
+    """Says what the user may not expect of the images."""
+    for folder in collection.shallow:
+        print(f"note: {folder} holds images, so the folders in it are left out", file=sys.stderr)
+    if collection.repeated:
+        print(f"note: {collection.repeated} images were named twice", file=sys.stderr)
+    if collection.not_found:
+        print(
+            f"note: {args.labels} lists {collection.not_found} images that --image does not name",
+            file=sys.stderr,
+        )
+    if {image.label for image in collection.images} >= {0, 1}:
+        try:
+            require_extra("AUC", "numpy", "sklearn")
+        except MissingExtraError as error:
+            print(f"note: {error}", file=sys.stderr)
+
+
+def run(args: argparse.Namespace, collection: Collection) -> int:
+    """Asks, writes, and returns the exit code.
+
+    Raises:
+        ServiceError: The run cannot begin, or its results cannot be written.
+    """
+    files = Files(args.output, args.json, args.csv, args.report)
+    files.check()
+    variants = [None, *(one for group in args.perturb for one in group)]
+    journal = begin(args, collection, variants, files)
+    ending, is_finished = Ending(), True
+    with Interruption() as interruption:
+        if not journal.is_complete:
+            ending = ask_all(make_target(args), collection, variants, journal, interruption)
+        if ending.failure is not None:
+            print(f"error: {ending.failure}", file=sys.stderr)
+        if journal.done:
+            results = summarise(args, collection, variants, journal)
+            files.write(results)
+            tell(args, collection, results)
+            is_finished = results.is_complete and not results.lacks_libraries
+    if isinstance(ending.failure, ModelNotServedError):
+        print(how_to_serve(args), file=sys.stderr)
+    code = exit_code(ending, journal, variants)
+    journal.close(remove=is_finished)
+    return code
+
+
+def begin(
+    args: argparse.Namespace,
+    collection: Collection,
+    variants: list[Perturbation | None],
+    files: Files,
+) -> Journal:
+    """Opens the journal, on disk unless asking again is as quick as going on."""
+    names = tuple("" if variant is None else str(variant) for variant in variants)
+    images = collection.images
+    identity = Identity(served_name(args.model), len(images), collection.digest, names)
+    few = collection.named and len(images) <= FEW
+    return open_journal(None if few else files.journal, identity, images, resume=args.resume)
+
+
+def make_target(args: argparse.Namespace) -> Target:
+    """Returns whom to ask.
+
+    Raises:
+        TokenError: A place that was named holds no usable token.
+    """
+    credentials = Credentials(args.token_file, args.key_file, args.management)
+    if credentials.token is not None and credentials.token.warning:
+        print(f"warning: {credentials.token.warning}", file=sys.stderr)
+    return Target(
+        model=served_name(args.model),
+        server=args.server,
+        management=args.management,
+        credentials=credentials,
+        key_file=args.key_file,
+        seconds=args.timeout,
+        retries=args.retries,
+        concurrency=args.concurrency,
+    )
+
+
+def summarise(
+    args: argparse.Namespace,
+    collection: Collection,
+    variants: list[Perturbation | None],
+    journal: Journal,
+) -> Run:
+    """Measures what was answered."""
+    metrics = measure(journal.outcomes())
+    perturbed = [
+        PerturbedRun(variant, measure(journal.outcomes(place)))
+        for place, variant in enumerate(variants)
+        if variant is not None
+    ]
+    judged = metrics.images + sum(one.metrics.images for one in perturbed)
+    totals = Totals(
+        seconds_wall=journal.seconds,
+        images_per_second=judged / max(journal.seconds, 1e-3),
+        retries=journal.retries,
+        command=command_line(),
+        server=args.server,
+        model=served_name(args.model),
+        detector={} if journal.detector is None else asdict(journal.detector),
+    )
+    missing = journal.places - journal.done
+    return Run(len(collection.images), journal.outcomes, metrics, totals, missing, perturbed)
+
+
+def command_line() -> str:
+    """Returns the command as it can be typed, without what makes no difference to the results."""
+    return shlex.join(["python", *(word for word in sys.argv if word != "--resume")])
+
+
+def tell(args: argparse.Namespace, collection: Collection, results: Run) -> None:
+    """Prints the figures of a folder, and what the user must know about them."""
+    metrics = results.metrics
+    if not collection.named or metrics.auc is not None:
+        failed = sum(metrics.failed.values())
+        print(
+            f"{metrics.images} images ({metrics.real} real, {metrics.fake} fake, "
+            f"{metrics.unlabelled} without a label), {failed} failed, "
+            f"{results.totals.images_per_second:.1f} images a second",
+            *headline(metrics),
+            f"Results written to {args.output}",
+            sep="\n",
+        )
+    if results.totals.detector.get("head") == "untrained":
         print(
             "warning: this detector's head is untrained: its predictions are chance, not evidence",
             file=sys.stderr,
         )
-    return [Outcome(image, result) for image, result in zip(args.image, results, strict=True)]
-
-
-def ask(args: argparse.Namespace, api: InferenceAPI, image: Path) -> Verdict | ServiceError:
-    """Returns the verdict on one image, or why there is none."""
-    try:
-        return api.predict(served_name(args.model), read_image(image))
-    except (ModelNotServedError, ServerBusyError, TimeLimitError) as error:
-        return explain(args, error)
-    except ServiceError as error:
-        return error
-
-
-def read_image(path: Path) -> bytes:
-    """Returns the file's bytes.
-
-    Raises:
-        ImageError: There is no such file, it cannot be read, or it is empty.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror}") from error
-    if not data:
-        raise ImageError("the file is empty")
-    return data
-
-
-def explain(args: argparse.Namespace, error: ServiceError) -> ServiceError:
-    """Returns what the management port knows about a failure, or the failure where it is mute."""
-    name = served_name(args.model)
-    try:
-        token = find_key(Purpose.MANAGEMENT, args.key_file)
-        management = ManagementAPI(args.management, token, EXPLAIN_SECONDS)
-        if isinstance(error, ModelNotServedError):
-            served = ", ".join(model.name for model in management.models()) or "no model at all"
-            return ModelNotServedError(f"{name} is not served; {args.server} serves {served}")
-        version = management.version(name)
-    except ServiceError:
-        return error
-    if version.ready_workers:
-        return error
-    workers = ", ".join(worker.status for worker in version.workers) or "none"
-    return NoWorkerError(
-        f"{name} version {version.version} has no running worker (workers: {workers}): it is still "
-        "starting, could not start (the reason is in the server's logs/model_log.log), or was "
-        "scaled to none (`python scripts/manage.py scale` brings it back)"
-    )
-
-
-def show(args: argparse.Namespace, image: Path, result: Verdict | ServiceError) -> None:
-    """Prints what came of one image."""
-    name = f"{image.name}: " if len(args.image) > 1 else ""
-    if isinstance(result, Verdict):
-        line = f"{name}Prediction: {result.label} (confidence: {result.confidence:.4f})"
-        print(line, flush=True)
-        return
-    print(f"error: {'' if result.is_general else f'{image}: '}{result}", file=sys.stderr)
-    if isinstance(result, ModelNotServedError):
-        print(how_to_serve(args), file=sys.stderr)
+    if results.missing:
+        print(
+            f"{results.missing} images were not asked: the same command with --resume goes on",
+            file=sys.stderr,
+        )
 
 
 def how_to_serve(args: argparse.Namespace) -> str:
@@ -170,19 +274,14 @@ def how_to_serve(args: argparse.Namespace) -> str:
     return f"build and register it:\n  {shlex.join(build)}\n  {shlex.join(register)}"
 
 
-def save(path: Path, outcomes: list[Outcome]) -> None:
-    """Writes the results file, unless the server could not be asked about a single image.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
-    first = outcomes[0].result
-    if isinstance(first, ServiceError) and first.is_general:
-        return
-    try:
-        write_results(path, outcomes)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; see --output") from error
+def exit_code(ending: Ending, journal: Journal, variants: list[Perturbation | None]) -> int:
+    """Returns what ended the run, or else the highest code of its failures."""
+    if ending.signal is not None:
+        return SIGNALLED + ending.signal
+    if ending.failure is not None:
+        return ending.failure.exit_code
+    records = (record for place in range(len(variants)) for record in journal.records(place))
+    return max((record.exit_code for record in records), default=0)
 
 
 if __name__ == "__main__":

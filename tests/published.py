@@ -4,6 +4,7 @@ nothing to this project: transformers, torch, OpenCV and Pillow alone, by the fa
 import json
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,12 @@ class Published:
     weights: Path
     model: Path | None
     logits: Callable[[Path], Tensor]
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """For build_mar.py."""
+        model = () if self.model is None else ("--model", str(self.model))
+        return ("--weights", str(self.weights), *model)
 
 
 # --- images to pixels, by each family's own code ---------------------------------------------
@@ -192,11 +199,18 @@ class SVDResidualLinear(nn.Module):
 def with_residuals(model: CLIPModel) -> CLIPModel:
     """Puts Effort's layers in place of all attention projections."""
     generator = torch.Generator().manual_seed(11)
-    for layer in model.vision_model.encoder.layers:
-        for name in ATTENTION:
-            residual = SVDResidualLinear(getattr(layer.self_attn, name))
-            residual.perturb(generator)
-            setattr(layer.self_attn, name, residual)
+    places = [
+        (layer.self_attn, name) for layer in model.vision_model.encoder.layers for name in ATTENTION
+    ]
+    # One at a time on each core: a decomposition gains little from threads of its own.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with ThreadPoolExecutor(threads) as pool:
+        residuals = list(pool.map(lambda place: SVDResidualLinear(getattr(*place)), places))
+    torch.set_num_threads(threads)
+    for (attention, name), residual in zip(places, residuals, strict=True):
+        residual.perturb(generator)
+        setattr(attention, name, residual)
     return model
 
 
@@ -284,11 +298,18 @@ def save(folder: Path, name: str, content: Any) -> Path:
 
 
 def univfd_head(folder: Path) -> Published:
-    repository = write_repository(folder / "clip", narrow())
-    model, fc = clip_model(narrow(), 0), linear(40, 1)
-    weights = save(folder, "fc_weights.pth", fc.state_dict())
+    weights = save(folder, "fc_weights.pth", linear(40, 1).state_dict())
+    return on_clip(weights, folder, narrow())
+
+
+def on_clip(weights: Path, folder: Path, config: dict[str, Any]) -> Published:
+    """A file of UniversalFakeDetect's kind, on a CLIP with random weights."""
+    repository = write_repository(folder / "clip", config)
+    side, width = config["vision_config"]["image_size"], config["projection_dim"]
+    model, fc = clip_model(config, 0), nn.Linear(width, 1)
+    fc.load_state_dict(torch.load(weights, "cpu"))
     return Published(
-        weights, repository, lambda image: fc(embedded(model, univfd_pixels(image, 32)))[0]
+        weights, repository, lambda image: fc(embedded(model, univfd_pixels(image, side)))[0]
     )
 
 
@@ -327,16 +348,21 @@ def df40_aliases(folder: Path) -> Published:
     return _deepfakebench(folder, narrow(), "base_model.", "classifier.")
 
 
-def effort(folder: Path, config: dict[str, Any] | None = None) -> Published:
-    config = config or narrow()
+def effort(folder: Path) -> Published:
+    return effort_on(folder, narrow(), with_factors=True)
+
+
+def effort_on(folder: Path, config: dict[str, Any], *, with_factors: bool) -> Published:
+    """As newer code saves it, with the frozen factors, or as the published files are, without."""
     model = with_residuals(clip_model(config, 2))
     head = linear(config["vision_config"]["hidden_size"], 2)
     side = config["vision_config"]["image_size"]
     state = prefixed("backbone.", tower_state(model)) | prefixed("head.", head.state_dict())
-    for number, layer in enumerate(model.vision_model.encoder.layers):
-        for name in ATTENTION if config == narrow() else ():
-            factors = getattr(layer.self_attn, name).factors
-            state |= prefixed(f"backbone.encoder.layers.{number}.self_attn.{name}.", factors)
+    if with_factors:
+        for number, layer in enumerate(model.vision_model.encoder.layers):
+            for name in ATTENTION:
+                factors = getattr(layer.self_attn, name).factors
+                state |= prefixed(f"backbone.encoder.layers.{number}.self_attn.{name}.", factors)
     weights = save(folder, "effort_clip.pth", {f"module.{name}": t for name, t in state.items()})
 
     def logits(image: Path) -> Tensor:

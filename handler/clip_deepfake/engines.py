@@ -14,6 +14,9 @@ Pixels = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
 """Float32 (batch, outputs)."""
 
+Features = npt.NDArray[np.float32]
+"""What a head reads, float32 (batch, feature size)."""
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -60,6 +63,15 @@ class TorchEngine:
         with torch.inference_mode():
             logits = self._module(torch.from_numpy(pixels).to(self._device))
         return logits.cpu().numpy()
+
+    def features(self, pixels: Pixels) -> Features:
+        """Maps uint8 (batch, side, side, 3) to what the head makes its logits of.
+
+        It is the first half of a call, for whoever trains a head.
+        """
+        with torch.inference_mode():
+            features = self._module.feature(torch.from_numpy(pixels).to(self._device))
+        return features.cpu().numpy()
 
 
 def worker_device(gpu_id: int | None) -> torch.device:

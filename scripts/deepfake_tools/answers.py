@@ -46,6 +46,19 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """What stands in a list of answers where an image has no verdict.
+
+    Attributes:
+        status: That image's own HTTP status.
+        error: The detector's code and message.
+    """
+
+    status: int
+    error: dict[str, object]
+
+
+@dataclass(frozen=True)
 class ServedModel:
     """A line of TorchServe's model list: a name and its default version's archive."""
 
@@ -138,6 +151,23 @@ def parse_verdict(value: object) -> Verdict:
             engine=_text(detector, "engine"),
         ),
     )
+
+
+def parse_entries(value: object, count: int) -> list[Verdict | Refusal]:
+    """Returns what the detector gave on several images, in their order.
+
+    Raises:
+        UnexpectedAnswerError: It is no list of that length, or an entry is neither.
+    """
+    entries = [_checked("entry", entry, dict) for entry in _checked("list", value, list)]
+    if len(entries) != count:
+        raise _unusable("length", f"{len(entries)} answers to {count} images")
+    return [
+        Refusal(_field(entry, "status", int), _field(entry, "error", dict))
+        if "error" in entry
+        else parse_verdict(entry)
+        for entry in entries
+    ]
 
 
 def parse_model_page(value: object) -> tuple[list[ServedModel], str | None]:

@@ -81,9 +81,9 @@ def build(options: BuildOptions, report: Callable[[str], None]) -> Built:
         built_with=_versions(faces),
         faces=faces,
     )
-    report("computing the self-test's logits")
+    report("computing the self-test's logits ...")
     card = msgspec.structs.replace(card, self_test=_self_test(card, parts))
-    report("packing")
+    report("packing ...")
     return _pack(card, parts, options)
 
 

@@ -1,6 +1,7 @@
 """One address of TorchServe and its token: requests in, JSON values or a ServiceError out."""
 
 import io
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import requests
@@ -71,7 +72,10 @@ class Server:
         content_type: str | None = None,
         timeout: float | None = None,
     ) -> object:
-        """Sends a request and returns the answer's JSON value.
+        """Sends a request and returns the answer's JSON value, None for an empty one.
+
+        A list is an answer whatever its status: the detector's, on several images, of which none
+        has a verdict.
 
         Raises:
             ServiceError: What went wrong instead, as one of `failures.FAILURES`.
@@ -95,7 +99,9 @@ class Server:
         except requests.RequestException as error:
             raise _transport_failure(self._address, error, seconds) from error
         if 200 <= status < 300:
-            return parse_json(answer)
+            return parse_json(answer) if answer.strip() else None
+        if answer.startswith(b"[") and isinstance(entries := parse_json(answer), list):
+            return entries
         raise _failure(status, answer, self._token)
 
 
@@ -141,8 +147,8 @@ def _transport_failure(
         )
     if isinstance(reason, ReadTimeoutError):
         return TimeLimitError(
-            f"{address} gave no answer within {seconds:g} s: see the server's logs/ts_log.log, or "
-            "allow more with --timeout"
+            f"{address} gave no answer within {seconds:.3g} s: see the server's logs/ts_log.log, "
+            "or allow more with --timeout"
         )
     return ConnectionLostError(
         f"{address} closed the connection without an answer: the server was stopped, or the model "
@@ -159,7 +165,7 @@ def _failure(status: int, body: bytes, token: Token | None) -> ServiceError:
         )
     answer = parse_json(body)
     if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
-        return _detector_failure(status, answer["error"])
+        return detector_failure(status, answer["error"])
     if isinstance(answer, dict) and isinstance(answer.get("type"), str):
         return _server_failure(status, answer["type"], one_line(answer.get("message")), token)
     return UnexpectedAnswerError(
@@ -168,11 +174,17 @@ def _failure(status: int, body: bytes, token: Token | None) -> ServiceError:
     )
 
 
-def _detector_failure(status: int, error: dict[str, object]) -> ServiceError:
+def detector_failure(status: int, error: Mapping[str, object]) -> ServiceError:
+    """Turns the detector's error on one image into the failure that it stands for.
+
+    Args:
+        status: The image's own; a list of answers has another.
+        error: The code and the message.
+    """
     code, message = one_line(error.get("code")), one_line(error.get("message"))
     if status >= 500:
-        return WorkerFailedError(f"the detector failed with {code}: {message}")
-    return ImageError(f"refused as {code}: {message}")
+        return WorkerFailedError(f"the detector failed with {code}: {message}", code)
+    return ImageError(f"refused as {code}: {message}", code)
 
 
 def _server_failure(status: int, kind: str, message: str, token: Token | None) -> ServiceError:
@@ -191,7 +203,9 @@ def _server_failure(status: int, kind: str, message: str, token: Token | None) -
     if status >= 500:
         return WorkerFailedError(
             f"the server answered {status}, {message!r}: ask again; if it stays so, the reason is "
-            "in the server's logs/model_log.log"
+            "in the server's logs/model_log.log",
+            # 503 is an exception out of the handler, which fails a whole batch for one request.
+            is_passing=status == 503 or message == "Worker died.",
         )
     return RequestRefusedError(f"the server refused it with {status}, {kind}: {message}", status)
 

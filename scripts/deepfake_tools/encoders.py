@@ -35,7 +35,7 @@ def find_encoder(model: str, revision: str | None, report: Callable[[str], None]
     Raises:
         BuildError: when it does not exist, cannot be reached, or is no CLIP.
     """
-    report(f"reading {model}")
+    report(f"reading {model} ...")
     snapshot = fetch_settings(model, revision)
     return Encoder(snapshot, read_config(snapshot))
 

@@ -10,12 +10,16 @@ class ServiceError(Exception):
         exit_code: What a command ends with. The more requests a failure concerns, the higher its
             code, so that of several failures the highest code says most.
         meaning: The failure in a few words, for a command's --help.
+        kind: The failure in one word, to count it by; the detector's own code where it gave one.
         is_general: Whether every later request would fail in the same way.
+        is_passing: Whether the same request may succeed a moment later.
     """
 
     exit_code: ClassVar[int]
     meaning: ClassVar[str]
+    kind: str
     is_general: ClassVar[bool] = False
+    is_passing: bool = False
 
 
 class ImageError(ServiceError):
@@ -23,6 +27,11 @@ class ImageError(ServiceError):
 
     exit_code = 1
     meaning = "an image could not be read, or the detector refused it"
+    kind = "unreadable"
+
+    def __init__(self, message: str, kind: str = "unreadable") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class RequestTooLargeError(ServiceError):
@@ -30,6 +39,7 @@ class RequestTooLargeError(ServiceError):
 
     exit_code = 3
     meaning = "an image is larger than the server takes"
+    kind = "request_too_large"
 
 
 class ServerBusyError(ServiceError):
@@ -40,6 +50,8 @@ class ServerBusyError(ServiceError):
 
     exit_code = 4
     meaning = "the model's queue is full"
+    kind = "queue_full"
+    is_passing = True
 
 
 class WorkerFailedError(ServiceError):
@@ -47,6 +59,14 @@ class WorkerFailedError(ServiceError):
 
     exit_code = 5
     meaning = "a worker died or failed on a request"
+    kind = "worker_failed"
+
+    def __init__(
+        self, message: str, kind: str = "worker_failed", *, is_passing: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.is_passing = is_passing
 
 
 class ConnectionLostError(ServiceError):
@@ -54,6 +74,8 @@ class ConnectionLostError(ServiceError):
 
     exit_code = 6
     meaning = "the connection broke before the answer"
+    kind = "connection_lost"
+    is_passing = True
 
 
 class TimeLimitError(ServiceError):
@@ -61,6 +83,8 @@ class TimeLimitError(ServiceError):
 
     exit_code = 7
     meaning = "no answer within the time limit"
+    kind = "time_limit"
+    is_passing = True
 
 
 class RequestRefusedError(ServiceError):
@@ -72,6 +96,7 @@ class RequestRefusedError(ServiceError):
 
     exit_code = 8
     meaning = "the server refused a request"
+    kind = "refused"
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -83,6 +108,7 @@ class NoWorkerError(ServiceError):
 
     exit_code = 9
     meaning = "the model has no running worker"
+    kind = "no_worker"
     is_general = True
 
 
@@ -91,6 +117,7 @@ class ModelNotServedError(ServiceError):
 
     exit_code = 10
     meaning = "the model is not served"
+    kind = "not_served"
     is_general = True
 
 
@@ -99,6 +126,7 @@ class TokenError(ServiceError):
 
     exit_code = 11
     meaning = "the token is missing, unreadable, expired or refused"
+    kind = "token"
     is_general = True
 
 
@@ -107,6 +135,7 @@ class UnexpectedAnswerError(ServiceError):
 
     exit_code = 12
     meaning = "the answer is not one that TorchServe or the detector gives"
+    kind = "unexpected_answer"
 
 
 class ServerUnreachableError(ServiceError):
@@ -114,6 +143,7 @@ class ServerUnreachableError(ServiceError):
 
     exit_code = 13
     meaning = "no server answers at the address"
+    kind = "unreachable"
     is_general = True
 
 
@@ -122,6 +152,7 @@ class OutputError(ServiceError):
 
     exit_code = 14
     meaning = "the results file cannot be written"
+    kind = "output"
     is_general = True
 
 

@@ -1,9 +1,17 @@
-"""Ctrl-C in, KeyboardInterrupt out, whatever a library made of it on its way."""
+"""Ctrl-C in, an orderly end out."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+STOPS = [
+    # There is no SIGHUP on Windows.
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+    if hasattr(signal, name)
+]
 
 
 @contextmanager
@@ -28,3 +36,37 @@ def reliable_interrupts() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+class Interruption:
+    """Notes the first request to stop, so that what is under way can be brought to an end.
+
+    A second one raises KeyboardInterrupt. Requests that are ignored, by nohup say, stay ignored.
+
+    Attributes:
+        number: The signal; None while there was none.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in STOPS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number is not None:
+            raise KeyboardInterrupt
+        self.number = number

@@ -1,7 +1,8 @@
-"""The options of every command that talks to a server: where it is, the token, the time limit."""
+"""Options of several commands: where the server is, the token, the time limit, whole numbers."""
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from deepfake_tools.connection import server_address
@@ -59,3 +60,22 @@ def seconds(text: str) -> float:
     if not 0 < limit < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return limit
+
+
+def at_least(lowest: int) -> Callable[[str], int]:
+    """Returns an argument's `type` that reads a whole number.
+
+    Args:
+        lowest: The smallest one to accept.
+    """
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = lowest - 1
+        if number < lowest:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {lowest} on")
+        return number
+
+    return read

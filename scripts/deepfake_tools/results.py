@@ -1,83 +1,132 @@
-"""The research script's results file: what became of each image in, one text file out."""
+"""A run in, the research script's results file out, with figures of our own below its section."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
-from deepfake_tools.answers import Verdict
-from deepfake_tools.failures import ServiceError
+from deepfake_tools.figures import Metrics
+from deepfake_tools.outcomes import Outcome, Totals
+from deepfake_tools.perturbations import PerturbedRun
+from deepfake_tools.summary import summary
 
 TITLE = "Deepfake Detection Results (HuggingFace Model)"
 RULE = "=" * 80
+LABELS = {0: "REAL", 1: "FAKE", None: "N/A"}
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one image: a verdict, or a failure.
+class Run:
+    """A run over images, finished or not.
 
     Attributes:
-        path: The image as it was named.
-        result: The detector's answer, or why there is none.
+        images: How many there are to ask about.
+        outcomes: Gives what became of those that were asked, in order; it can be called again.
+        metrics: The figures about them.
+        totals: What holds for the run as a whole.
+        missing: How many questions were not asked, because the run ended before.
+        perturbed: The figures under each perturbation, in the order of --perturb.
     """
 
-    path: Path
-    result: Verdict | ServiceError
+    images: int
+    outcomes: Callable[[], Iterable[Outcome]]
+    metrics: Metrics
+    totals: Totals
+    missing: int = 0
+    perturbed: Sequence[PerturbedRun] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every image was asked about."""
+        return self.missing == 0
+
+    @property
+    def lacks_libraries(self) -> bool:
+        """Whether there would be an AUC if the libraries for it were installed."""
+        return self.metrics.auc is None and self.metrics.real > 0 and self.metrics.fake > 0
 
 
-def write_results(path: Path, outcomes: Sequence[Outcome]) -> None:
-    """Writes the results file whole, or not at all.
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """Opens a text file to write, which appears whole at the end of the block, or not at all.
 
-    Args:
-        path: The file to write; one that is there is replaced.
-        outcomes: In the order in which the images were given.
+    A file name that is not UTF-8 keeps its bytes.
 
     Raises:
-        OSError: The file cannot be written.
+        OSError: It cannot be written.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        # A file name that is not UTF-8 keeps its bytes.
-        partial.write_text(format_results(outcomes), encoding="utf-8", errors="surrogateescape")
+        with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            yield file
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def format_results(outcomes: Sequence[Outcome]) -> str:
-    """Returns the results file's text.
+def write_results(path: Path, run: Run) -> None:
+    """Writes the results file whole, or not at all.
+
+    Args:
+        path: The file to write; one that is there is replaced.
+        run: What to write.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    with replacing(path) as file:
+        file.writelines(f"{line}\n" for line in format_results(run))
+
+
+def format_results(run: Run) -> Iterator[str]:
+    """Yields the results file's lines.
 
     "Prob" is the probability of FAKE whatever the label, since the AUC is computed from it. An
     image without a verdict keeps its number [i/n], but is listed apart from the predictions.
     """
-    lines = [TITLE, RULE]
-    failures = []
-    for number, outcome in enumerate(outcomes, start=1):
-        place = f"[{number}/{len(outcomes)}] {_one_line(outcome.path.name):>30}"
-        path = f"Path: {_one_line(str(outcome.path))}"
-        if isinstance(outcome.result, ServiceError):
-            failures.append(f"{place} | Failed: {outcome.result} | {path}")
-        else:
-            lines.append(f"{place} | {_prediction(outcome.result)} | {path}")
-    predicted = len(outcomes) - len(failures)
-    lines += ["", RULE, "PERFORMANCE METRICS", RULE, f"Total images processed: {predicted}"]
-    lines += ["Real images: 0", "Fake images: 0", _why_no_auc(predicted), RULE]
-    if failures:
-        lines += ["", f"FAILED IMAGES: {len(failures)}", *failures]
-    return "\n".join(lines) + "\n"
+    yield from (TITLE, RULE, "")
+    for outcome in run.outcomes():
+        if outcome.error is None:
+            yield _line(outcome, run.images, _prediction(outcome))
+    yield from ("", RULE, "PERFORMANCE METRICS", RULE, "")
+    yield from _performance(run.metrics)
+    yield from (RULE, "")
+    yield from summary(run.metrics, run.totals, run.missing, run.perturbed)
+    if run.metrics.failed:
+        yield from ("", f"FAILED IMAGES: {sum(run.metrics.failed.values())}")
+        for outcome in run.outcomes():
+            if outcome.error is not None:
+                yield _line(outcome, run.images, f"Failed: {outcome.message}")
 
 
-def _prediction(verdict: Verdict) -> str:
+def headline(metrics: Metrics) -> Iterator[str]:
+    """Yields the two figures that the research script prints too, or why there are none."""
+    if metrics.auc is None or metrics.pr_auc is None:
+        yield metrics.why or "AUC and PR-AUC do not apply."
+        return
+    yield f"AUC (Area Under ROC Curve): {metrics.auc:.4f}"
+    yield f"PR-AUC (Area Under Precision-Recall Curve): {metrics.pr_auc:.4f}"
+
+
+def _performance(metrics: Metrics) -> Iterator[str]:
+    yield f"Total images processed: {metrics.images}"
+    yield f"Real images: {metrics.real}"
+    yield f"Fake images: {metrics.fake}"
+    yield from headline(metrics)
+
+
+def _line(outcome: Outcome, images: int, what: str) -> str:
+    name = _one_line(Path(outcome.path).name)
+    return f"[{outcome.index + 1}/{images}] {name:>30} | {what} | Path: {_one_line(outcome.path)}"
+
+
+def _prediction(outcome: Outcome) -> str:
     return (
-        f"True: {'N/A':>4} | Pred: {verdict.prediction} (0=Real, 1=Fake) | "
-        f"Prob: {verdict.fake_probability:.4f}"
+        f"True: {LABELS[outcome.label]:>4} | Pred: {outcome.prediction} (0=Real, 1=Fake) | "
+        f"Prob: {outcome.fake_probability:.4f}"
     )
-
-
-def _why_no_auc(predicted: int) -> str:
-    if predicted == 1:
-        return "AUC and PR-AUC do not apply to one image: they compare the scores of two classes."
-    return "AUC and PR-AUC do not apply: no image has a true label, real or fake, to compare with."
 
 
 def _one_line(name: str) -> str:

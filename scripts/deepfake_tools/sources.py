@@ -60,7 +60,7 @@ def gather(options: BuildOptions, report: Report) -> Parts:
     """
     if options.weights is None:
         return _with_untrained_head(options, report)
-    report(f"reading {options.weights}")
+    report(f"reading {options.weights} ...")
     if is_head_file(Path(options.weights)):
         return _with_own_head(options, Path(options.weights), report)
     # With a model of its own, --revision is that one's.

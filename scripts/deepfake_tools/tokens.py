@@ -17,10 +17,11 @@ LARGEST_FILE_BYTES = 64 * 1024
 
 
 class Purpose(StrEnum):
-    """What a token opens, by its name in TorchServe's key file."""
+    """What a token opens, by its name in TorchServe's key file; API renews the other two."""
 
     INFERENCE = "inference"
     MANAGEMENT = "management"
+    API = "API"
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,24 @@
 """TorchServe's two APIs over HTTP: calls with a token in, typed answers or a ServiceError out."""
 
+from collections.abc import Sequence
 from urllib.parse import quote
+
+from urllib3.filepost import encode_multipart_formdata
 
 from deepfake_tools.answers import (
     ModelVersion,
+    Refusal,
     ServedModel,
     Verdict,
     parse_customized,
+    parse_entries,
     parse_model_page,
     parse_verdict,
     parse_versions,
 )
-from deepfake_tools.connection import Server
-from deepfake_tools.failures import UnexpectedAnswerError
-from deepfake_tools.tokens import Token
+from deepfake_tools.connection import Server, detector_failure
+from deepfake_tools.failures import ServiceError, UnexpectedAnswerError
+from deepfake_tools.tokens import Purpose, Token
 
 INFERENCE_ADDRESS = "http://127.0.0.1:8080"
 MANAGEMENT_ADDRESS = "http://127.0.0.1:8081"
@@ -67,6 +72,34 @@ class InferenceAPI:
         )
         return parse_verdict(answer)
 
+    def predict_several(
+        self, name: str, images: Sequence[bytes], *, timeout: float | None = None
+    ) -> list[Verdict | ServiceError]:
+        """Asks a model about several images in one request.
+
+        Args:
+            name: The served name.
+            images: The image files' bytes, two or more.
+            timeout: Seconds to wait for the answer.
+
+        Returns:
+            A verdict, or why there is none, for each image in order.
+
+        Raises:
+            ServiceError: The request failed as a whole.
+        """
+        # Of two fields with one name TorchServe hands on the last alone.
+        fields = {f"image{index}": ("image", image) for index, image in enumerate(images)}
+        body, content_type = encode_multipart_formdata(fields)
+        path = _path("predictions", name, None)
+        answer = self._server.call(
+            "POST", path, body=body, content_type=content_type, timeout=timeout
+        )
+        return [
+            detector_failure(entry.status, entry.error) if isinstance(entry, Refusal) else entry
+            for entry in parse_entries(answer, len(images))
+        ]
+
 
 class ManagementAPI:
     """The port that lists and changes the models. Every call raises ServiceError.
@@ -79,6 +112,14 @@ class ManagementAPI:
 
     def __init__(self, address: str, token: Token | None, timeout: float = 60.0) -> None:
         self._server = Server(address, token, timeout)
+
+    def renew_token(self, purpose: Purpose) -> None:
+        """Ends a token for everybody; the server writes the new one into its own key file.
+
+        Args:
+            purpose: Which one. This call alone is made with the API key instead of a token.
+        """
+        self._server.call("GET", "/token", {"type": str(purpose)})
 
     def models(self) -> tuple[ServedModel, ...]:
         """Returns every model's name, and its default version's archive."""

@@ -204,9 +204,8 @@ def load_pickle(file: Path) -> object:
                 f"{file.name} is no PyTorch checkpoint, or is damaged: {reason.splitlines()[0]}"
             ) from error
         raise BuildError(
-            f"{file.name} is refused: it holds {named[1]}, and to read more than tensors is to run "
-            "code from the file; where you trust it, save its tensors alone, with "
-            "torch.save(model.state_dict(), ...)"
+            f"{file.name} is refused: reading it would run code, since it holds {named[1]}; where "
+            "you trust it, save its tensors alone with torch.save(model.state_dict(), ...)"
         ) from error
     except Exception as error:
         # What a damaged file makes of torch's reader is not documented, and is of a dozen kinds.

@@ -1,4 +1,9 @@
-"""A card for tests of single parts."""
+"""What tests of single parts share: a card, the builder, and the client as a person runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from clip_deepfake.card import (
@@ -10,6 +15,11 @@ from clip_deepfake.card import (
     SelfTest,
 )
 from clip_deepfake.preprocessing import squash
+
+from tests.unit.client_runs import Client, client_in
+
+if TYPE_CHECKING:
+    from tests.building import Builder
 
 
 @pytest.fixture
@@ -29,3 +39,18 @@ def small_card() -> Card:
         self_test=SelfTest([0.0, 0.0], 1e-3),
         built_with={"torch": "0"},
     )
+
+
+@pytest.fixture
+def builder(tmp_path: Path) -> Builder:
+    """The builder, in this process."""
+    # Later than this file: it reads the Hub's address once, when it is first imported.
+    from tests.building import Builder
+
+    return Builder(tmp_path / "store")
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Client:
+    """Runs client.py in a folder of its own, with a key file there."""
+    return client_in(tmp_path)

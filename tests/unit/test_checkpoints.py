@@ -1,51 +1,22 @@
 """Every row of the table of families: built, loaded as a worker does, and compared."""
 
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from clip_deepfake.card import Limits
 from clip_deepfake.detector import Detector, load_detector
 from clip_deepfake.verdicts import Verdict
-from deepfake_tools.archive import ServingOptions
-from deepfake_tools.build_options import BuildOptions
-from deepfake_tools.builder import Built, build
+from deepfake_tools.builder import Built
 from deepfake_tools.checkpoints.families import FAMILIES
 from PIL import Image
 
-from tests.published import ROWS, Published
-
-Build = Callable[..., Built]
+from tests.building import Builder
+from tests.published import ROWS
 
 # Larger and smaller than the encoder's 32 pixels, odd and even, on one side or both.
 SIZES = [(120, 80), (33, 47), (32, 32), (20, 15), (21, 90), (90, 21), (35, 36)]
-
-
-@pytest.fixture
-def build_weights(tmp_path: Path) -> Build:
-    """Builds with the defaults of build_mar.py."""
-
-    def run(weights: Path | str, **changes: object) -> Built:
-        settings: dict[str, object] = {
-            "model": None,
-            "revision": None,
-            "served_name": None,
-            "version": None,
-            "precision": "float32",
-            "preset": None,
-            "limits": Limits(),
-            "serving": ServingOptions(),
-            "store": tmp_path / "store",
-            "force": False,
-            "weights": str(weights),
-        }
-        options = BuildOptions(**(settings | changes))  # type: ignore[arg-type]
-        return build(options, report=lambda step: None)
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -66,21 +37,16 @@ def unpacked(built: Built, folder: Path) -> Detector:
     return load_detector(folder)
 
 
-def build_published(build_weights: Build, published: Published, **changes: object) -> Built:
-    model = {} if published.model is None else {"model": str(published.model)}
-    return build_weights(published.weights, **model, **changes)
-
-
 def test_every_row_of_the_table_is_tested() -> None:
     assert [family.title for family in FAMILIES] == list(ROWS)
 
 
 @pytest.mark.parametrize("title", ROWS)
 def test_logits_are_those_of_the_familys_own_code(
-    title: str, build_weights: Build, tmp_path: Path, pictures: list[Path]
+    title: str, builder: Builder, tmp_path: Path, pictures: list[Path]
 ) -> None:
     published = ROWS[title](tmp_path / "published")
-    built = build_published(build_weights, published)
+    built = builder(*published.arguments)
     family = next(family for family in FAMILIES if family.title == title)
     assert built.card.head.description.startswith(title)
     assert (built.card.head.family, built.card.head.licence) == (family.name, family.licence)

@@ -1,7 +1,7 @@
 import signal
 
 import pytest
-from deepfake_tools.interrupts import reliable_interrupts
+from deepfake_tools.interrupts import Interruption, reliable_interrupts
 
 
 def swallow_an_interrupt() -> None:
@@ -21,3 +21,25 @@ def test_other_errors_pass_and_the_handler_is_put_back() -> None:
     with pytest.raises(ValueError, match="mine"), reliable_interrupts():
         raise ValueError("mine")
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_request_to_stop_is_noted_and_the_second_one_stops(number: int) -> None:
+    before = signal.getsignal(number)
+    with Interruption() as interruption:
+        assert interruption.number is None
+        signal.raise_signal(number)
+        assert interruption.number == number
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption() as interruption:
+            signal.raise_signal(signal.SIGHUP)
+            assert interruption.number is None
+    finally:
+        signal.signal(signal.SIGHUP, before)

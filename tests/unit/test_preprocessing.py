@@ -2,14 +2,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from clip_deepfake.errors import ImageTooLargeError
 from clip_deepfake.preprocessing import (
     CLIP_MEAN,
     CLIP_STD,
     CenterCrop,
     Preprocessing,
     Resize,
+    TileCrop,
     squash,
 )
+from deepfake_tools.recipes import PRESETS, resolve_preset
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -75,6 +78,61 @@ def test_torchvisions_border_has_its_extra_row_on_the_far_side(length: int, near
     assert not framed[:near].any()
     assert np.array_equal(framed[near : near + length], image)
     assert not framed[near + length :].any()
+
+
+@pytest.mark.parametrize(
+    ("length", "first"), [(223, 0), (222, 1), (221, 1), (225, 0), (226, -1), (227, -1), (230, -3)]
+)
+def test_albumentations_rounds_down_twice(length: int, first: int) -> None:
+    """By hand: PadIfNeeded has int((224 - length) / 2.0) on the near side, CenterCrop starts at
+    (length - 224) // 2; `first` is where the image's first column comes to lie."""
+    image = noise(length, 224) | 1  # never black
+    framed = CenterCrop(224, "albumentations").apply(image)
+    assert np.array_equal(framed[:, max(first, 0)], image[:, max(-first, 0)])
+    assert not framed[:, : max(first, 0)].any()
+
+
+@pytest.mark.parametrize("size", [(50, 20), (255, 256), (256, 256), (300, 255), (255, 300), (1, 1)])
+def test_tiles_are_pasted_copies(size: tuple[int, int]) -> None:
+    """Against Pillow's paste, as the published loop has it: both sides reach 256 or stay."""
+    image = noise(*size)
+    width, height = size
+    factors = [-(-256 // side) if min(size) < 256 else 1 for side in size]
+    canvas = Image.new("RGB", (width * factors[0], height * factors[1]))
+    for column in range(factors[0]):
+        for row in range(factors[1]):
+            canvas.paste(Image.fromarray(image), (column * width, row * height))
+    expected = CenterCrop(224, "torchvision").apply(np.asarray(canvas))
+    assert np.array_equal(TileCrop(224, 256, "torchvision").apply(image), expected)
+
+
+def test_a_long_strip_costs_no_more_than_its_middle() -> None:
+    """1 x 20 million pixels: tiled as a whole, they would be 15 GB; scaled, 3 TB."""
+    strip = np.broadcast_to(np.uint8(7), (1, 20_000_000, 3))
+    assert TileCrop(224, 256, "torchvision").apply(strip).shape == (224, 224, 3)
+    assert CenterCrop(224, "torchvision").apply(strip).shape == (224, 224, 3)
+    with pytest.raises(ImageTooLargeError, match=r"20000000x1 pixels, which scaled to 224"):
+        Resize("shortest_side", 224, "pillow", "bicubic").apply(strip)
+
+
+def test_tiles_reach_beyond_the_square() -> None:
+    with pytest.raises(ValueError, match="tile 200 is below size 224"):
+        TileCrop(224, 200, "torchvision")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_ends_in_the_encoders_square(name: str) -> None:
+    recipe = resolve_preset(name, 224, None)
+    assert recipe.side == 224
+    assert recipe.name == name
+    for size in SIZES:
+        assert recipe.apply(noise(*size)).shape == (224, 224, 3)
+
+
+def test_a_recipe_without_a_square_at_its_end_has_no_side() -> None:
+    scaled = Resize("shortest_side", 224, "pillow", "bicubic")
+    assert Preprocessing("custom", [scaled], CLIP_MEAN, CLIP_STD).side is None
+    assert Preprocessing("custom", [], CLIP_MEAN, CLIP_STD).side is None
 
 
 def test_normalisation_in_the_module_is_the_formula(small_card) -> None:  # type: ignore[no-untyped-def]

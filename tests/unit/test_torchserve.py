@@ -2,7 +2,8 @@ from collections.abc import Callable
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from deepfake_tools.failures import NoWorkerError, UnexpectedAnswerError
+from deepfake_tools.answers import Verdict
+from deepfake_tools.failures import ImageError, NoWorkerError, UnexpectedAnswerError
 from deepfake_tools.tokens import Token
 from deepfake_tools.torchserve import InferenceAPI, ManagementAPI, served_name
 
@@ -10,7 +11,9 @@ from tests.unit.torchserve_stub import (
     Reply,
     Request,
     StubServer,
+    answer_each,
     description,
+    detector_error,
     json_reply,
     torchserve_error,
     verdict,
@@ -35,6 +38,40 @@ def test_predict_sends_the_image_as_bytes(version: str | None, path: str):
     assert (request.method, request.path, request.body) == ("POST", path, b"image")
     assert request.headers["Content-Type"] == "application/octet-stream"
     assert (answer.label, answer.fake_probability) == ("REAL", 0.25)
+
+
+def test_several_images_go_in_one_request_and_keep_their_places():
+    def answer(request: Request) -> Reply:
+        return answer_each(
+            request,
+            lambda image: (
+                detector_error(400, "not_an_image", "no")
+                if image == b"broken"
+                else json_reply(verdict(len(image) / 10))
+            ),
+        )
+
+    with StubServer(answer) as stub:
+        api = InferenceAPI(stub.address, TOKEN)
+        first, broken, last = api.predict_several("m", [b"1", b"broken", b"333"])
+        all_broken = api.predict_several("m", [b"broken", b"broken"])
+    assert len(stub.requests) == 2
+    assert isinstance(first, Verdict)
+    assert isinstance(last, Verdict)
+    assert (first.fake_probability, last.fake_probability) == (0.1, 0.3)
+    assert isinstance(broken, ImageError)
+    assert (str(broken), broken.kind) == ("refused as not_an_image: no", "not_an_image")
+    assert [type(answer) for answer in all_broken] == [ImageError, ImageError]
+
+
+@pytest.mark.parametrize(
+    "answer", [{}, [], [verdict()], [verdict(), 7], [verdict(), {"error": {}}], [verdict()] * 3]
+)
+def test_answers_to_several_images_must_fit_them(answer: object):
+    with StubServer(lambda _: json_reply(answer)) as stub:
+        api = InferenceAPI(stub.address, TOKEN)
+        with pytest.raises(UnexpectedAnswerError, match="cannot be used"):
+            api.predict_several("m", [b"1", b"2"])
 
 
 def test_a_name_cannot_leave_its_place_in_the_path():

@@ -2,13 +2,14 @@
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Self
 
 REFUSED = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
+SERVED = "openai--clip-vit-base-patch32"
 NO_WORKER = 'Model "m" has no worker to serve inference request. Please use scale workers API'
 
 
@@ -65,6 +66,31 @@ def verdict(fake_probability: float = 0.8123, head: str = "untrained") -> dict[s
     }
 
 
+def images_of(request: Request) -> list[bytes]:
+    """The images of a request, be it one as it is or several as the parts of a form."""
+    content_type = request.headers["Content-Type"]
+    if not content_type.startswith("multipart/form-data"):
+        return [request.body]
+    boundary = content_type.partition("boundary=")[2].encode()
+    parts = request.body.split(b"--" + boundary)[1:-1]
+    return [part.partition(b"\r\n\r\n")[2][:-2] for part in parts]
+
+
+def answer_each(request: Request, judge: Callable[[bytes], Reply]) -> Reply:
+    """Puts the answers on a request's images together as the detector does."""
+    replies = [judge(image) for image in images_of(request)]
+    # What is no answer on one image is none on all of them.
+    whole = [reply for reply in replies if not reply.body or b'"type"' in reply.body]
+    if whole or len(replies) == 1:
+        return (whole or replies)[0]
+    entries = [
+        json.loads(reply.body) | ({} if reply.status == 200 else {"status": reply.status})
+        for reply in replies
+    ]
+    found = {reply.status for reply in replies}
+    return json_reply(entries, 200 if 200 in found else min(found))
+
+
 def description(name: str, version: str = "1", *statuses: str) -> dict[str, object]:
     """One version as TorchServe describes it, with a worker for each status."""
     return {
@@ -82,19 +108,54 @@ def description(name: str, version: str = "1", *statuses: str) -> dict[str, obje
     }
 
 
-class StubServer:
-    """Answers every request by `answer`, and keeps it in `requests`."""
+@dataclass
+class Served:
+    """Answers as TorchServe does: a model, and what it says to an image's bytes."""
 
-    def __init__(self, answer: Callable[[Request], Reply]) -> None:
+    replies: Mapping[bytes, Reply] = field(default_factory=dict)
+    head: str = "head.pth"
+    worker: str = "READY"
+
+    def __call__(self, request: Request) -> Reply:
+        token = "inference" if request.path.startswith("/predictions/") else "management"
+        if request.headers.get("Authorization") != f"Bearer {token}-token":
+            return torchserve_error(400, "InvalidKeyException", REFUSED)
+        if request.path.startswith("/models?"):
+            return json_reply({"models": [{"modelName": SERVED, "modelUrl": "m@1.mar"}]})
+        if request.path.split("/")[2] != SERVED:
+            return torchserve_error(404, "ModelNotFoundException", "Model not found: x")
+        if token == "management":
+            return json_reply([description(SERVED, "1", self.worker)])
+        return answer_each(request, self.judge)
+
+    def judge(self, image: bytes) -> Reply:
+        return self.replies.get(image, json_reply(verdict(0.8123, self.head)))
+
+
+class _Sockets(ThreadingHTTPServer):
+    request_queue_size = 64
+    daemon_threads = True
+    block_on_close = False
+
+
+class StubServer:
+    """Answers every request by `answer`, and keeps it in `requests` unless told not to."""
+
+    def __init__(self, answer: Callable[[Request], Reply], *, keep: bool = True) -> None:
+        self.keep = keep
         self.requests: list[Request] = []
         self.released = threading.Event()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, answer))
+        self._http = _Sockets(("127.0.0.1", 0), _handler(self, answer))
         self.address = f"http://127.0.0.1:{self._http.server_port}"
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
+
+    def stop_listening(self) -> None:
+        """Refuses new connections from now on; those that there are stay."""
+        self._http.socket.close()
 
     def __exit__(
         self,
@@ -110,14 +171,21 @@ class StubServer:
 
 def _handler(stub: StubServer, answer: Callable[[Request], Reply]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # connections are used again, as TorchServe does
+        disable_nagle_algorithm = True
+
         def do_GET(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             request = Request(self.command, self.path, dict(self.headers), body)
-            stub.requests.append(request)
+            if stub.keep:
+                stub.requests.append(request)
             reply = answer(request)
             if reply is NO_ANSWER:
                 stub.released.wait(30)
-            elif reply is not HANG_UP:
+                self.close_connection = True
+            elif reply is HANG_UP:
+                self.close_connection = True
+            else:
                 self.send(reply)
 
         do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815
@@ -132,6 +200,7 @@ def _handler(stub: StubServer, answer: Callable[[Request], Reply]) -> type[BaseH
             if reply.missing:
                 self.wfile.flush()
                 stub.released.wait(30)
+                self.close_connection = True
 
         def log_message(self, *args: object) -> None:
             pass

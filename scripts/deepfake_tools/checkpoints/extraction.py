@@ -56,8 +56,9 @@ def extract_tower(checkpoint: Checkpoint, dtype: torch.dtype) -> Tower:
     family = checkpoint.family
     prefix = family.tower or ""
     names = family.layout.shapes(checkpoint.fit.layers)
-    tensors = {name: checkpoint.tensors[prefix + name] for name in names}
-    check_finite(tensors, checkpoint.source.weights_file)
+    used = {prefix + name: checkpoint.tensors[prefix + name] for name in names}
+    check_finite(used, checkpoint.source.weights_file)
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in used.items()}
     converted = family.layout.convert(tensors)
     if family.projection is not None:
         converted[PROJECTION] = checkpoint.tensors[family.projection]

@@ -185,6 +185,6 @@ def _nearest_reading(file: str, tensors: Mapping[str, Tensor], fits: list[Fit]) 
             f"{', '.join(dict.fromkeys(family.name for family in FAMILIES))}"
         )
     return (
-        f"{file} is nearest to {nearest.family.title}, but {nearest.faults} of its tensors do not "
-        f"fit, and nothing is loaded in part: {nearest.describe_faults()}"
+        f"{file} is nearest to {nearest.family.title}, but does not fit, and nothing is loaded in "
+        f"part; {nearest.describe_faults()}"
     )

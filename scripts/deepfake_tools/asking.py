@@ -1,0 +1,331 @@
+"""Image files in, records of what the server made of them out, however often it takes."""
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import ClassVar
+
+from deepfake_tools.answers import DetectorInfo, Verdict
+from deepfake_tools.credentials import Credentials
+from deepfake_tools.diagnosis import Diagnosis
+from deepfake_tools.failures import (
+    ImageError,
+    RequestTooLargeError,
+    ServerBusyError,
+    ServerUnreachableError,
+    ServiceError,
+    TokenError,
+    WorkerFailedError,
+)
+from deepfake_tools.journal import Record
+from deepfake_tools.pace import Pace
+from deepfake_tools.tokens import Token
+from deepfake_tools.torchserve import InferenceAPI
+
+LARGEST_REQUEST_BYTES = 4 * 1024 * 1024
+"""Of several images; TorchServe takes 6.5 MB by default. A larger image is asked about alone."""
+
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 10.0
+LOST_IN_A_ROW = 5
+
+Change = Callable[[bytes], bytes]
+
+
+class DetectorChangedError(ServiceError):
+    """The answers come from another detector than before, and one figure cannot hold for both."""
+
+    exit_code: ClassVar[int] = 18
+    meaning: ClassVar[str] = "another detector answered in the middle of a run"
+    kind = "detector_changed"
+    is_general = True
+
+
+@dataclass(frozen=True)
+class Question:
+    """One image to ask about.
+
+    Attributes:
+        place: Where its record belongs.
+        path: Of the file.
+        change: What is done to its bytes first.
+    """
+
+    place: int
+    path: str
+    change: Change | None = None
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long and how often to ask.
+
+    Attributes:
+        seconds: For one image, all attempts together.
+        attempt_seconds: For one attempt.
+        retries: How many times a request is repeated.
+    """
+
+    seconds: float
+    attempt_seconds: float
+    retries: int
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What came of one image's last request."""
+
+    result: Verdict | ServiceError
+    seconds: float
+    retries: int = 0
+
+
+class Asker:
+    """Asks one model about images; threads share it.
+
+    Args:
+        server: The inference API's address.
+        name: The served name.
+        credentials: The token.
+        patience: How long and how often to ask.
+        pace: Says whether anything was answered so far, and waits.
+        diagnosis: Explains what has failed for good.
+        detector: What an earlier session's answers came from.
+
+    Attributes:
+        detector: What the answers come from; None before the first verdict.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        name: str,
+        credentials: Credentials,
+        patience: Patience,
+        pace: Pace,
+        diagnosis: Diagnosis,
+        detector: DetectorInfo | None = None,
+    ) -> None:
+        self._server = server
+        self._name = name
+        self._credentials = credentials
+        self._patience = patience
+        self._pace = pace
+        self._diagnosis = diagnosis
+        self._own = threading.local()
+        self._lock = threading.Lock()
+        self._lost = 0
+        self.detector = detector
+
+    def ask(self, questions: Sequence[Question]) -> tuple[list[Record], int]:
+        """Asks about some images, in as few requests as their size allows.
+
+        Returns:
+            A record for each, and how many of them the server has answered.
+
+        Raises:
+            ServiceError: Every later request would fail in the same way.
+            RunEndedError: The run is over.
+        """
+        records = []
+        bodies: dict[int, bytes] = {}
+        for question in questions:
+            try:
+                bodies[question.place] = _read_image(question)
+            except ServiceError as error:
+                records.append(_record(question.place, _Answer(error, 0.0)))
+        for places in list(_requests(bodies)):
+            answers = self._ask_several([bodies.pop(place) for place in places])
+            for place, answer in zip(places, answers, strict=True):
+                records.append(_record(place, answer))
+        local = sum(record.error == ImageError.kind for record in records)
+        return records, len(records) - local
+
+    def _ask_several(self, images: Sequence[bytes]) -> list[_Answer]:
+        """Asks in one request; when that fails, about each image by itself.
+
+        Of several images one may be what kills the worker, or makes the request too large.
+        """
+        if len(images) == 1:
+            return [self._ask_one(images[0])]
+        start = time.monotonic()
+        try:
+            results = self._attempt(images, self._patience.attempt_seconds)
+        except ServiceError as error:
+            if error.is_general:
+                raise self._diagnosis.explain(error) from error
+            alone = [self._ask_one(image) for image in images]
+            return [dataclasses.replace(alone[0], retries=alone[0].retries + 1), *alone[1:]]
+        seconds = time.monotonic() - start
+        return [_Answer(result, seconds) for result in results]
+
+    def _ask_one(self, image: bytes) -> _Answer:
+        deadline = time.monotonic() + self._patience.seconds
+        for retries in count():
+            start = time.monotonic()
+            limit = min(self._patience.attempt_seconds, max(deadline - start, 0.001))
+            try:
+                (result,) = self._attempt([image], limit)
+                return _Answer(result, time.monotonic() - start, retries)
+            except ServiceError as error:
+                failure = error
+            pause = min(FIRST_PAUSE_SECONDS * 2**retries, LONGEST_PAUSE_SECONDS)
+            out_of_time = time.monotonic() + pause >= deadline
+            if not self._may_pass(failure) or retries >= self._patience.retries or out_of_time:
+                break
+            self._pace.rest(pause)
+        return _Answer(self._lose(failure, retries), time.monotonic() - start, retries)
+
+    def _may_pass(self, failure: ServiceError) -> bool:
+        """Whether to ask again.
+
+        Raises:
+            NoWorkerError: Nothing was answered so far, and there is no worker to answer.
+        """
+        if self._pace.has_answers:
+            # A server that has answered is not at a wrong address: it is being restarted.
+            return failure.is_passing or isinstance(failure, ServerUnreachableError)
+        if failure.is_passing:
+            cause = self._diagnosis.explain(failure)
+            if cause is not failure:
+                raise cause
+        return failure.is_passing
+
+    def _lose(self, failure: ServiceError, retries: int) -> ServiceError:
+        """Takes note of an image without an answer, and returns why it has none.
+
+        Raises:
+            ServiceError: The failure is not this image's alone.
+        """
+        if failure.is_general or isinstance(failure, ServerBusyError):
+            raise self._diagnosis.explain(failure)
+        with self._lock:
+            self._lost += 1
+            lost = self._lost
+        cause = self._diagnosis.explain(failure)
+        if cause.is_general or lost >= LOST_IN_A_ROW:
+            raise cause
+        return cause
+
+    def _attempt(self, images: Sequence[bytes], limit: float) -> list[Verdict | ServiceError]:
+        """Sends one request, and once more when its token was refused and there is a new one."""
+        api, token = self._api()
+        try:
+            results = self._send(api, images, limit)
+        except TokenError:
+            if not self._credentials.replace(token):
+                raise
+            api, _ = self._api()
+            results = self._send(api, images, limit)
+        for result in results:
+            if isinstance(result, Verdict):
+                self._check_detector(result.detector)
+        with self._lock:
+            self._lost = 0
+        return results
+
+    def _send(
+        self, api: InferenceAPI, images: Sequence[bytes], limit: float
+    ) -> list[Verdict | ServiceError]:
+        if len(images) > 1:
+            return api.predict_several(self._name, images, timeout=limit)
+        try:
+            return [api.predict(self._name, images[0], timeout=limit)]
+        except ServiceError as error:
+            if not _is_answer(error):
+                raise
+            return [error]
+
+    def _api(self) -> tuple[InferenceAPI, Token | None]:
+        """Returns this thread's own connection, which has the current token."""
+        token = self._credentials.token
+        if getattr(self._own, "token", self) != token:
+            api = InferenceAPI(self._server, token, self._patience.attempt_seconds)
+            self._own.api, self._own.token = api, token
+        return self._own.api, token
+
+    def _check_detector(self, found: DetectorInfo) -> None:
+        """Makes sure that all answers come from one detector.
+
+        Raises:
+            DetectorChangedError: They do not; another engine under it makes no difference.
+        """
+        with self._lock:
+            if self.detector is None:
+                self.detector = found
+        known = self.detector
+        if dataclasses.replace(found, engine=known.engine) != known:
+            raise DetectorChangedError(
+                f"{self._name} answers as {_in_words(found)} now, and answered as "
+                f"{_in_words(known)} before: one file cannot hold both; start anew, without "
+                "--resume"
+            )
+
+
+def _is_answer(error: ServiceError) -> bool:
+    """Whether the failure is a word on this one image."""
+    if isinstance(error, WorkerFailedError):
+        return error.kind != WorkerFailedError.kind
+    return isinstance(error, ImageError | RequestTooLargeError)
+
+
+def _in_words(detector: DetectorInfo) -> str:
+    commit = "" if detector.commit is None else f", commit {detector.commit[:8]}"
+    return (
+        f"version {detector.version} of {detector.model}{commit} ({detector.head} head, "
+        f"{detector.precision})"
+    )
+
+
+def _read_image(question: Question) -> bytes:
+    """Returns the file's bytes, changed as asked.
+
+    Raises:
+        ImageError: There is no such file, it cannot be read, or it is empty.
+    """
+    try:
+        data = Path(question.path).read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from error
+    if not data:
+        raise ImageError("the file is empty")
+    return data if question.change is None else question.change(data)
+
+
+def _requests(bodies: Mapping[int, bytes]) -> Iterator[list[int]]:
+    """Splits images into requests that no server finds too large."""
+    places: list[int] = []
+    size = 0
+    for place, body in bodies.items():
+        if places and size + len(body) > LARGEST_REQUEST_BYTES:
+            yield places
+            places, size = [], 0
+        places.append(place)
+        size += len(body)
+    if places:
+        yield places
+
+
+def _record(place: int, answer: _Answer) -> Record:
+    result = answer.result
+    if isinstance(result, Verdict):
+        return Record(
+            place,
+            answer.seconds,
+            answer.retries,
+            prediction=result.prediction,
+            fake_probability=result.fake_probability,
+        )
+    return Record(
+        place,
+        answer.seconds,
+        answer.retries,
+        error=result.kind,
+        message=str(result),
+        exit_code=result.exit_code,
+        is_passing=result.is_passing,
+    )

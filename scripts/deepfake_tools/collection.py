@@ -1,0 +1,248 @@
+"""What --image and --labels name in, the images of a run with their true labels out."""
+
+import glob
+import hashlib
+import os
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clip_deepfake.labels import Label, folder_label, read_labels
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+LIST_SUFFIX = ".txt"
+
+
+class CollectionError(Exception):
+    """What was named holds no images; the one-line message says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image of a run.
+
+    Attributes:
+        path: As it was given or found.
+        label: The truth: 0 real, 1 fake, None where it is not known.
+        folder: The directory that it lies in, relative to the run's root, with `/`; "" for the
+            root itself.
+    """
+
+    path: str
+    label: Label | None
+    folder: str
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The images of a run.
+
+    Attributes:
+        images: Those named by themselves as they were given, those of a folder, a list or a
+            pattern sorted.
+        named: Whether every image was named by itself.
+        repeated: How many were named more than once; each is here once.
+        not_found: How many the file of labels lists that are not among them.
+        shallow: Folders that hold images and folders, of which only the images are here.
+    """
+
+    images: Sequence[Image]
+    named: bool
+    repeated: int = 0
+    not_found: int = 0
+    shallow: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all paths and labels in their order."""
+        digest = hashlib.sha256()
+        for image in self.images:
+            digest.update(os.fsencode(image.path) + f"\0{image.label}\0".encode())
+        return digest.hexdigest()
+
+
+def collect(
+    arguments: Sequence[str],
+    labels: Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> Collection:
+    """Finds the images of a run.
+
+    A label comes from the directories between an image and the run's root: the deepest folder that
+    holds everything that was named. Hence `data` and `data/real data/fake` give the same labels,
+    and a single folder's own name says nothing.
+
+    Args:
+        arguments: Image files, folders (the images in them, else those below), patterns, and
+            `.txt` files with one of these a line, relative to the file's folder.
+        labels: A CSV file with the labels, instead of the directories' names.
+        limit: Takes a random sample of this many.
+        seed: Of the sample.
+
+    Raises:
+        CollectionError: Something that was named holds no images.
+        LabelError: A label cannot be known.
+    """
+    found = [entry for argument in arguments for entry in _expand(argument)]
+    unique: dict[str, str] = {}
+    for path in (path for entry in found for path in entry.paths):
+        unique.setdefault(_absolute(path), path)
+    paths = list(unique.items())
+    repeated = sum(len(entry.paths) for entry in found) - len(paths)
+    named = all(entry.named for entry in found)
+    root = os.path.commonpath([entry.base for entry in found])
+    known = None if labels is None else read_labels(labels)
+    not_found = 0 if known is None else sum(str(path) not in unique for path in known)
+    if limit is not None and limit < len(paths):
+        chosen = sorted(random.Random(seed).sample(range(len(paths)), limit))
+        paths = [paths[index] for index in chosen]
+    folders = _Folders(Path(root))
+    images = [
+        Image(
+            path,
+            folders.label(absolute) if known is None else known.get(Path(absolute)),
+            folders.name(absolute),
+        )
+        for absolute, path in paths
+    ]
+    shallow = tuple(folder for entry in found for folder in entry.shallow)
+    return Collection(images, named, repeated, not_found, shallow)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What one argument stands for.
+
+    Attributes:
+        paths: Of its images.
+        base: The absolute folder that counts for the run's root.
+        named: Whether it is one image, named by itself.
+        shallow: Folders that hold images and folders, of which only the images are taken.
+    """
+
+    paths: Sequence[str]
+    base: str
+    named: bool = False
+    shallow: tuple[str, ...] = ()
+
+
+def _expand(argument: str, *, within_list: bool = False) -> Iterator[_Entry]:
+    if Path(argument).is_dir():
+        paths, shallow = _images_of(argument)
+        yield _Entry(paths, _absolute(argument), shallow=(argument,) if shallow else ())
+    elif argument.lower().endswith(LIST_SUFFIX) and not within_list:
+        yield _listed(argument)
+    elif glob.has_magic(argument) and not Path(argument).exists():
+        yield _matched(argument)
+    else:
+        yield _Entry([argument], _folder_of(_absolute(argument)), named=True)
+
+
+def _images_of(folder: str) -> tuple[list[str], bool]:
+    """Finds the images in a folder, or those below it where it holds none itself.
+
+    Returns:
+        The images, and whether folders below were left out.
+
+    Raises:
+        CollectionError: There are none, or a folder cannot be read.
+    """
+    paths: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    shallow = False
+    try:
+        for place, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+            identity = Path(place).stat()
+            if (identity.st_dev, identity.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((identity.st_dev, identity.st_ino))
+            paths += [str(Path(place, name)) for name in names if _is_image(name)]
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            if place == folder and paths:
+                shallow = bool(folders)
+                break
+    except OSError as error:
+        raise CollectionError(f"{error.filename} cannot be read: {error.strerror}") from error
+    if not paths:
+        raise CollectionError(f"there is no image ({', '.join(SUFFIXES)}) in {folder} or below it")
+    return sorted(paths), shallow
+
+
+def _refuse(error: OSError) -> None:
+    raise error
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def _listed(file: str) -> _Entry:
+    """Reads a list: one image, folder or pattern a line."""
+    folder = Path(file).parent
+    try:
+        lines = Path(file).read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+    except OSError as error:
+        raise CollectionError(f"the list {file} cannot be read: {error.strerror}") from error
+    names = [str(folder / line.strip()) for line in lines if line.strip()]
+    if not names:
+        raise CollectionError(f"the list {file} names no image")
+    entries = [entry for name in names for entry in _expand(name, within_list=True)]
+    paths = sorted(path for entry in entries for path in entry.paths)
+    base = os.path.commonpath([_absolute(str(folder)), *(entry.base for entry in entries)])
+    return _Entry(paths, base, shallow=tuple(name for entry in entries for name in entry.shallow))
+
+
+def _matched(pattern: str) -> _Entry:
+    """Finds what a pattern stands for; a folder among it stands for its images."""
+    paths: list[str] = []
+    for match in glob.glob(pattern, recursive=True):  # noqa: PTH207 - knows absolute ones
+        if Path(match).is_dir():
+            paths += [] if "**" in pattern else _images_of(match)[0]
+        elif _is_image(Path(match).name):
+            paths.append(match)
+    if not paths:
+        raise CollectionError(f"the pattern {pattern} matches no image ({', '.join(SUFFIXES)})")
+    fixed = Path(*_until_magic(Path(pattern).parts))
+    return _Entry(sorted(set(paths)), _absolute(str(fixed)))
+
+
+def _until_magic(parts: Iterable[str]) -> Iterator[str]:
+    for part in parts:
+        if glob.has_magic(part):
+            return
+        yield part
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 - links stay as they are, as in files of labels
+
+
+def _folder_of(path: str) -> str:
+    return os.path.dirname(path)  # noqa: PTH120 - 100,000 paths are cheaper as strings
+
+
+class _Folders:
+    """What a directory stands for, found out once for all the images in it."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._labels: dict[str, Label | None] = {}
+        self._names: dict[str, str] = {}
+
+    def label(self, path: str) -> Label | None:
+        """Returns the label of an image by its absolute path."""
+        folder = _folder_of(path)
+        if folder not in self._labels:
+            self._labels[folder] = folder_label(Path(path), self._root)
+        return self._labels[folder]
+
+    def name(self, path: str) -> str:
+        """Returns an image's folder, relative to the root."""
+        folder = _folder_of(path)
+        if folder not in self._names:
+            name = Path(folder).relative_to(self._root).as_posix()
+            self._names[folder] = "" if name == "." else name
+        return self._names[folder]

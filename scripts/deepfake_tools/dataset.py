@@ -1,0 +1,98 @@
+"""A folder or a CSV file in, paths of images with their labels out."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from clip_deepfake.labels import Label, folder_label, read_labels
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+class TrainingError(Exception):
+    """No head can be trained; the one-line message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image file and what it shows.
+
+    Attributes:
+        path: of the file; its folder stands for a video, or for whatever belongs together.
+        label: 0 for real, 1 for fake.
+    """
+
+    path: Path
+    label: Label
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled images.
+
+    Attributes:
+        images: in the order of their paths, or in that of the CSV file.
+        unlabelled: how many images were found that have no label.
+        not_found: how many the CSV file lists that do not lie in the folder.
+    """
+
+    images: tuple[LabelledImage, ...]
+    unlabelled: int
+    not_found: int
+
+
+def read_dataset(folder: Path | None, labels: Path | None) -> Dataset:
+    """Finds images and their labels.
+
+    Args:
+        folder: images are looked for in it and below it; None takes those of the CSV file.
+        labels: a CSV file; None goes by the names of the directories below ``folder``.
+
+    Raises:
+        TrainingError: when there is no such folder.
+        LabelError: when a label cannot be known.
+    """
+    if folder is None and labels is None:
+        raise TrainingError("nothing to train on: give --data DIR, --labels FILE.csv, or both")
+    listed = None if labels is None else read_labels(labels)
+    if folder is None:
+        images = [LabelledImage(path, label) for path, label in (listed or {}).items()]
+        return Dataset(tuple(images), 0, 0)
+    if not folder.is_dir():
+        raise TrainingError(f"--data {folder} is no folder")
+    found = {path: _label(path, folder, listed) for path in find_images(folder)}
+    known = tuple(LabelledImage(p, label) for p, label in found.items() if label is not None)
+    not_found = 0 if listed is None else len(listed) - len(known)
+    return Dataset(known, len(found) - len(known), not_found)
+
+
+def _label(path: Path, folder: Path, listed: Mapping[Path, Label] | None) -> Label | None:
+    if listed is None:
+        return folder_label(path, folder)
+    return listed.get(Path(os.path.abspath(path)))  # noqa: PTH100 - as `read_labels` spells it
+
+
+def find_images(folder: Path) -> Iterator[Path]:
+    """Yields the image files in a folder and below it, sorted, without hidden ones.
+
+    Links to folders are followed, each folder once.
+
+    Raises:
+        OSError: when a folder cannot be read.
+    """
+    seen = set()
+    for place, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        identity = Path(place).stat()
+        if (identity.st_dev, identity.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((identity.st_dev, identity.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                yield Path(place, name)
+
+
+def _refuse(error: OSError) -> None:
+    raise error

@@ -1,0 +1,73 @@
+"""A run in, every file that was asked for out."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepfake_tools.failures import OutputError
+from deepfake_tools.results import Run, write_results
+from deepfake_tools.tables import write_csv, write_json
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where to write what; None is not written.
+
+    Attributes:
+        output: The results file.
+        json: The same as JSON.
+        csv: The table of the images; the totals' table goes beside it.
+        report: The HTML page.
+    """
+
+    output: Path
+    json: Path | None
+    csv: Path | None
+    report: Path | None
+
+    @property
+    def journal(self) -> Path:
+        """Where the answers are kept until the run is finished."""
+        return self.output.with_name(f"{self.output.name}.partial.jsonl")
+
+    def check(self) -> None:
+        """Finds out before a run that a file cannot be written after it.
+
+        Raises:
+            OutputError: Its folder is not there.
+        """
+        for option, path in self._named():
+            if not path.parent.is_dir():
+                raise OutputError(
+                    f"cannot write {path}: there is no folder {path.parent}; see --{option}"
+                )
+
+    def write(self, run: Run) -> None:
+        """Writes them, each whole or not at all.
+
+        Raises:
+            OutputError: One cannot be written.
+        """
+        for option, path in self._named():
+            try:
+                _write(option, path, run)
+            except OSError as error:
+                raise OutputError(
+                    f"cannot write {path}: {error.strerror}; see --{option}"
+                ) from error
+
+    def _named(self) -> Iterator[tuple[str, Path]]:
+        options = {"output": self.output, "json": self.json, "csv": self.csv}
+        for option, path in (options | {"report": self.report}).items():
+            if path is not None:
+                yield option, path
+
+
+def _write(option: str, path: Path, run: Run) -> None:
+    if option == "report":
+        # Its plots take matplotlib, which only this option needs.
+        from deepfake_tools.report import Report, write_report
+
+        write_report(path, Report(run.metrics, run.totals, run.perturbed))
+    else:
+        {"output": write_results, "json": write_json, "csv": write_csv}[option](path, run)

@@ -1,0 +1,119 @@
+"""A run's images and options in, its answers in the journal out: from the first to the last."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from deepfake_tools.asking import Asker, Patience, Question
+from deepfake_tools.collection import Collection
+from deepfake_tools.console import Console
+from deepfake_tools.credentials import Credentials
+from deepfake_tools.crew import Crew
+from deepfake_tools.diagnosis import Diagnosis
+from deepfake_tools.failures import ServiceError
+from deepfake_tools.interrupts import Interruption
+from deepfake_tools.journal import Journal
+from deepfake_tools.pace import Pace
+from deepfake_tools.perturbations import Perturbation, perturb
+
+SHORTEST_ATTEMPT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """Whom to ask, and how insistently.
+
+    Attributes:
+        model: The served name.
+        server: The inference API's address.
+        management: The management API's address.
+        credentials: The inference token.
+        key_file: TorchServe's key file (--key-file).
+        seconds: How long to wait for an image's answer, all attempts together.
+        retries: How many times a request is repeated.
+        concurrency: Most requests on their way at a time.
+    """
+
+    model: str
+    server: str
+    management: str
+    credentials: Credentials
+    key_file: Path | None
+    seconds: float
+    retries: int
+    concurrency: int
+
+    @property
+    def patience(self) -> Patience:
+        """A request that the server has lost must leave time to ask again."""
+        attempt = min(self.seconds, max(self.seconds / 4, SHORTEST_ATTEMPT_SECONDS))
+        return Patience(self.seconds, attempt, self.retries)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a session ended; neither when everything was asked.
+
+    Attributes:
+        failure: What would have failed every further request.
+        signal: What the user stopped it with.
+    """
+
+    failure: ServiceError | None = None
+    signal: int | None = None
+
+
+def ask_all(
+    target: Target,
+    collection: Collection,
+    variants: Sequence[Perturbation | None],
+    journal: Journal,
+    interruption: Interruption,
+) -> Ending:
+    """Asks about every image that the journal lacks, and shows what comes of it.
+
+    Args:
+        target: Whom to ask.
+        collection: The images.
+        variants: The perturbations to ask under; None is the image as it is.
+        journal: Takes the answers.
+        interruption: Ends the session.
+    """
+    patience = target.patience
+    pace = Pace(target.concurrency, patience.attempt_seconds)
+    diagnosis = Diagnosis(target.model, target.server, target.management, target.key_file)
+    asker = Asker(
+        target.server,
+        target.model,
+        target.credentials,
+        patience,
+        pace,
+        diagnosis,
+        journal.detector,
+    )
+    console = Console(collection, journal)
+    crew = Crew(asker, pace, min(target.concurrency, journal.places - journal.done))
+    try:
+        for records in crew.work(_questions(collection, variants, journal)):
+            journal.add(records, asker.detector)
+            console.show(records)
+            if interruption.number is not None:
+                for last in crew.left_over():
+                    journal.add(last, asker.detector)
+                return Ending(signal=interruption.number)
+    except ServiceError as error:
+        return Ending(failure=error)
+    finally:
+        console.end()
+    return Ending()
+
+
+def _questions(
+    collection: Collection, variants: Sequence[Perturbation | None], journal: Journal
+) -> Iterator[Question]:
+    for place in journal.missing():
+        variant, index = divmod(place, len(collection.images))
+        how = variants[variant]
+        change = None if how is None else partial(perturb, perturbation=how)
+        yield Question(place, collection.images[index].path, change)

@@ -1,0 +1,190 @@
+#!/usr/bin/env python3
+"""Trains a linear head on a CLIP's features of real and fake images, and writes it to a file."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import get_args
+
+from clip_deepfake.card import Feature
+from clip_deepfake.digests import file_digest
+from clip_deepfake.labels import LabelError
+from deepfake_tools.dataset import TrainingError
+from deepfake_tools.face_options import add_face_options, read_face_options
+from deepfake_tools.head_file import TrainedHead
+from deepfake_tools.hub import BuildError
+from deepfake_tools.interrupts import reliable_interrupts
+from deepfake_tools.recipes import PRESETS
+from deepfake_tools.sources import DEFAULT_MODEL, DEFAULT_PRESET
+
+EPILOG = """\
+examples:
+  train_head.py --data faces                     faces/real/clip_01/*.png, faces/fake/clip_02/*.png
+  train_head.py --labels faces.csv --target-fpr 0.01
+  build_mar.py --weights head.safetensors        packages what came of it
+
+labels:
+  The nearest directory below DIR whose name holds real, original or nature (real), or fake,
+  synthe, faceswap or manipulated, or is ai (fake), in upper or lower case. Or a CSV file with the
+  header path,label, paths relative to the file, labels 0, 1, real, fake.
+
+Put the frames of each video into a folder of their own: a folder never stands on both sides of a
+split. Features are kept in --cache as they come: after Ctrl-C the same command goes on.
+"""
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    images = parser.add_argument_group("images")
+    images.add_argument("--data", type=Path, metavar="DIR", help="images in it and below it")
+    images.add_argument("--labels", type=Path, metavar="FILE.csv", help="in place of directories")
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        help="Hub name or local folder (default: %(default)s)",
+    )
+    model.add_argument("--revision", help="branch, tag or commit of a Hub model (default: main)")
+    model.add_argument(
+        "--preprocess",
+        metavar="PRESET|FILE.json",
+        default=DEFAULT_PRESET,
+        help=f"{', '.join(PRESETS)}, or a JSON file (default: %(default)s)",
+    )
+    model.add_argument(
+        "--feature",
+        choices=get_args(Feature),
+        default="pooler_output",
+        help="what the head reads (default: %(default)s)",
+    )
+    add_face_options(parser, several=False)
+    head = parser.add_argument_group("head")
+    head.add_argument(
+        "--output",
+        type=Path,
+        default=Path("head.safetensors"),
+        metavar="FILE",
+        help="(default: %(default)s)",
+    )
+    head.add_argument(
+        "--target-fpr",
+        type=_rate,
+        metavar="RATE",
+        help="share of real images that may be called fake, such as 0.01 (default: the threshold "
+        "of the best balanced accuracy)",
+    )
+    head.add_argument("--seed", type=_seed, default=0, help="of the splits (default: %(default)s)")
+    head.add_argument(
+        "--cache",
+        type=Path,
+        default=Path("feature_cache"),
+        metavar="DIR",
+        help="features by image and encoder (default: %(default)s)",
+    )
+    found = parser.parse_args(arguments)
+    if found.data is None and found.labels is None:
+        parser.error("give --data DIR, --labels FILE.csv, or both")
+    found.faces = read_face_options(parser, found)
+    return found
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate from 0 to below 1")
+    return value
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 1 << 32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2**32 - 1")
+    return int(text)
+
+
+def train(arguments: argparse.Namespace) -> TrainedHead:
+    """Trains what the command line asks for."""
+    try:
+        import sklearn  # noqa: F401 - says what is missing before anything takes its time
+    except ModuleNotFoundError as error:
+        raise TrainingError("scikit-learn is not installed: pip install -e '.[train]'") from error
+    from deepfake_tools.training import TrainingOptions
+    from deepfake_tools.training import train as run
+
+    options = TrainingOptions(
+        model=arguments.model,
+        revision=arguments.revision,
+        data=arguments.data,
+        labels=arguments.labels,
+        output=arguments.output,
+        preset=arguments.preprocess,
+        feature=arguments.feature,
+        target_fpr=arguments.target_fpr,
+        cache=arguments.cache,
+        seed=arguments.seed,
+        faces=arguments.faces,
+    )
+    return run(options, say=lambda text: print(text, file=sys.stderr))
+
+
+def describe(trained: TrainedHead, arguments: argparse.Namespace) -> str:
+    """What a person wants to know of a new head, the next command included."""
+    history, data, unseen = trained.history, trained.history.data, trained.history.held_out
+    images = f"{data.real} real, {data.fake} fake, in {data.folders} folders"
+    left_out = f"{data.broken} broken, {data.repeated} repeated"
+    thresholds = f"{history.balanced_threshold:.4f} for the best balanced accuracy"
+    if history.target_fpr_threshold is not None:
+        rate = f"a false-positive rate of {history.target_fpr:g}"
+        thresholds = f"{history.target_fpr_threshold:.4f} for {rate} (used), {thresholds}"
+    # A local folder's name in the head does not say where the folder is.
+    more = "" if trained.model.commit else f" --model {arguments.model}"
+    if trained.faces is not None:
+        more += f" --landmark-model {arguments.landmark_model}"
+    return "\n".join(
+        [
+            f"head         {arguments.output}",
+            f"sha256       {file_digest(arguments.output)}",
+            f"model        {trained.model.name}, commit {trained.model.commit or 'none'}",
+            f"images       {images}; left out: {left_out}",
+            f"strength     C = {history.strength:g}",
+            f"validated    AUC {history.cross_validated_auc:.4f} +- "
+            f"{history.cross_validated_auc_std:.4f} in {history.folds} folds, by "
+            f"{history.kept_together}",
+            f"held out     {unseen.real} real, {unseen.fake} fake: AUC {unseen.auc:.4f}, "
+            f"PR-AUC {unseen.pr_auc:.4f}, accuracy {unseen.accuracy:.4f}",
+            f"threshold    {thresholds}",
+            f"next         python scripts/build_mar.py{more} --weights {arguments.output}",
+        ]
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command."""
+    found = parse_arguments(arguments)
+    try:
+        with reliable_interrupts():
+            trained = train(found)
+    except (BuildError, LabelError, TrainingError) as error:
+        print(f"train_head.py: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"train_head.py: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(
+            f"\ntrain_head.py: interrupted; what was computed is in {found.cache}, and the same "
+            "command goes on from there",
+            file=sys.stderr,
+        )
+        return 130
+    print(describe(trained, found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
