@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import ClassVar
 
+from deepfake_tools.alignment import AlignedTwiceError, shows_alignment
 from deepfake_tools.answers import DetectorInfo, Verdict
 from deepfake_tools.credentials import Credentials
 from deepfake_tools.diagnosis import Diagnosis
@@ -52,12 +53,12 @@ class Question:
     Attributes:
         place: Where its record belongs.
         path: Of the file.
-        change: What is done to its bytes first.
+        changes: What is done to its bytes first, in order.
     """
 
     place: int
     path: str
-    change: Change | None = None
+    changes: tuple[Change, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Asker:
         pace: Says whether anything was answered so far, and waits.
         diagnosis: Explains what has failed for good.
         detector: What an earlier session's answers came from.
+        aligns: Whether the questions' changes align faces.
 
     Attributes:
         detector: What the answers come from; None before the first verdict.
@@ -109,6 +111,8 @@ class Asker:
         pace: Pace,
         diagnosis: Diagnosis,
         detector: DetectorInfo | None = None,
+        *,
+        aligns: bool = False,
     ) -> None:
         self._server = server
         self._name = name
@@ -119,6 +123,7 @@ class Asker:
         self._own = threading.local()
         self._lock = threading.Lock()
         self._lost = 0
+        self._aligns = aligns
         self.detector = detector
 
     def ask(self, questions: Sequence[Question]) -> tuple[list[Record], int]:
@@ -222,6 +227,8 @@ class Asker:
             api, _ = self._api()
             results = self._send(api, images, limit)
         for result in results:
+            if self._aligns and shows_alignment(result):
+                raise AlignedTwiceError(self._name)
             if isinstance(result, Verdict):
                 self._check_detector(result.detector)
         with self._lock:
@@ -293,7 +300,9 @@ def _read_image(question: Question) -> bytes:
         raise ImageError(f"cannot be read: {error.strerror}") from error
     if not data:
         raise ImageError("the file is empty")
-    return data if question.change is None else question.change(data)
+    for change in question.changes:
+        data = change(data)
+    return data
 
 
 def _requests(bodies: Mapping[int, bytes]) -> Iterator[list[int]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from deepfake_tools.asking import Asker, Patience, Question
+from deepfake_tools.asking import Asker, Change, Patience, Question
 from deepfake_tools.collection import Collection
 from deepfake_tools.console import Console
 from deepfake_tools.credentials import Credentials
@@ -33,6 +33,7 @@ class Target:
         seconds: How long to wait for an image's answer, all attempts together.
         retries: How many times a request is repeated.
         concurrency: Most requests on their way at a time.
+        cut: Leaves the face of each image; None sends images as they are.
     """
 
     model: str
@@ -43,6 +44,7 @@ class Target:
     seconds: float
     retries: int
     concurrency: int
+    cut: Change | None = None
 
     @property
     def patience(self) -> Patience:
@@ -91,11 +93,12 @@ def ask_all(
         pace,
         diagnosis,
         journal.detector,
+        aligns=target.cut is not None,
     )
     console = Console(collection, journal)
     crew = Crew(asker, pace, min(target.concurrency, journal.places - journal.done))
     try:
-        for records in crew.work(_questions(collection, variants, journal)):
+        for records in crew.work(_questions(collection, variants, journal, target.cut)):
             journal.add(records, asker.detector)
             console.show(records)
             if interruption.number is not None:
@@ -110,10 +113,15 @@ def ask_all(
 
 
 def _questions(
-    collection: Collection, variants: Sequence[Perturbation | None], journal: Journal
+    collection: Collection,
+    variants: Sequence[Perturbation | None],
+    journal: Journal,
+    cut: Change | None,
 ) -> Iterator[Question]:
     for place in journal.missing():
         variant, index = divmod(place, len(collection.images))
         how = variants[variant]
-        change = None if how is None else partial(perturb, perturbation=how)
-        yield Question(place, collection.images[index].path, change)
+        worsen = None if how is None else partial(perturb, perturbation=how)
+        # Faces are looked for in the image as it was made worse, as a worker would.
+        changes = tuple(change for change in (worsen, cut) if change is not None)
+        yield Question(place, collection.images[index].path, changes)
