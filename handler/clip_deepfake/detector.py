@@ -98,7 +98,7 @@ class Detector:
         found = None if self._aligner is None else self._aligner.find(image)
         if found is None or not found.judged:
             if found is not None and self.card.refuses_faceless:
-                raise NoFaceError("no face was found, and this detector judges nothing else")
+                raise NoFaceError("no face was found, and only faces are judged")
             return Prepared((self.card.preprocessing.apply(image),), found)
         crops = (face.crop for face in found.judged)
         return Prepared(tuple(self.card.preprocessing.apply(crop) for crop in crops), found)
