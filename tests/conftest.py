@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -18,6 +19,9 @@ _HF_HOME = pytest.StashKey[Path]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Point huggingface_hub at the stand-in; it reads these once, when it is first imported."""
+    # A background job of a shell ignores Ctrl-C, and so would the commands that tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     hub = config.stash[_HUB] = HubServer()
     home = config.stash[_HF_HOME] = Path(tempfile.mkdtemp(prefix="hf-home-"))
     hub.__enter__()

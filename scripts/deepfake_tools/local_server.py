@@ -1,6 +1,7 @@
 """A store and a configuration in, a running TorchServe out that leaves nothing behind."""
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -240,7 +241,9 @@ class LocalServer:
     def _folder(self) -> Path:
         """Makes the temporary folder at its first use."""
         if self._scratch is None:
-            self._scratch = Path(tempfile.mkdtemp(prefix="ts-")).resolve()
+            # Named before it is made, so that an interrupt in between cannot leave it behind.
+            self._scratch = Path(tempfile.gettempdir()).resolve() / f"ts-{secrets.token_hex(4)}"
+            self._scratch.mkdir(mode=0o700)
         return self._scratch
 
     def _environ(self) -> dict[str, str]:
