@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Literal, cast
 
 from clip_deepfake.digests import file_digest
-from clip_deepfake.faces import SCAN_PIXELS, FaceAlignment, load_predictor
+from clip_deepfake.faces import SCAN_PIXELS, FaceAlignment
+
+from deepfake_tools.predictor_file import count_points
 
 Judged = Literal["largest", "all"]
 OnNoFace = Literal["whole", "error"]
@@ -29,12 +31,12 @@ class FaceOptions:
     exact: bool = False
 
     def alignment(self) -> FaceAlignment:
-        """Reads the predictor.
+        """Tries the predictor.
 
         Raises:
             LoadError: when dlib is not installed, or the file is no predictor of 68 or 81 points.
         """
-        _, points = load_predictor(self.predictor)
+        points = count_points(self.predictor)
         return FaceAlignment(
             predictor=self.predictor.name,
             sha256=file_digest(self.predictor),

@@ -179,33 +179,52 @@ def test_40_faces_have_a_verdict_each(served: Served) -> None:
     assert verdict["face"]["box"] == worst["box"]
 
 
-def test_a_detector_of_faces_alone_refuses_other_images(
+def renamed(store: Path, source: str, name: str, version: str = "1", **more: bytes) -> Path:
+    """A copy of an archive under another name and version, with more files in it."""
+    with zipfile.ZipFile(store / f"{source}@1.mar") as archive:
+        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    manifest, card = (
+        json.loads(entries[key]) for key in ("MAR-INF/MANIFEST.json", "detector.json")
+    )
+    manifest["model"] |= {"modelName": name, "modelVersion": version}
+    card |= {"name": name, "version": version}
+    entries["MAR-INF/MANIFEST.json"] = json.dumps(manifest).encode()
+    entries["detector.json"] = json.dumps(card).encode()
+    target = store / f"{name}@{version}.mar"
+    with zipfile.ZipFile(target, "w") as archive:
+        for path, content in (entries | {f"{key}.py": more[key] for key in more}).items():
+            archive.writestr(path, content)
+    return target
+
+
+def manage(served: Served, *arguments: object) -> subprocess.CompletedProcess[str]:
+    server = served.server
+    options = ["--model-store", served.store, "--key-file", server.key_file]
+    options += ["--server", server.inference_url, "--management", server.management_url]
+    command = [sys.executable, ROOT / "scripts/manage.py", *arguments, *options]
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=120)
+
+
+def test_a_detector_of_faces_alone_refuses_other_images_and_can_be_swapped(
     served: Served, portraits: list[bytes], examples: list[Path]
 ) -> None:
+    swapped = manage(served, "swap", renamed(served.store, "strict", "strict", "2"))
+    assert swapped.returncode == 0, swapped.stderr
+    assert "strict version 2 answers: no face in the image" in swapped.stdout
     (cat,) = [path.read_bytes() for path in examples if path.stem == "cat"]
     answer = served.ask("strict", cat)
     assert answer.status_code == 422
     assert answer.json()["error"]["code"] == "no_face"
-    assert served.ask("strict", portraits[0]).status_code == 200
+    judged = served.ask("strict", portraits[0])
+    assert judged.status_code == 200
+    assert judged.json()["detector"]["version"] == "2"
 
 
-def test_a_worker_without_dlib_does_not_come_up_and_says_why(served: Served) -> None:
+def test_without_dlib_a_worker_does_not_come_up_and_manage_says_why(served: Served) -> None:
     """The archive's own folder comes first on a worker's path, so a false dlib hides the true."""
-    path = served.store / "bare@1.mar"
-    with zipfile.ZipFile(served.store / "aligned@1.mar") as archive:
-        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
-    entries["dlib.py"] = b"raise ModuleNotFoundError(\"No module named 'dlib'\")\n"
-    for name in ("MAR-INF/MANIFEST.json", "detector.json"):
-        entries[name] = entries[name].replace(b'"aligned"', b'"bare"')
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in entries.items():
-            archive.writestr(name, content)
-    management = served.server.management()
-    management.register(path.name, workers=1)
-    log = served.server.logs / "model_log.log"
-    reason = "clip_deepfake load failed: bare 1: aligning faces needs dlib"
-    served.server.wait_for(lambda: reason in log.read_text(), "the worker's reason", 60)
-    assert "pip install 'clip-deepfake[faces]'" in log.read_text()
-    assert management.version("bare").ready_workers == 0
-    management.unregister("bare", "1")
-    path.unlink()
+    no_dlib = b"raise ModuleNotFoundError(\"No module named 'dlib'\")\n"
+    refused = manage(served, "register", renamed(served.store, "aligned", "bare", dlib=no_dlib))
+    assert refused.returncode != 0
+    assert "aligning faces needs dlib" in refused.stderr
+    assert "pip install 'clip-deepfake[faces]'" in refused.stderr
+    assert "bare" not in [model.name for model in served.server.management().models()]

@@ -16,6 +16,7 @@ from deepfake_tools.properties import read_settings
 from deepfake_tools.trial import trial_image
 
 from tests.archives import write_archive
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.serving
 
@@ -127,13 +128,6 @@ def clients(server: LocalServer, name: str, count: int = 4) -> Iterator[list[Cli
     finally:
         for client in running:
             client.stop()
-
-
-def wait_until(condition: Callable[[], bool], limit_s: float = 30) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def test_register_copies_an_archive_into_the_store_and_serves_it(server, manage, elsewhere):
@@ -257,7 +251,9 @@ def test_an_interrupted_swap_is_undone(server, manage, number):
         swap.communicate()
 
     assert swap.returncode == 130
-    assert {answer for client in running for answer in client.answers} == {"1"}
+    # Version 2 was the default for a moment; nobody went without an answer then or afterwards.
+    assert {answer for client in running for answer in client.answers} <= {"1", "2"}
+    assert {client.answers[-1] for client in running} == {"1"}
     assert versions(server, "acme--stop") == ["1"]
     assert answering(server, "acme--stop") == "1"
     assert "acme--stop@1.mar" in manage.chosen()
