@@ -14,12 +14,15 @@ from clip_deepfake.preprocessing import Preprocessing
 CARD_FILE = "detector.json"
 ENCODER_FILE = "encoder.safetensors"
 HEAD_FILE = "head.safetensors"
+GRAPH_FILE = "encoder.xml"
+GRAPH_WEIGHTS_FILE = "encoder.bin"
 LANDMARKS_FILE = "landmarks.dat"
 
 Count = Annotated[int, Meta(gt=0, le=1 << 20)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Feature = Literal["pooler_output", "image_embeds"]
-Precision = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["float32", "bfloat16", "float16", "int8"]
+EngineChoice = Literal["auto", "torch", "openvino"]
 
 
 class ModelSource(Struct, frozen=True, forbid_unknown_fields=True):
@@ -181,6 +184,32 @@ class HeadCard(Struct, frozen=True, forbid_unknown_fields=True):
     history: TrainingHistory | None = None
 
 
+class Quantization(Struct, frozen=True, forbid_unknown_fields=True):
+    """What int8 made of a float32 detector, measured on images that calibration did not see.
+
+    Attributes:
+        calibrated: images that the ranges of the activations were taken from.
+        images: that both detectors were asked about.
+        sha256: digest of the sorted SHA-256 of all these images.
+        mean_change: of ``fake_probability``, the mean of the absolute differences.
+        largest_change: of ``fake_probability``, the largest absolute difference.
+        agreement: share of the images with the same label.
+        float32_auc: area under the ROC curve of the float32 detector; None without both labels.
+        int8_auc: of the quantised one.
+        overflow_fix: whether weights keep to half the range, for processors without VNNI.
+    """
+
+    calibrated: Count
+    images: Count
+    sha256: Sha256
+    mean_change: Fraction
+    largest_change: Fraction
+    agreement: Fraction
+    float32_auc: Fraction | None
+    int8_auc: Fraction | None
+    overflow_fix: bool
+
+
 class SelfTest(Struct, frozen=True, forbid_unknown_fields=True):
     """The pass that a worker repeats before it serves.
 
@@ -212,12 +241,15 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         name: served name.
         version: TorchServe's model version.
-        precision: dtype of the encoder's weights; the head is always float32.
+        precision: dtype of the encoder's weights; the head is always float32. Of ``int8``, the
+            files hold OpenVINO's graph, of all others safetensors.
         files: SHA-256 of each weight file in the archive, by name; of the landmark predictor too,
             which is in dlib's own serialisation and parsed by dlib.
         built_with: version of each library that had a part in the numbers, by name.
         faces: how faces are found and cut out before the preprocessing; None where images are
             judged as they are.
+        engine: what computes; ``auto`` lets the worker choose by its device.
+        quantization: how it was done, and what it changed; None but for ``int8``.
     """
 
     schema: Literal[1]
@@ -233,6 +265,19 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
     self_test: SelfTest
     built_with: dict[str, str]
     faces: FaceAlignment | None = None
+    engine: EngineChoice = "auto"
+    quantization: Quantization | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what contradicts itself.
+
+        Raises:
+            ValueError: naming it; msgspec makes it a ``ValidationError``.
+        """
+        if (self.precision == "int8") != (self.quantization is not None):
+            raise ValueError(f"precision {self.precision} and quantization do not go together")
+        if self.precision == "int8" and self.engine == "torch":
+            raise ValueError("int8 is OpenVINO's; the engine cannot be torch")
 
     @property
     def judges_all_faces(self) -> bool:

@@ -1,7 +1,6 @@
 """Image bytes in, verdicts out."""
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,14 +8,11 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from clip_deepfake.card import ENCODER_FILE, HEAD_FILE, LANDMARKS_FILE, Card, read_card
+from clip_deepfake.card import LANDMARKS_FILE, Card, read_card
+from clip_deepfake.cores import available_cores
 from clip_deepfake.digests import check_digest
-from clip_deepfake.encoder import build_module
-from clip_deepfake.engines import Engine, Pixels, TorchEngine, worker_device
+from clip_deepfake.engines import Engine, Pixels, open_engine
 from clip_deepfake.errors import DetectorError, InternalError, LoadError, NoFaceError
 from clip_deepfake.faces import Aligner, Faces
 from clip_deepfake.images import RGB, decode
@@ -54,7 +50,7 @@ class Detector:
         self.card = card
         self.engine = engine
         self._aligner = aligner
-        self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="preprocess")
+        self._pool = ThreadPoolExecutor(available_cores(), thread_name_prefix="preprocess")
 
     def judge(self, images: Sequence[ImageBytes]) -> list[Verdict | DetectorError]:
         """Judges images; a broken one does not touch the others.
@@ -124,34 +120,27 @@ class Detector:
         return form_verdict(own, prepared.faces, all_faces=self.card.judges_all_faces)
 
 
-def load_detector(directory: Path, gpu_id: int | None = None) -> Detector:
+def load_detector(
+    directory: Path, gpu_id: int | None = None, threads: int | None = None
+) -> Detector:
     """Makes a detector of an unpacked archive and tests it; the test is the warm-up too.
 
     Args:
         directory: holds the card and the files that it names.
         gpu_id: the CUDA device to use, or None.
+        threads: that a CPU engine computes with; None takes every core that it may use.
 
     Raises:
-        LoadError: when a file is missing or damaged, the logits are not the card's, or dlib is
-            missing and the card aligns faces.
+        LoadError: when a file is missing or damaged, the logits are not the card's, or a library
+            that the card calls for is missing.
     """
     card = read_card(directory)
     for name, sha256 in card.files.items():
         check_digest(directory / name, sha256)
-    module = build_module(
-        card, _load_tensors(directory / ENCODER_FILE), _load_tensors(directory / HEAD_FILE)
-    )
     aligner = Aligner(directory / LANDMARKS_FILE, card.faces) if card.faces else None
-    engine = TorchEngine(module, worker_device(gpu_id))
+    engine = open_engine(card, directory, gpu_id, threads)
     check_logits(card, engine)
     return Detector(card, engine, aligner)
-
-
-def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise LoadError(f"{path.name} cannot be read: {error}") from error
 
 
 def check_logits(card: Card, engine: Engine) -> None:
@@ -166,8 +155,8 @@ def check_logits(card: Card, engine: Engine) -> None:
     if found.shape != wanted.shape or not np.all(np.abs(found - wanted) <= tolerance):
         raise LoadError(
             f"self-test failed on {engine.name}: logits {found.tolist()}, the card says "
-            f"{card.self_test.logits} within {tolerance}; torch is {torch.__version__}, the "
-            f"archive was built with {card.built_with.get('torch')}"
+            f"{card.self_test.logits} within {tolerance}; compare this machine's libraries with "
+            f"those that the archive was built with: {card.built_with}"
         )
 
 

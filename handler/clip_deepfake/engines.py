@@ -1,12 +1,16 @@
-"""Uint8 pixels in, float32 logits out, on the device that the worker has."""
+"""A card and the files beside it in, the engine that this worker's machine calls for out."""
 
+import logging
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from clip_deepfake.encoder import DetectorModule
+from clip_deepfake.card import Card
+from clip_deepfake.errors import LoadError
+
+logger = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.uint8]
 """Preprocessed images as uint8 (batch, side, side, 3), RGB, not yet normalised."""
@@ -16,8 +20,6 @@ Logits = npt.NDArray[np.float32]
 
 Features = npt.NDArray[np.float32]
 """What a head reads, float32 (batch, feature size)."""
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Engine(Protocol):
@@ -35,56 +37,53 @@ class Engine(Protocol):
         """Maps uint8 (batch, side, side, 3) to float32 logits (batch, outputs)."""
         ...
 
-
-class TorchEngine:
-    """Runs the module with PyTorch.
-
-    A CPU computes in float32 whatever the weights' precision: half precision is slower there, and
-    the answers are those of the same weights without rounding in between.
-    """
-
-    def __init__(self, module: DetectorModule, device: torch.device) -> None:
-        """Moves the module to the device.
-
-        Args:
-            module: in the dtype of its weights.
-            device: ``cuda``, ``mps`` or ``cpu``.
-        """
-        if device.type == "cpu":
-            module = module.float()
-        self._module = module.to(device)
-        self._device = device
-        dtype = next(self._module.encoder.parameters()).dtype
-        self.exact = dtype == torch.float32
-        self.name = f"torch {device.type} {str(dtype).removeprefix('torch.')}"
-
-    def __call__(self, pixels: Pixels) -> Logits:
-        """Maps uint8 (batch, side, side, 3) to float32 logits (batch, outputs)."""
-        with torch.inference_mode():
-            logits = self._module(torch.from_numpy(pixels).to(self._device))
-        return logits.cpu().numpy()
-
     def features(self, pixels: Pixels) -> Features:
         """Maps uint8 (batch, side, side, 3) to what the head makes its logits of.
 
         It is the first half of a call, for whoever trains a head.
         """
-        with torch.inference_mode():
-            features = self._module.feature(torch.from_numpy(pixels).to(self._device))
-        return features.cpu().numpy()
+        ...
 
 
-def worker_device(gpu_id: int | None) -> torch.device:
-    """Chooses where a worker computes.
+def open_engine(
+    card: Card, directory: Path, gpu_id: int | None = None, threads: int | None = None
+) -> Engine:
+    """Makes the engine of an unpacked archive.
+
+    A card's ``auto`` is PyTorch where the worker has a CUDA or MPS device, else OpenVINO, else,
+    where that is not installed, PyTorch on the CPU. Answers name the engine that ran.
 
     Args:
-        gpu_id: the CUDA device that the server assigned, or None when it assigned none.
+        card: says which engine is wanted, and what the files hold.
+        directory: holds the weight files.
+        gpu_id: the CUDA device to use, or None.
+        threads: that OpenVINO computes with; None uses the machine.
 
-    Returns:
-        That CUDA device, else Apple's MPS where it is available, else the CPU.
+    Raises:
+        LoadError: when a file does not fit the card, or a library is missing.
     """
-    if gpu_id is not None and torch.cuda.is_available():
-        return torch.device("cuda", gpu_id)
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
+    # Each library is imported by the worker that computes with it, and by no other.
+    from clip_deepfake.torch_engine import open_torch_engine, worker_device
+
+    if card.engine == "torch":
+        return open_torch_engine(card, directory, worker_device(gpu_id))
+    device = worker_device(gpu_id)
+    if device.type != "cpu":
+        if card.engine == "auto":
+            return open_torch_engine(card, directory, device)
+        logger.warning("this archive computes on the CPU; the worker's %s stays unused", device)
+    try:
+        from clip_deepfake.openvino_engine import open_openvino_engine
+    except ImportError as error:
+        if card.engine == "openvino":
+            raise LoadError(
+                f"this archive needs OpenVINO, which cannot be imported ({error}): "
+                "pip install openvino"
+            ) from error
+        logger.warning(
+            "OpenVINO cannot be imported (%s): PyTorch computes, at about half the speed; "
+            "pip install openvino",
+            error,
+        )
+        return open_torch_engine(card, directory, device)
+    return open_openvino_engine(card, directory, threads)

@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_deepfake.card import Feature, Limits, Precision
+import torch
+from clip_deepfake.card import EngineChoice, Feature, Limits, Precision
+from clip_deepfake.torch_engine import DTYPES
 
 from deepfake_tools.archive import ServingOptions
 from deepfake_tools.face_options import FaceOptions
+from deepfake_tools.quantization import QuantizationOptions
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class BuildOptions:
         revision: branch, tag or commit of what comes from the Hub; None is ``main``.
         served_name: name in URLs; None derives it from the model's.
         version: TorchServe's version; None takes the next free number.
-        precision: dtype to store the encoder in.
+        precision: dtype to store the encoder in, or int8.
         preset: name of the preprocessing, or a JSON file; None is what the weights came with.
         limits: what a worker refuses.
         serving: TorchServe's settings.
@@ -29,6 +32,8 @@ class BuildOptions:
         feature: what the head reads; None is what it was trained on.
         threshold: FAKE is answered above it; None is what the weights came with.
         faces: how faces are aligned; None judges images as they are.
+        engine: what computes.
+        quantization: how to quantise; None but for int8.
     """
 
     model: str | None
@@ -45,3 +50,10 @@ class BuildOptions:
     feature: Feature | None = None
     threshold: float | None = None
     faces: FaceOptions | None = None
+    engine: EngineChoice = "auto"
+    quantization: QuantizationOptions | None = None
+
+    @property
+    def tower_dtype(self) -> torch.dtype:
+        """What the encoder's weights are read as; an int8 graph is made of float32."""
+        return torch.float32 if self.quantization else DTYPES[self.precision]

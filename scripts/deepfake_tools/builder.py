@@ -10,6 +10,8 @@ import msgspec
 import torch
 from clip_deepfake.card import (
     ENCODER_FILE,
+    GRAPH_FILE,
+    GRAPH_WEIGHTS_FILE,
     HEAD_FILE,
     LANDMARKS_FILE,
     Card,
@@ -19,10 +21,10 @@ from clip_deepfake.card import (
 from clip_deepfake.detector import self_test_pixels
 from clip_deepfake.digests import file_digest
 from clip_deepfake.encoder import build_module
-from clip_deepfake.engines import DTYPES, TorchEngine
 from clip_deepfake.errors import LoadError
-from clip_deepfake.faces import FaceAlignment
+from clip_deepfake.faces import Aligner, FaceAlignment
 from clip_deepfake.frontal import import_dlib
+from clip_deepfake.torch_engine import DTYPES, TorchEngine
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
@@ -30,10 +32,12 @@ from deepfake_tools.archive import write_archive
 from deepfake_tools.build_options import BuildOptions
 from deepfake_tools.hub import BuildError
 from deepfake_tools.inspection import ArchiveError, ArchiveName
+from deepfake_tools.quantization import QuantizationOptions, Quantized, quantize
 from deepfake_tools.sources import Parts, gather
 from deepfake_tools.store import archive_name, next_version
 
 LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "safetensors", "torch")
+INT8_LIBRARIES = ("nncf", "openvino")
 
 
 @dataclass(frozen=True)
@@ -74,17 +78,23 @@ def build(options: BuildOptions, report: Callable[[str], None]) -> Built:
         encoder=parts.tower.config,
         head=parts.head.card,
         preprocessing=parts.preprocessing,
-        precision=options.precision,
+        # Until it is quantised, it is what it will be compared with.
+        precision="float32" if options.quantization else options.precision,
         limits=options.limits,
         files={},
         self_test=SelfTest([], 1.0),
-        built_with=_versions(faces),
+        built_with=_versions(options, faces),
         faces=faces,
+        engine=options.engine,
     )
     report("computing the self-test's logits ...")
     card = msgspec.structs.replace(card, self_test=_self_test(card, parts))
+    quantized = None
+    if options.quantization is not None:
+        quantized = _quantize(card, parts, options, options.quantization, report)
+        card = quantized.card
     report("packing ...")
-    return _pack(card, parts, options)
+    return _pack(card, parts, options, quantized)
 
 
 def _target(options: BuildOptions, name: str) -> ArchiveName:
@@ -102,13 +112,23 @@ def _alignment(options: BuildOptions) -> FaceAlignment | None:
         raise BuildError(str(error)) from error
 
 
-def _versions(faces: FaceAlignment | None) -> dict[str, str]:
+def _versions(options: BuildOptions, faces: FaceAlignment | None) -> dict[str, str]:
     """Library versions, without the part that tells a CPU build from a CUDA build."""
-    found = {library: importlib.metadata.version(library) for library in LIBRARIES}
+    libraries = LIBRARIES + (INT8_LIBRARIES if options.quantization else ())
+    found = {library: _version(library) for library in libraries}
     if faces is not None:
         # Its wheels and its sources are two packages, of which one is installed.
         found["dlib"] = import_dlib().__version__
     return {library: version.partition("+")[0] for library, version in found.items()}
+
+
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise BuildError(
+            f"{library} is not installed: pip install 'clip-deepfake[build,int8]'"
+        ) from error
 
 
 def _self_test(card: Card, parts: Parts) -> SelfTest:
@@ -131,13 +151,30 @@ def _tolerance(precision: Precision, logits: list[float]) -> float:
     return round(max(8 * torch.finfo(DTYPES[precision]).eps * scale, 1e-3), 4)
 
 
-def _pack(card: Card, parts: Parts, options: BuildOptions) -> Built:
+def _quantize(
+    card: Card,
+    parts: Parts,
+    options: BuildOptions,
+    quantization: QuantizationOptions,
+    report: Callable[[str], None],
+) -> Quantized:
+    encoder, head = (
+        {name: tensor.numpy() for name, tensor in tensors.items()}
+        for tensors in (parts.tower.tensors, parts.head.tensors)
+    )
+    aligner = None
+    if options.faces is not None and card.faces is not None:
+        aligner = Aligner(options.faces.predictor, card.faces)
+    return quantize(card, encoder, head, aligner, quantization, report)
+
+
+def _pack(card: Card, parts: Parts, options: BuildOptions, quantized: Quantized | None) -> Built:
     options.store.mkdir(parents=True, exist_ok=True)
     target = options.store / archive_name(card.name, card.version)
     # Hidden from TorchServe by its dot; in the store, so that the last step is a mere rename.
     with tempfile.TemporaryDirectory(prefix=".build-", dir=options.store) as scratch:
-        weights = {name: Path(scratch, name) for name in (ENCODER_FILE, HEAD_FILE)}
-        _save(parts.tower.tensors, weights[ENCODER_FILE])
+        weights = _write_encoder(parts, quantized, Path(scratch))
+        weights[HEAD_FILE] = Path(scratch, HEAD_FILE)
         _save(parts.head.tensors, weights[HEAD_FILE])
         if options.faces is not None:
             weights[LANDMARKS_FILE] = options.faces.predictor
@@ -149,6 +186,18 @@ def _pack(card: Card, parts: Parts, options: BuildOptions) -> Built:
         _refuse_other_content(target, sha256, options.force)
         partial.replace(target)
     return Built(target, sha256, card)
+
+
+def _write_encoder(parts: Parts, quantized: Quantized | None, folder: Path) -> dict[str, Path]:
+    """Writes one copy of the encoder, and returns its files by their names in the archive."""
+    if quantized is None:
+        _save(parts.tower.tensors, folder / ENCODER_FILE)
+        return {ENCODER_FILE: folder / ENCODER_FILE}
+    from openvino import save_model
+
+    # Without this it halves what is still float32.
+    save_model(quantized.graph, folder / GRAPH_FILE, compress_to_fp16=False)
+    return {name: folder / name for name in (GRAPH_FILE, GRAPH_WEIGHTS_FILE)}
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:

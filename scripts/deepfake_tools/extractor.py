@@ -8,11 +8,11 @@ import torch
 from clip_deepfake.card import Card, Feature, HeadCard, Limits, ModelSource, SelfTest
 from clip_deepfake.detector import Detector
 from clip_deepfake.encoder import build_module
-from clip_deepfake.engines import TorchEngine, worker_device
 from clip_deepfake.errors import LoadError
 from clip_deepfake.faces import Aligner, FaceAlignment
 from clip_deepfake.frontal import import_dlib
 from clip_deepfake.preprocessing import Preprocessing
+from clip_deepfake.torch_engine import TorchEngine, worker_device
 
 from deepfake_tools.encoders import feature_size, find_encoder, read_encoder
 from deepfake_tools.face_options import FaceOptions

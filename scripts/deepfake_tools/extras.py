@@ -16,7 +16,8 @@ FACES = {
     "numpy": "numpy",
     "PIL": "pillow",
 }
-LIBRARIES = {"evaluate": EVALUATE, "faces": FACES}
+INT8 = {"nncf": "nncf", "openvino": "openvino", "sklearn": "scikit-learn"}
+LIBRARIES = {"evaluate": EVALUATE, "faces": FACES, "int8": INT8}
 """Package names by module, by the extra that brings them."""
 
 

@@ -9,7 +9,6 @@ import msgspec
 import torch
 from clip_deepfake.card import EncoderConfig, ModelSource
 from clip_deepfake.digests import file_digest
-from clip_deepfake.engines import DTYPES
 from clip_deepfake.preprocessing import Preprocessing
 
 from deepfake_tools.build_options import BuildOptions
@@ -89,7 +88,7 @@ def _with_untrained_head(options: BuildOptions, report: Report) -> Parts:
     encoder = find_encoder(options.model or DEFAULT_MODEL, options.revision, report)
     preset = options.preset or DEFAULT_PRESET
     preprocessing = resolve_preset(preset, encoder.config.image_size, encoder.snapshot.folder)
-    model, tower = read_encoder(encoder, DTYPES[options.precision])
+    model, tower = read_encoder(encoder, options.tower_dtype)
     feature = options.feature or "pooler_output"
     feature_size(tower.config, feature, model.name)
     head = untrained_head(tower.config, feature)
@@ -124,7 +123,7 @@ def _with_own_head(options: BuildOptions, path: Path, report: Report) -> Parts:
             f"{path.name} was trained on {_origin(trained.model)}, and the weights of "
             f"{_origin(model)} are others; give the encoder that it was trained on with --model"
         )
-    dtype = DTYPES[options.precision]
+    dtype = options.tower_dtype
     tower = replace(tower, tensors={name: t.to(dtype) for name, t in tower.tensors.items()})
     check_finite(tower.tensors, model.name)
     return Parts(served_name(model.name), model, tower, head, trained.preprocessing)
@@ -194,7 +193,7 @@ def _with_published_head(options: BuildOptions, checkpoint: Checkpoint, report: 
     encoder = find_encoder(options.model or family.encoder or "", options.revision, report)
     head, preprocessing = _overridden(options, checkpoint, encoder.config, encoder.snapshot.folder)
     _check_width(head, encoder.config, encoder.snapshot.name)
-    model, tower = read_encoder(encoder, DTYPES[options.precision])
+    model, tower = read_encoder(encoder, options.tower_dtype)
     _check_width(head, tower.config, model.name)
     return Parts(served_name(model.name), model, tower, head, preprocessing)
 
@@ -207,7 +206,7 @@ def _with_whole_checkpoint(options: BuildOptions, checkpoint: Checkpoint) -> Par
             f"{source.weights_file} is {checkpoint.family.title}, which holds the encoder that its "
             f"head was trained on; leave out {given}"
         )
-    tower = extract_tower(checkpoint, DTYPES[options.precision])
+    tower = extract_tower(checkpoint, options.tower_dtype)
     head, preprocessing = _overridden(options, checkpoint, tower.config, None)
     _check_width(head, tower.config, source.weights_file)
     name = served_name(source.name) if source.commit else _name_for_urls(source.name)

@@ -13,7 +13,7 @@ import torch
 from clip_deepfake.card import Card, HeadCard, Limits, SelfTest
 from clip_deepfake.detector import Detector
 from clip_deepfake.encoder import build_module
-from clip_deepfake.engines import TorchEngine
+from clip_deepfake.torch_engine import TorchEngine
 from clip_deepfake.verdicts import Verdict
 from deepfake_tools.features import BATCH
 from deepfake_tools.head_file import TrainedHead, read_head_file
@@ -205,7 +205,7 @@ def test_a_second_run_computes_only_what_is_new(
 
 PAUSED = """
 import signal, sys
-from clip_deepfake.engines import TorchEngine
+from clip_deepfake.torch_engine import TorchEngine
 
 features, passes = TorchEngine.features, 0
 

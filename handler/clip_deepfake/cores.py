@@ -1,0 +1,41 @@
+"""This machine in, the part of it that a process may use out."""
+
+import math
+import os
+import platform
+from pathlib import Path
+
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+CPU_FLAGS = Path("/proc/cpuinfo")
+
+DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}
+"""Linux's names of the instructions that sum int8 products in 32 bits."""
+
+
+def available_cores() -> int:
+    """Cores that this process may use: its affinity's, no more than its container's share."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS has no affinity
+        cores = os.cpu_count() or 1
+    return max(1, min(cores, _quota()))
+
+
+def _quota() -> int:
+    """Whole cores of the control group's quota (cgroup v2's ``cpu.max``); many without one."""
+    try:
+        limit, period = CPU_QUOTA.read_text().split()
+        return math.ceil(int(limit) / int(period))
+    except (OSError, ValueError):
+        # No such file, or "max".
+        return 1 << 16
+
+
+def has_int8_dot_product() -> bool:
+    """Whether the processor sums int8 products without overflow; True where it does not say."""
+    try:
+        text = CPU_FLAGS.read_text()
+    except OSError:
+        return platform.machine() != "x86_64"
+    lists = (line for line in text.splitlines() if line.startswith(("flags", "Features")))
+    return any(DOT_PRODUCTS.intersection(line.split()) for line in lists)

@@ -1,0 +1,158 @@
+"""Uint8 pixels in, float32 logits out, by OpenVINO on the CPU."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clip_deepfake.card import (
+    ENCODER_FILE,
+    GRAPH_FILE,
+    GRAPH_WEIGHTS_FILE,
+    HEAD_FILE,
+    Card,
+    HeadCard,
+    Quantization,
+)
+from clip_deepfake.cores import available_cores, has_int8_dot_product
+from clip_deepfake.engines import Features, Logits, Pixels
+from clip_deepfake.errors import LoadError
+from clip_deepfake.memory import release_pages
+from clip_deepfake.tensors import FloatArray, load_arrays
+
+# It reports every import to a server and writes into HOME, unless it cannot be imported.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+import openvino as ov  # noqa: E402
+
+from clip_deepfake.graph import encoder_graph  # noqa: E402
+
+SMALLEST_NORM = 1e-12
+"""As ``torch.nn.functional.normalize`` has it."""
+
+
+class LinearHead:
+    """The linear layer on the feature, in NumPy: two rows of a product need no engine."""
+
+    def __init__(self, card: HeadCard, tensors: Mapping[str, FloatArray], width: int) -> None:
+        """Checks the tensors.
+
+        Args:
+            card: says how the feature is read.
+            tensors: ``weight`` (outputs, width) and ``bias`` (outputs,).
+            width: of a feature.
+
+        Raises:
+            LoadError: when they are not these.
+        """
+        wanted = {"weight": (card.outputs, width), "bias": (card.outputs,)}
+        found = {name: tensor.shape for name, tensor in tensors.items()}
+        if wanted != found:
+            raise LoadError(f"the head's tensors are {found}, the card wants {wanted}")
+        self._l2_normalize = card.l2_normalize
+        self._weight, self._bias = tensors["weight"].T.copy(), tensors["bias"].copy()
+
+    def read(self, features: Features) -> Features:
+        """The features as the layer takes them, float32 (batch, width)."""
+        if not self._l2_normalize:
+            return features
+        norms = np.linalg.norm(features, axis=1, keepdims=True)
+        return features / np.maximum(norms, SMALLEST_NORM)
+
+    def __call__(self, features: Features) -> Logits:
+        """Maps what ``read`` returned to float32 (batch, outputs)."""
+        return features @ self._weight + self._bias
+
+
+class OpenVinoEngine:
+    """Runs an encoder's graph with OpenVINO's CPU plugin, one batch at a time on all threads."""
+
+    def __init__(
+        self, graph: ov.Model, head: LinearHead, precision: str, threads: int | None = None
+    ) -> None:
+        """Compiles the graph.
+
+        Args:
+            graph: uint8 (batch, side, side, 3) to float32 features (batch, width).
+            head: makes logits of features.
+            precision: of the computation, as answers tell it.
+            threads: to compute with; None takes every core that this process may use.
+        """
+        compiled = ov.Core().compile_model(graph, "CPU", _settings(threads))
+        self._request = compiled.create_infer_request()
+        self._head = head
+        self.exact = precision == "float32"
+        self.name = f"openvino cpu {precision}"
+
+    def __call__(self, pixels: Pixels) -> Logits:
+        """Maps uint8 (batch, side, side, 3) to float32 logits (batch, outputs)."""
+        return self._head(self.features(pixels))
+
+    def features(self, pixels: Pixels) -> Features:
+        """Maps uint8 (batch, side, side, 3) to what the head makes its logits of."""
+        (features,) = self._request.infer([pixels], share_inputs=True).values()
+        return self._head.read(features)
+
+
+def _settings(threads: int | None) -> dict[str, Any]:
+    settings = {
+        # One stream answers a single image in half the time of two, and a batch as fast.
+        "NUM_STREAMS": 1,
+        # The default rounds to bfloat16 where the processor can.
+        "INFERENCE_PRECISION_HINT": "f32",
+        # Two workers would both be bound to the first cores.
+        "ENABLE_CPU_PINNING": False,
+    }
+    cores = available_cores()
+    if threads is None and cores < (os.cpu_count() or 1):
+        # OpenVINO knows the processor, but not the share of it that this process has.
+        threads = cores
+    return settings if threads is None else settings | {"INFERENCE_NUM_THREADS": threads}
+
+
+def open_openvino_engine(card: Card, directory: Path, threads: int | None = None) -> OpenVinoEngine:
+    """Makes the engine of an unpacked archive.
+
+    Args:
+        card: says what the files hold.
+        directory: holds the head, and the encoder as safetensors or, quantised, as a graph.
+        threads: to compute with; None takes every core that this process may use.
+
+    Raises:
+        LoadError: when a file is missing or does not fit the card, or this processor would compute
+            the quantised graph wrongly.
+    """
+    width = card.encoder.feature_size(card.head.feature)
+    head = LinearHead(card.head, load_arrays(directory / HEAD_FILE), width)
+    if card.quantization is not None:
+        _refuse_saturation(card.quantization)
+        weights, precision = directory / GRAPH_WEIGHTS_FILE, "int8"
+        graph = _read_graph(directory / GRAPH_FILE)
+    else:
+        weights, precision = directory / ENCODER_FILE, "float32"
+        tensors = load_arrays(weights)
+        graph = encoder_graph(card.encoder, card.head.feature, card.preprocessing, tensors)
+    engine = OpenVinoEngine(graph, head, precision, threads)
+    # The first pass copies the weights into the order that it computes in.
+    engine(np.zeros((1, card.encoder.image_size, card.encoder.image_size, 3), np.uint8))
+    release_pages(weights)
+    return engine
+
+
+def _read_graph(path: Path) -> ov.Model:
+    try:
+        return ov.Core().read_model(path)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise LoadError(f"{path.name} is no graph that OpenVINO reads: {reason}") from error
+
+
+def _refuse_saturation(quantization: Quantization) -> None:
+    """Without such instructions, sums of int8 products overflow 16 bits and answers are wrong."""
+    if not quantization.overflow_fix and not has_int8_dot_product():
+        raise LoadError(
+            "this processor has no int8 dot product (VNNI), and the archive's graph needs one: "
+            "build it with --overflow-fix, or with --precision float32"
+        )

@@ -1,0 +1,74 @@
+"""Uint8 pixels in, float32 logits out, by PyTorch on CUDA, MPS or the CPU."""
+
+from pathlib import Path
+
+import torch
+
+from clip_deepfake.card import ENCODER_FILE, HEAD_FILE, Card
+from clip_deepfake.encoder import DetectorModule, build_module
+from clip_deepfake.engines import Features, Logits, Pixels
+from clip_deepfake.tensors import load_tensors
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""By the names that a card's ``precision`` has for them."""
+
+
+class TorchEngine:
+    """Runs the module with PyTorch.
+
+    A CPU computes in float32 whatever the weights' precision: half precision is slower there, and
+    the answers are those of the same weights without rounding in between.
+    """
+
+    def __init__(self, module: DetectorModule, device: torch.device) -> None:
+        """Moves the module to the device.
+
+        Args:
+            module: in the dtype of its weights.
+            device: ``cuda``, ``mps`` or ``cpu``.
+        """
+        if device.type == "cpu":
+            module = module.float()
+        self._module = module.to(device)
+        self._device = device
+        dtype = next(self._module.encoder.parameters()).dtype
+        self.exact = dtype == torch.float32
+        self.name = f"torch {device.type} {str(dtype).removeprefix('torch.')}"
+
+    def __call__(self, pixels: Pixels) -> Logits:
+        """Maps uint8 (batch, side, side, 3) to float32 logits (batch, outputs)."""
+        with torch.inference_mode():
+            logits = self._module(torch.from_numpy(pixels).to(self._device))
+        return logits.cpu().numpy()
+
+    def features(self, pixels: Pixels) -> Features:
+        """Maps uint8 (batch, side, side, 3) to what the head makes its logits of."""
+        with torch.inference_mode():
+            features = self._module.feature(torch.from_numpy(pixels).to(self._device))
+        return features.cpu().numpy()
+
+
+def worker_device(gpu_id: int | None) -> torch.device:
+    """Chooses where a worker computes.
+
+    Args:
+        gpu_id: the CUDA device that the server assigned, or None when it assigned none.
+
+    Returns:
+        That CUDA device, else Apple's MPS where it is available, else the CPU.
+    """
+    if gpu_id is not None and torch.cuda.is_available():
+        return torch.device("cuda", gpu_id)
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def open_torch_engine(card: Card, directory: Path, device: torch.device) -> TorchEngine:
+    """Makes the engine of an unpacked archive that holds the encoder in safetensors.
+
+    Raises:
+        LoadError: when a file is missing, or does not fit the card.
+    """
+    encoder, head = (load_tensors(directory / name) for name in (ENCODER_FILE, HEAD_FILE))
+    return TorchEngine(build_module(card, encoder, head), device)
