@@ -4,6 +4,8 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -65,11 +67,18 @@ def examples() -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def landmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small landmark predictor of 81 points, trained on the spot."""
+def predictors(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Small landmark predictors of so many points, each trained on the spot, once."""
     from tests.portraits import train_predictor
 
-    return train_predictor(tmp_path_factory.mktemp("landmarks") / "trained_81.dat", 81)
+    folder = tmp_path_factory.mktemp("landmarks")
+    return cache(lambda points: train_predictor(folder / f"trained_{points}.dat", points))
+
+
+@pytest.fixture(scope="session")
+def landmarks(predictors: Callable[[int], Path]) -> Path:
+    """The one of 81 points."""
+    return predictors(81)
 
 
 @pytest.fixture(params=["trained", "given"])

@@ -72,16 +72,15 @@ def train_predictor(path: Path, points: int) -> Path:
     options = dlib.shape_predictor_training_options()
     options.cascade_depth, options.num_trees_per_cascade_level, options.tree_depth = 6, 40, 3
     options.oversampling_amount, options.feature_pool_size, options.nu = 10, 200, 0.2
-    images, shapes = [], []
-    for image, shape in _examples(points):
-        images.append(image)
-        shapes.append([shape])
-    dlib.train_shape_predictor(images, shapes, options).save(str(path))
+    images, boxes, fives = zip(*_examples(), strict=True)
+    shapes = [[_shape(box, five, points)] for box, five in zip(boxes, fives, strict=True)]
+    dlib.train_shape_predictor(list(images), shapes, options).save(str(path))
     return path
 
 
-def _examples(points: int) -> list[tuple[RGB, "dlib.full_object_detection"]]:
-    """Faces turned by a few degrees and shifted, their points with them, in the detector's box."""
+@cache
+def _examples() -> list[tuple[RGB, "dlib.rectangle", npt.NDArray[np.float64]]]:
+    """Faces turned by a few degrees and shifted, the detector's box, and their five points."""
     rng = np.random.default_rng(0)
     detect = dlib.get_frontal_face_detector()
     astronaut = skimage.data.astronaut()[:300, 80:380]
@@ -105,7 +104,7 @@ def _examples(points: int) -> list[tuple[RGB, "dlib.full_object_detection"]]:
         if boxes:
             moved = np.array(five) @ turn[:, :2].T + turn[:, 2]
             box = max(boxes, key=lambda found: found.area())
-            examples.append((turned, _shape(box, moved, points)))
+            examples.append((turned, box, moved))
     return examples
 
 

@@ -34,7 +34,9 @@ def reference_matrix(points: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]
     return SimilarityTransform.from_estimate(points, target.astype(np.float32)).params[:2]
 
 
-def reference_crop(image: npt.NDArray[np.uint8], predictor: str) -> npt.NDArray[np.uint8] | None:
-    """The largest face, aligned, uint8 (224, 224, 3); None without a face."""
-    points = reference_points(image, predictor)
+def reference_crop(
+    image: npt.NDArray[np.uint8], predictor: str, rectangle: "dlib.rectangle | None" = None
+) -> npt.NDArray[np.uint8] | None:
+    """That face, aligned, uint8 (224, 224, 3); None without a face."""
+    points = reference_points(image, predictor, rectangle)
     return None if points is None else cv2.warpAffine(image, reference_matrix(points), (SIZE, SIZE))

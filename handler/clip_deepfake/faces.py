@@ -24,7 +24,7 @@ LANDMARKS = (37, 44, 30, 49, 55)
 PointCount = Literal[68, 81]
 
 SCAN_PIXELS = 2_500_000
-"""The default bound: of 12-megapixel photographs, 9 of 10 crops are equal to the exact ones."""
+"""The default bound: of 39 photographs of 12 megapixels, 38 crops are equal to the exact ones."""
 
 
 class FaceAlignment(Struct, frozen=True, forbid_unknown_fields=True):

@@ -3,12 +3,14 @@
 dlib (http://dlib.net/face_detector.py.html) doubles the image, makes copies of it, each 5/6 of the
 one before, and looks in each for faces of one size. Nearly all the time goes into the largest
 copies, which hold the smallest faces. Bounded, the search begins at the largest copy that the bound
-allows. That copy is made in one step, and on it the same places light up as in the whole series.
+allows. That copy is made in one step but for the last few, which are dlib's own: they decide how
+sharp it is, and so which of several boxes around a face is the most certain one.
 """
 
 import copy
 import math
 import threading
+from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -29,6 +31,9 @@ RATIO = 6 / 5
 """Of a copy's width and height to those of the next."""
 
 UPSAMPLINGS = 1
+
+OWN_STEPS = 4
+"""Of 39 photographs of 12 megapixels, the box of 3 is another without any, of 1 with these."""
 
 
 class Box(NamedTuple):
@@ -73,7 +78,8 @@ class FrontalDetector:
             LoadError: when dlib is not installed.
         """
         self._scan_pixels = scan_pixels
-        self._detector = import_dlib().get_frontal_face_detector()
+        self._smaller = import_dlib().pyramid_down(6)
+        self._detector = _dlibs_detector()
         self._own = threading.local()
 
     def find(self, image: RGB) -> list[Box]:
@@ -85,12 +91,21 @@ class FrontalDetector:
         level = self._level(image)
         if level == 0:
             return [_box(found) for found in self._thread_detector()(image, UPSAMPLINGS)]
-        size = _copy_size(image, level)
+        copied = self._copy(image, level)
+        return [_in_image(_box(found), level) for found in self._thread_detector()(copied, 0)]
+
+    def _copy(self, image: RGB, level: int) -> RGB:
+        """One copy of the series, as sharp as dlib's where it can hold a face."""
+        # dlib's own step writes beyond the end of an image of one row.
+        steps = min(level, OWN_STEPS) if min(_copy_size(image, level)) >= SIDE else 0
+        size = _copy_size(image, level - steps)
         grows = size[0] > image.shape[1]
-        scaled = cv2.resize(
+        copied: RGB = cv2.resize(
             image, size, interpolation=cv2.INTER_LINEAR if grows else cv2.INTER_AREA
-        )
-        return [_in_image(_box(found), level) for found in self._thread_detector()(scaled, 0)]
+        ).astype(np.uint8, copy=False)
+        for _ in range(steps):
+            copied = self._smaller(copied)
+        return copied
 
     def _level(self, image: RGB) -> int:
         """The first copy of the series that is within the bound."""
@@ -104,6 +119,12 @@ class FrontalDetector:
         if not hasattr(self._own, "detector"):
             self._own.detector = copy.deepcopy(self._detector)
         return self._own.detector
+
+
+@cache
+def _dlibs_detector() -> Any:
+    """To be copied; a process makes it once."""
+    return import_dlib().get_frontal_face_detector()
 
 
 def _copy_size(image: RGB, level: int) -> tuple[int, int]:

@@ -2,10 +2,12 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import build_mar
@@ -23,7 +25,7 @@ from clip_deepfake.protocol import Request, form_answer
 from clip_deepfake.verdicts import Verdict
 from deepfake_tools.head_file import TrainedHead, write_head_file
 
-from tests.portraits import encode, photograph, train_predictor
+from tests.portraits import encode, photograph
 from tests.reference_alignment import reference_crop
 
 Result = subprocess.CompletedProcess[str]
@@ -47,17 +49,19 @@ def run(
     return call
 
 
-@pytest.fixture
-def build(run: Callable[..., Result], tmp_path: Path) -> Build:
-    """Builds, and returns the unpacked archive."""
+@pytest.fixture(scope="module")
+def build(small_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Builds, once with the same options, and returns the unpacked archive."""
 
+    @cache
     def call(*options: str | Path) -> Path:
-        result = run(*options)
-        assert result.returncode == 0, result.stderr
-        archive = Path(result.stdout.split()[1])
+        folder = tmp_path_factory.mktemp("built")
+        arguments = ["--model", small_clip, "--export-path", folder, *options]
+        assert build_mar.main([str(argument) for argument in arguments]) == 0
+        (archive,) = folder.glob("*.mar")
         with zipfile.ZipFile(archive) as opened:
-            opened.extractall(tmp_path / archive.stem)
-        return tmp_path / archive.stem
+            opened.extractall(folder / "unpacked")
+        return folder / "unpacked"
 
     return call
 
@@ -198,9 +202,11 @@ def test_a_photograph_on_its_side_is_aligned_as_it_stands_upright(
 
 
 def test_the_card_tells_of_the_predictor_and_the_worker_checks_it(
-    build: Build, landmarks: Path
+    build: Build, landmarks: Path, tmp_path: Path
 ) -> None:
-    folder = build("--landmark-model", landmarks, "--faces", "all", "--on-no-face", "error")
+    options = ("--faces", "all", "--on-no-face", "error")
+    folder = tmp_path / "copy"
+    shutil.copytree(build("--landmark-model", landmarks, *options), folder)
     card = load_detector(folder).card
     digest = file_digest(landmarks)
     assert card.faces == FaceAlignment(landmarks.name, digest, 81, "all", "error")
@@ -245,16 +251,16 @@ def test_a_builder_without_dlib_says_what_to_install(
 
 
 def test_what_is_no_predictor_is_refused_before_anything_is_fetched(
-    run: Callable[..., Result], tmp_path: Path
+    run: Callable[..., Result], tmp_path: Path, predictors: Callable[[int], Path]
 ) -> None:
-    (tmp_path / "letter.dat").write_text("Dear reader,")
-    train_predictor(tmp_path / "five.dat", 5)
-    for name, reason in (
-        ("letter.dat", "letter.dat is not a dlib shape predictor"),
-        ("five.dat", "five.dat places 5 points on a face; alignment needs a predictor of 68 or 81"),
-        ("none.dat", "none.dat cannot be read: No such file or directory"),
+    letter = tmp_path / "letter.dat"
+    letter.write_text("Dear reader,")
+    for path, reason in (
+        (letter, "letter.dat is not a dlib shape predictor"),
+        (predictors(5), "places 5 points on a face; alignment needs a predictor of 68 or 81"),
+        (tmp_path / "none.dat", "none.dat cannot be read: No such file or directory"),
     ):
-        result = run("--landmark-model", tmp_path / name)
+        result = run("--landmark-model", path)
         assert result.returncode == 1
         (line,) = result.stderr.splitlines()
         assert line.startswith("build_mar.py: ")
@@ -321,9 +327,9 @@ def history(card: Card) -> TrainingHistory:
 def test_a_head_trained_on_faces_is_packed_with_its_own_predictor_only(
     head_file: Callable[[FaceAlignment | None], Path],
     run: Callable[..., Result],
-    landmarks: Path,
-    tmp_path: Path,
+    predictors: Callable[[int], Path],
 ) -> None:
+    landmarks = predictors(81)
     faces = FaceAlignment(landmarks.name, file_digest(landmarks), 81)
     on_faces = head_file(faces)
     missing = run("--weights", on_faces)
@@ -331,9 +337,9 @@ def test_a_head_trained_on_faces_is_packed_with_its_own_predictor_only(
     assert f"faces aligned by {landmarks.name}; give that file with --landmark-model" in (
         missing.stderr
     )
-    other = run("--weights", on_faces, "--landmark-model", train_predictor(tmp_path / "o.dat", 68))
+    other = run("--weights", on_faces, "--landmark-model", predictors(68))
     assert other.returncode == 1
-    assert "o.dat is another file" in other.stderr
+    assert f"{predictors(68).name} is another file" in other.stderr
     built = run("--weights", on_faces, "--landmark-model", landmarks)
     assert built.returncode == 0, built.stderr
 

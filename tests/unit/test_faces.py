@@ -16,8 +16,8 @@ from clip_deepfake.digests import file_digest
 from clip_deepfake.errors import LoadError
 from clip_deepfake.faces import Aligner, FaceAlignment, load_predictor
 
-from tests.portraits import RGB, photograph, train_predictor
-from tests.reference_alignment import reference_crop, reference_matrix, reference_points
+from tests.portraits import RGB, photograph
+from tests.reference_alignment import DETECT, reference_crop, reference_matrix, reference_points
 
 
 def alignment(predictor: Path, **changes: object) -> FaceAlignment:
@@ -38,33 +38,36 @@ def portrait(number: int, side: int = 300) -> RGB:
 
 
 @pytest.fixture(scope="module")
-def photographs(examples: list[Path]) -> list[RGB]:
-    """The portrait in examples/, five other people, and two of these larger than the bound."""
+def photographs(examples: list[Path]) -> list[tuple[RGB, "dlib.rectangle"]]:
+    """The portrait in examples/ and six others, three of these larger than the bound.
+
+    With each the largest face's box in it, found by dlib alone.
+    """
     (astronaut,) = [path for path in examples if path.stem == "astronaut"]
     example = cv2.cvtColor(cv2.imread(str(astronaut)), cv2.COLOR_BGR2RGB)
     turned = cv2.rotate(portrait(8), cv2.ROTATE_180)[::-1].copy()
     people = [portrait(number, side) for number, side in ((0, 160), (7, 250), (21, 300), (42, 420))]
-    large = [photograph(1100, 1500, [(number, 350, 200, 700)]) for number in (3, 60)]
-    return [example, turned, *people, *large]
+    large = photograph(800, 1200, [(60, 350, 80, 640)])
+    images = [example, turned, *people, large]
+    return [(image, max(DETECT(image, 1), key=lambda box: box.area())) for image in images]
 
 
 def test_in_exact_mode_every_pixel_is_the_independent_scripts(
-    photographs: list[RGB], any_landmarks: Path
+    photographs: list[tuple[RGB, "dlib.rectangle"]], any_landmarks: Path
 ) -> None:
     aligner = Aligner(any_landmarks, alignment(any_landmarks, scan_pixels=None))
-    for image in photographs:
-        expected = reference_crop(image, str(any_landmarks))
-        assert expected is not None, "the photograph shows a face"
+    for image, box in photographs:
+        expected = reference_crop(image, str(any_landmarks), box)
         (face,) = aligner.find(image).judged
         assert np.array_equal(face.crop, expected)
 
 
 def test_by_default_the_landmarks_are_the_same_within_a_pixel_of_the_crop(
-    photographs: list[RGB], any_landmarks: Path
+    photographs: list[tuple[RGB, "dlib.rectangle"]], any_landmarks: Path
 ) -> None:
     aligner = Aligner(any_landmarks, alignment(any_landmarks))
-    for image in photographs:
-        expected = reference_points(image, str(any_landmarks))
+    for image, box in photographs:
+        expected = reference_points(image, str(any_landmarks), box)
         assert expected is not None
         (face,) = aligner.find(image).judged
         to_crop = reference_matrix(expected)[:, :2]
@@ -74,7 +77,7 @@ def test_by_default_the_landmarks_are_the_same_within_a_pixel_of_the_crop(
 def test_a_face_says_where_it_is(aligner: Callable[..., Aligner], landmarks: Path) -> None:
     image = skimage.data.astronaut()
     faces = aligner(scan_pixels=None).find(image)
-    found = dlib.get_frontal_face_detector()(image, 1)
+    found = DETECT(image, 1)
     largest = max(found, key=lambda box: box.area())
     (face,) = faces.judged
     assert faces.count == len(found)
@@ -150,14 +153,14 @@ def test_a_view_of_an_image_is_read_as_it_looks(aligner: Callable[..., Aligner])
 
 
 @pytest.mark.parametrize("points", [68, 81])
-def test_both_kinds_of_predictor_are_taken(tmp_path: Path, points: int) -> None:
-    path = train_predictor(tmp_path / "predictor.dat", points)
+def test_both_kinds_of_predictor_are_taken(predictors: Callable[[int], Path], points: int) -> None:
+    path = predictors(points)
     assert load_predictor(path)[1] == points
     with pytest.raises(LoadError, match=f"places {points} points, not {149 - points}"):
         Aligner(path, alignment(path, points=149 - points))
 
 
-def unusable(folder: Path, good: Path) -> dict[str, tuple[Path, str]]:
+def unusable(folder: Path, good: Path, five: Path) -> dict[str, tuple[Path, str]]:
     """Files that are no predictor, each with what the refusal says."""
     contents = {
         "text": b"not a model at all, but a sentence\n" * 50,
@@ -171,19 +174,18 @@ def unusable(folder: Path, good: Path) -> dict[str, tuple[Path, str]]:
         (folder / name).write_bytes(content)
     dlib.get_frontal_face_detector().save(str(folder / "detector"))
     dlib.shape_predictor().save(str(folder / "untrained"))
-    train_predictor(folder / "five", 5)
     no_predictor = "is not a dlib shape predictor, or is damaged"
     return {
         **{name: (folder / name, no_predictor) for name in (*contents, "detector")},
         "untrained": (folder / "untrained", "places 0 points on a face"),
-        "five": (folder / "five", "places 5 points on a face; alignment needs .* 68 or 81"),
+        "five": (five, "places 5 points on a face; alignment needs .* 68 or 81"),
         "missing": (folder / "missing", "missing cannot be read: No such file"),
         "folder": (folder, "cannot be read: Is a directory"),
     }
 
 
-def test_what_is_no_predictor_is_refused(tmp_path: Path, landmarks: Path) -> None:
-    for path, reason in unusable(tmp_path, landmarks).values():
+def test_what_is_no_predictor_is_refused(tmp_path: Path, predictors: Callable[[int], Path]) -> None:
+    for path, reason in unusable(tmp_path, predictors(81), predictors(5)).values():
         with pytest.raises(LoadError, match=reason) as refusal:
             load_predictor(path)
         assert "\n" not in str(refusal.value)
