@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import clip_deepfake
+from clip_deepfake.cores import available_cores
 from clip_deepfake.detector import load_detector
 from clip_deepfake.errors import DetectorError, LoadError
 from clip_deepfake.protocol import Answer, Request, form_answer, parse_request
@@ -35,7 +36,8 @@ class DeepfakeHandler:
         version = context.manifest["model"]["modelVersion"]
         try:
             _refuse_foreign_package(directory)
-            self.detector = load_detector(directory, context.system_properties.get("gpu_id"))
+            gpu_id = context.system_properties.get("gpu_id")
+            self.detector = load_detector(directory, gpu_id, _threads(context))
         except Exception as error:
             reason = str(error) if isinstance(error, LoadError) else repr(error)
             line = " ".join(reason.split())
@@ -96,6 +98,12 @@ class DeepfakeHandler:
 
     def _describe(self) -> Answer:
         return Answer(200, json.dumps({"pid": os.getpid(), "detector": self.identity}))
+
+
+def _threads(context: Any) -> int | None:
+    """This worker's share of the processor; None where it has no sibling."""
+    workers = int((context.model_yaml_config or {}).get("maxWorkers", 1))
+    return None if workers == 1 else max(1, available_cores() // workers)
 
 
 def _refuse_foreign_package(directory: Path) -> None:

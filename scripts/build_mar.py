@@ -189,7 +189,11 @@ def _add_serving(parser: argparse.ArgumentParser) -> None:
         ("--max-pixels", Limits().max_pixels, "largest width x height of an image"),
     ):
         serving.add_argument(
-            option, type=_positive, default=value, metavar="N", help=f"{meaning} (default: {value})"
+            option,
+            type=_positive,
+            default=value,
+            metavar="N",
+            help=f"{meaning} (default: {value or 'estimated'})",
         )
 
 

@@ -232,7 +232,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     max_pixels: Annotated[int, Meta(gt=0)] = 50_000_000
-    max_images: Annotated[int, Meta(gt=0)] = 256
+    max_images: Annotated[int, Meta(gt=0)] = 32
 
 
 class Card(Struct, frozen=True, forbid_unknown_fields=True):

@@ -28,14 +28,15 @@ class ServingOptions:
         batch_size: requests that a worker takes at once.
         batch_delay_ms: how long a worker waits for a batch to fill. Requests that wait in this
             window are lost when the worker dies, and under load the queue fills a batch anyway.
-        response_timeout_s: after this a worker that does not answer is replaced.
+        response_timeout_s: after this a worker that does not answer is replaced; None lets the
+            builder estimate it.
         startup_timeout_s: after this a worker that does not come up is given up.
     """
 
     workers: int = 1
     batch_size: int = 8
     batch_delay_ms: int = 1
-    response_timeout_s: int = 60
+    response_timeout_s: int | None = None
     startup_timeout_s: int = 120
 
     def to_yaml(self) -> str:

@@ -3,7 +3,7 @@
 import importlib.metadata
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -28,13 +28,14 @@ from clip_deepfake.torch_engine import DTYPES, TorchEngine
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from deepfake_tools.archive import write_archive
+from deepfake_tools.archive import ServingOptions, write_archive
 from deepfake_tools.build_options import BuildOptions
 from deepfake_tools.hub import BuildError
 from deepfake_tools.inspection import ArchiveError, ArchiveName
 from deepfake_tools.quantization import QuantizationOptions, Quantized, quantize
 from deepfake_tools.sources import Parts, gather
 from deepfake_tools.store import archive_name, next_version
+from deepfake_tools.time_limits import response_timeout_s
 
 LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "safetensors", "torch")
 INT8_LIBRARIES = ("nncf", "openvino")
@@ -181,11 +182,17 @@ def _pack(card: Card, parts: Parts, options: BuildOptions, quantized: Quantized 
         digests = {name: file_digest(path) for name, path in weights.items()}
         card = msgspec.structs.replace(card, files=digests)
         partial = Path(scratch, target.name)
-        write_archive(partial, card, weights, options.serving)
+        write_archive(partial, card, weights, _serving(card, options.serving))
         sha256 = file_digest(partial)
         _refuse_other_content(target, sha256, options.force)
         partial.replace(target)
     return Built(target, sha256, card)
+
+
+def _serving(card: Card, wanted: ServingOptions) -> ServingOptions:
+    if wanted.response_timeout_s is not None:
+        return wanted
+    return replace(wanted, response_timeout_s=response_timeout_s(card, wanted.batch_size))
 
 
 def _write_encoder(parts: Parts, quantized: Quantized | None, folder: Path) -> dict[str, Path]:

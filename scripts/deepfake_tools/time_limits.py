@@ -1,0 +1,53 @@
+"""A card and TorchServe's settings in, the seconds after which a worker counts as hung out.
+
+Estimated from the work, not timed: the archive is built on one machine and serves on another, and
+the same inputs must give the same archive.
+"""
+
+import math
+
+from clip_deepfake.card import Card, EncoderConfig
+
+SLOW_MACHINE = 100e9
+"""Floating-point operations a second: half of what two AMD EPYC cores were measured to do."""
+
+INT8_GAIN = 3
+"""How much sooner the same two cores are done with int8."""
+
+FACE_SECONDS = {"bounded": 0.3, "exact": 4.0}
+"""To find the faces of a photograph of 12 megapixels, on one of these cores."""
+
+FULL_BATCHES = 10
+"""A worker that takes so many times as long as a slow machine would is taken for hung."""
+
+SHORTEST_S = 10
+
+
+def response_timeout_s(card: Card, batch_size: int) -> int:
+    """Estimates how long a worker that is not hung may take.
+
+    Args:
+        card: of the detector.
+        batch_size: requests that a worker takes at once.
+
+    Returns:
+        Ten times the time of a batch of single images, at least 10 s, and no less than a batch of
+        requests with as many images as the card allows.
+    """
+    seconds = operations(card.encoder) / SLOW_MACHINE
+    if card.precision == "int8":
+        seconds /= INT8_GAIN
+    if card.faces is not None:
+        seconds += FACE_SECONDS["exact" if card.faces.scan_pixels is None else "bounded"]
+    batches = max(FULL_BATCHES, card.limits.max_images)
+    return max(SHORTEST_S, math.ceil(batches * batch_size * seconds))
+
+
+def operations(encoder: EncoderConfig) -> int:
+    """Floating-point operations of one image: two for each product of the matrix products."""
+    tokens = 1 + encoder.patches_per_side**2
+    hidden, inner = encoder.hidden_size, encoder.intermediate_size
+    patches = tokens * hidden * 3 * encoder.patch_size**2
+    linear = tokens * (4 * hidden**2 + 2 * hidden * inner)
+    attention = 2 * tokens**2 * hidden
+    return 2 * (patches + encoder.num_hidden_layers * (linear + attention))
