@@ -3,33 +3,45 @@
 from importlib.util import find_spec
 
 LIBRARIES = {
-    "cv2": "opencv-python-headless",
-    "matplotlib": "matplotlib",
-    "numpy": "numpy",
-    "PIL": "pillow",
-    "sklearn": "scikit-learn",
+    "evaluate": {
+        "cv2": "opencv-python-headless",
+        "matplotlib": "matplotlib",
+        "numpy": "numpy",
+        "PIL": "pillow",
+        "sklearn": "scikit-learn",
+    },
+    "benchmark": {
+        "litserve": "litserve",
+        "matplotlib": "matplotlib",
+        "psutil": "psutil",
+        "torch": "torch",
+        "transformers": "transformers",
+        "ts": "torchserve",
+    },
 }
-"""Package names by the modules of the extra `evaluate`."""
+"""Package names by the modules of each extra."""
 
 
 class MissingExtraError(Exception):
     """An option was used whose libraries are not installed; the message says what to type."""
 
 
-def require_extra(purpose: str, *modules: str) -> None:
+def require_extra(purpose: str, *modules: str, extra: str = "evaluate") -> None:
     """Makes sure that libraries are installed, without importing them.
 
     Called before a long run, so that the run does not end in a missing library.
 
     Args:
         purpose: What needs them, as the message's subject: "--report".
-        modules: Some of `LIBRARIES`; all of them when none is named.
+        modules: Some of the extra's `LIBRARIES`; all of them when none is named.
+        extra: The extra.
 
     Raises:
         MissingExtraError: One of them is not installed.
     """
-    missing = [LIBRARIES[name] for name in modules or LIBRARIES if find_spec(name) is None]
+    names = LIBRARIES[extra]
+    missing = [names[module] for module in modules or names if find_spec(module) is None]
     if missing:
         raise MissingExtraError(
-            f"{purpose} needs {' and '.join(missing)}: pip install 'clip-deepfake[evaluate]'"
+            f"{purpose} needs {' and '.join(missing)}: pip install 'clip-deepfake[{extra}]'"
         )
