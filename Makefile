@@ -2,13 +2,16 @@
 #   PYTHON    the Python, 3.11 or newer, that .venv is made with
 #   PIP_ARGS  further arguments for pip install; pip's own PIP_* variables work too
 #   MODEL, IMAGE   what `make demo` asks, and about which photograph
+#   ARGS      further options of scripts/benchmark.py
 
 PYTHON ?= python3
 PIP_ARGS ?=
+ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 SERVING := $(VENV)/.serving-installed
 DEVELOPMENT := $(VENV)/.development-installed
+BENCHMARK := $(VENV)/.benchmark-installed
 
 # An archive brings its own code to a worker, and the shell's PYTHONPATH would come before it.
 unexport PYTHONPATH
@@ -16,10 +19,10 @@ unexport PYTHONPATH
 WITH_JAVA = PATH="$(CURDIR)/$(BIN):$$PATH"; [ ! -e $(BIN)/java ] || unset JAVA_HOME;
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint clean
+.PHONY: help demo serve benchmark test lint clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(SERVING)  ## Train, build, serve and ask a detector, on examples/ [MODEL=hub/name] [IMAGE=file]
 	@$(WITH_JAVA) $(BIN)/python scripts/demo.py \
@@ -31,6 +34,10 @@ serve: $(SERVING)  ## Serve the archives in model_store/ in the foreground; Ctrl
 	@$(WITH_JAVA) config=$$($(BIN)/python scripts/manage.py config) || exit; \
 	trap 'torchserve --stop --foreground' INT TERM; \
 	torchserve --start --foreground --ts-config "$$config" & wait $$! || wait $$!
+
+benchmark: $(BENCHMARK)  ## Measure, beside LitServe and plain scripts [ARGS="--archive FILE.mar"]
+	@$(WITH_JAVA) $(BIN)/python scripts/benchmark.py \
+	    --versus --json benchmark.json --plot benchmark.png $(ARGS)
 
 test: $(DEVELOPMENT)  ## Run all tests
 	@$(WITH_JAVA) $(BIN)/python -m pytest
@@ -57,4 +64,8 @@ $(SERVING): pyproject.toml constraints.txt scripts/find_java.py
 
 $(DEVELOPMENT): $(SERVING)
 	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e '.[train,faces,test,lint]'
+	@touch $@
+
+$(BENCHMARK): $(SERVING)
+	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e '.[train,benchmark]'
 	@touch $@

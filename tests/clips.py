@@ -5,50 +5,37 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from deepfake_tools.standin import clip_config, random_weights, write_settings
+from deepfake_tools.standin import (
+    VISION_SHAPES,
+    VisionShape,
+    clip_config,
+    random_weights,
+    tower_shape,
+    write_settings,
+)
 from safetensors.torch import save_file
 
 SAFETENSORS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
 
 
-def _shape(hidden_size: int, layers: int, heads: int, **more: int) -> dict[str, int]:
-    return {
-        "hidden_size": hidden_size,
-        "intermediate_size": 4 * hidden_size,
-        "num_attention_heads": heads,
-        "num_hidden_layers": layers,
-        **more,
-    }
+def _config(vision: VisionShape) -> dict[str, Any]:
+    # Its text tower is as wide as its projection, in every one of them.
+    width = vision.projection
+    text = tower_shape(width, layers=12, heads=width // 64, vocab_size=49408)
+    return clip_config(vision.tower, text, vision.projection)
 
 
-def _config(vision: dict[str, int], text_hidden: int, projection: int) -> dict[str, Any]:
-    text = _shape(text_hidden, 12, text_hidden // 64, vocab_size=49408)
-    return clip_config(vision, text, projection)
-
-
-BASE = {"hidden_size": 768, "layers": 12, "heads": 12}
-LARGE = {"hidden_size": 1024, "layers": 24, "heads": 16}
-
-# The shapes of the four checkpoints, as their config.json on the Hub has them.
 CONFIGS: dict[str, dict[str, Any]] = {
-    "openai/clip-vit-base-patch32": _config(
-        _shape(**BASE, image_size=224, patch_size=32), text_hidden=512, projection=512
-    ),
-    "openai/clip-vit-base-patch16": _config(
-        _shape(**BASE, image_size=224, patch_size=16), text_hidden=512, projection=512
-    ),
-    "openai/clip-vit-large-patch14": _config(
-        _shape(**LARGE, image_size=224, patch_size=14), text_hidden=768, projection=768
-    ),
-    "openai/clip-vit-large-patch14-336": _config(
-        _shape(**LARGE, image_size=336, patch_size=14), text_hidden=768, projection=768
-    ),
+    name: _config(vision) for name, vision in VISION_SHAPES.items()
 }
+"""The four checkpoints' `config.json`."""
 
 # Every tensor of the big ones, in half a megabyte; hidden, projection and text sizes all differ.
 SMALL = clip_config(
-    _shape(64, 2, 4, image_size=32, patch_size=8), _shape(48, 1, 3, vocab_size=99), projection=40
+    tower_shape(64, 2, 4, image_size=32, patch_size=8),
+    tower_shape(48, 1, 3, vocab_size=99),
+    projection=40,
 )
 
 

@@ -17,7 +17,15 @@ FACES = {
     "PIL": "pillow",
 }
 INT8 = {"nncf": "nncf", "openvino": "openvino", "sklearn": "scikit-learn"}
-LIBRARIES = {"evaluate": EVALUATE, "faces": FACES, "int8": INT8}
+BENCHMARK = {
+    "litserve": "litserve",
+    "matplotlib": "matplotlib",
+    "psutil": "psutil",
+    "torch": "torch",
+    "transformers": "transformers",
+    "ts": "torchserve",
+}
+LIBRARIES = {"benchmark": BENCHMARK, "evaluate": EVALUATE, "faces": FACES, "int8": INT8}
 """Package names by module, by the extra that brings them."""
 
 

@@ -3,13 +3,48 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from clip_deepfake.preprocessing import CLIP_MEAN, CLIP_STD
 from safetensors.torch import save_file
 
 _Tensor = tuple[str, tuple[int, ...], float, float]  # name, shape, mean, standard deviation
+
+
+class VisionShape(NamedTuple):
+    """A vision tower's settings as in `config.json`, and the size of its projection."""
+
+    tower: dict[str, int]
+    projection: int
+
+
+def tower_shape(hidden_size: int, layers: int, heads: int, **more: int) -> dict[str, int]:
+    """Return a tower's settings in the proportions that all of openai's have."""
+    return {
+        "hidden_size": hidden_size,
+        "intermediate_size": 4 * hidden_size,
+        "num_attention_heads": heads,
+        "num_hidden_layers": layers,
+        **more,
+    }
+
+
+def _base(**more: int) -> VisionShape:
+    return VisionShape(tower_shape(768, layers=12, heads=12, **more), projection=512)
+
+
+def _large(**more: int) -> VisionShape:
+    return VisionShape(tower_shape(1024, layers=24, heads=16, **more), projection=768)
+
+
+VISION_SHAPES = {
+    "openai/clip-vit-base-patch32": _base(image_size=224, patch_size=32),
+    "openai/clip-vit-base-patch16": _base(image_size=224, patch_size=16),
+    "openai/clip-vit-large-patch14": _large(image_size=224, patch_size=14),
+    "openai/clip-vit-large-patch14-336": _large(image_size=336, patch_size=14),
+}
+"""The four checkpoints' vision towers, as their `config.json` on the Hub has them."""
 
 
 def clip_config(vision: dict[str, int], text: dict[str, int], projection: int) -> dict[str, Any]:

@@ -338,7 +338,9 @@ def test_without_the_extra_counts_remain_and_a_sentence_says_what_to_install(
 ):
     monkeypatch.setitem(sys.modules, module, None)
     metrics = of([0, 1, 1], [0.1, 0.9, 0.3])
-    assert metrics.why == (f"AUC needs {LIBRARIES[module]}: pip install 'clip-deepfake[evaluate]'.")
+    assert metrics.why == (
+        f"AUC needs {LIBRARIES['evaluate'][module]}: pip install 'clip-deepfake[evaluate]'."
+    )
     assert metrics.auc is None
     assert (metrics.images, metrics.real, metrics.fake) == (3, 1, 2)
     assert metrics.accuracy == pytest.approx(2 / 3)

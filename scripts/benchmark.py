@@ -1,0 +1,188 @@
+#!/usr/bin/env python3
+"""Measures how fast archives are, and how much faster than what one would do without this project.
+
+Each archive's engine alone, from bytes to verdicts in one process, and served by a TorchServe of
+its own, asked by a separate load process; with --versus the same weights behind LitServe with
+transformers, and in a new process per image. All in interleaved rounds, one at a time; every
+answer is compared, and a wrong one voids the run.
+"""
+
+import argparse
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from deepfake_tools.benchmarking.cells import BenchmarkError
+from deepfake_tools.extras import MissingExtraError, require_extra
+from deepfake_tools.failures import ServiceError
+from deepfake_tools.interrupts import reliable_interrupts
+from deepfake_tools.local_server import LocalServerError
+
+ROOT = Path(__file__).resolve().parent.parent
+PHOTOGRAPHS = sorted((ROOT / "examples").glob("*.jpg"))
+IMAGES = 16
+WARM_UP_S = 1.0
+
+EPILOG = """\
+examples:
+  benchmark.py --versus                                archives made on the spot, random weights
+  benchmark.py --archive model_store/a@1.mar model_store/b@1.mar --versus --plot speed.png
+  benchmark.py --model openai/clip-vit-large-patch14 --clients 1,8 --rounds 1 --seconds 60 --versus
+
+The exit code says whether there are figures, not whether they reach the goals.
+"""
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    subject = parser.add_mutually_exclusive_group()
+    subject.add_argument("--archive", type=Path, nargs="+", metavar="FILE.mar")
+    subject.add_argument(
+        "--model",
+        metavar="NAME",
+        help="build archives of this one first; random weights where one of openai's four cannot "
+        "be had from the Hub (default: ViT-B/32 with random weights)",
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="JPEGs (default: 640x480, made on the spot)"
+    )
+    parser.add_argument(
+        "--clients",
+        type=_counts,
+        default=(1, 4, 16, 64),
+        metavar="N,N",
+        help="(default: 1,4,16,64)",
+    )
+    parser.add_argument("--rounds", type=_count, default=3, help="(default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=_seconds, default=8.0, help="of each measurement (default: %(default)s)"
+    )
+    parser.add_argument("--versus", action="store_true", help="measure LitServe and scripts too")
+    parser.add_argument(
+        "--profile", action="store_true", help="show where a served request's time goes"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="throughput by clients")
+    return parser.parse_args(arguments)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(sorted({_count(part) for part in text.split(",")}))
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+    return value
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Makes sure that nothing is missing at the end of a long run.
+
+    Raises:
+        MissingExtraError: A library is not installed.
+        BenchmarkError: A file could not be written.
+    """
+    require_extra("benchmark.py", "psutil", "torch", "ts", extra="benchmark")
+    if arguments.versus:
+        require_extra("--versus", "litserve", "transformers", extra="benchmark")
+    if arguments.plot:
+        require_extra("--plot", "matplotlib", extra="benchmark")
+    for path in filter(None, (arguments.json, arguments.plot)):
+        if not path.resolve().parent.is_dir():
+            raise BenchmarkError(f"there is no folder {path.resolve().parent} to write {path.name}")
+
+
+def benchmark(arguments: argparse.Namespace, scratch: Path) -> None:
+    """Measures what the command line asks for, prints it and writes the files."""
+    check(arguments)
+    # Their libraries are those of the extra.
+    from deepfake_tools.benchmarking.machine import describe_machine
+    from deepfake_tools.benchmarking.outcome import Outcome
+    from deepfake_tools.benchmarking.plan import Plan
+    from deepfake_tools.benchmarking.rounds import enter, line_up, measure
+    from deepfake_tools.benchmarking.unpacked import unpack
+
+    machine = describe_machine()
+    plan = Plan(
+        images=tuple(choose_images(arguments.images, scratch)),
+        clients=arguments.clients,
+        seconds=arguments.seconds,
+        warm_up_s=min(WARM_UP_S, arguments.seconds),
+        gpu=0 if machine.gpus else None,
+        config=ROOT / "config.properties",
+        scratch=scratch,
+    )
+    entries = enter(unpack(choose_archives(arguments, scratch), scratch), plan)
+    contenders = line_up(entries, plan, versus=arguments.versus, stages=arguments.profile)
+    record = measure(contenders, plan, arguments.rounds, say)
+    outcome = Outcome(machine, plan, arguments.rounds, entries, record)
+    print(outcome.text())
+    if arguments.json:
+        outcome.write_json(arguments.json)
+    if arguments.plot:
+        from deepfake_tools.benchmarking.plot import write_plot
+
+        model, cores = entries[0].archive.card.model.name, f"{machine.cores} cores"
+        write_plot(arguments.plot, outcome.medians, f"{model}, {machine.cpu}, {cores}")
+
+
+def choose_images(folder: Path | None, scratch: Path) -> list[Path]:
+    """Returns the images to ask about."""
+    from deepfake_tools.benchmarking.photographs import find_images, write_images
+
+    return find_images(folder) if folder else write_images(PHOTOGRAPHS, scratch / "images", IMAGES)
+
+
+def choose_archives(arguments: argparse.Namespace, scratch: Path) -> list[Path]:
+    """Returns the archives to measure, built where none is given."""
+    from deepfake_tools.benchmarking.defaults import build_archives
+
+    archives: list[Path] | None = arguments.archive
+    return archives or build_archives(arguments.model, scratch, say)
+
+
+def say(text: str) -> None:
+    """Prints how far the run is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
+    found = parse_arguments(arguments)
+    # What ends a run by a signal has servers to end first.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with reliable_interrupts(), tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
+            benchmark(found, Path(scratch))
+    except (BenchmarkError, MissingExtraError, LocalServerError) as error:
+        print(f"benchmark.py: {error}", file=sys.stderr)
+        return 1
+    except ServiceError as error:
+        print(f"benchmark.py: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"benchmark.py: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("benchmark.py: interrupted; the servers are stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""How fast a detector is: archives and their rivals in, measured side by side."""

@@ -1,0 +1,76 @@
+"""An unpacked archive in, a folder that transformers loads the same detector from out."""
+
+import json
+from pathlib import Path
+
+from clip_deepfake.card import ENCODER_FILE, HEAD_FILE, Card
+
+from deepfake_tools.benchmarking.cells import BenchmarkError
+from deepfake_tools.benchmarking.jobs import TransformersJob
+from deepfake_tools.benchmarking.unpacked import Unpacked
+
+WEIGHTS = "model.safetensors"
+
+
+def write_checkpoint(archive: Unpacked, folder: Path) -> TransformersJob:
+    """Writes `config.json`, `preprocessor_config.json` and links to the weights.
+
+    Args:
+        archive: With its encoder in safetensors.
+        folder: Where to; it is made.
+
+    Returns:
+        The job of judging with it, but for the image or the port.
+
+    Raises:
+        BenchmarkError: The archive holds the weights in another form.
+    """
+    if ENCODER_FILE not in archive.card.files:
+        raise BenchmarkError(
+            f"{archive.path} holds no {ENCODER_FILE} for transformers to load: with --versus, give "
+            "a float32 archive of the same detector too"
+        )
+    folder.mkdir()
+    card = archive.card
+    _write_json(folder / "config.json", _config(card))
+    _write_json(folder / "preprocessor_config.json", _processor(card))
+    (folder / WEIGHTS).symlink_to(archive.folder / ENCODER_FILE)
+    (folder / HEAD_FILE).symlink_to(archive.folder / HEAD_FILE)
+    return TransformersJob(str(folder), card.head.feature, card.head.l2_normalize)
+
+
+def _config(card: Card) -> dict[str, object]:
+    encoder = card.encoder
+    projected = {} if encoder.projection_dim is None else {"projection_dim": encoder.projection_dim}
+    return {
+        "architectures": ["CLIPVisionModelWithProjection"],
+        "model_type": "clip_vision_model",
+        "hidden_size": encoder.hidden_size,
+        "intermediate_size": encoder.intermediate_size,
+        "num_hidden_layers": encoder.num_hidden_layers,
+        "num_attention_heads": encoder.num_attention_heads,
+        "image_size": encoder.image_size,
+        "patch_size": encoder.patch_size,
+        "hidden_act": encoder.hidden_act,
+        "layer_norm_eps": encoder.layer_norm_eps,
+        **projected,
+    }
+
+
+def _processor(card: Card) -> dict[str, object]:
+    side = card.encoder.image_size
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": side},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": side, "width": side},
+        "do_normalize": True,
+        "image_mean": card.preprocessing.mean,
+        "image_std": card.preprocessing.std,
+    }
+
+
+def _write_json(path: Path, content: dict[str, object]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

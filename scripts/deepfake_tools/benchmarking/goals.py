@@ -1,0 +1,120 @@
+"""Medians in, ratios of what was measured side by side out, each with the goal that it has."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from deepfake_tools.benchmarking.cells import Figures, Place, Way
+
+MANY_CLIENTS = 16
+LARGE_HIDDEN_SIZE = 1024
+LARGE_SHARE = 0.9
+"""Of the goals for ViT-B/32 that larger encoders are to reach."""
+
+MANY_TIMES = {"float32": 1.4, "int8": 4.0}
+ONE_TIMES = {"float32": 1.9, "int8": 5.0}
+OF_PROCESS = 0.9
+READY_S = 6.0
+MEMORY_MB = {"float32": 900.0, "int8": 420.0}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A contender with goals.
+
+    Attributes:
+        contender: Its name.
+        precision: On its card.
+        hidden_size: Of its encoder.
+    """
+
+    contender: str
+    precision: str
+    hidden_size: int
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One figure and what it should be.
+
+    Attributes:
+        contender: Whose.
+        what: In words.
+        reached: The figure.
+        unit: Its unit.
+        wanted: The goal; None where there is none.
+        at_most: Whether it is an upper bound.
+    """
+
+    contender: str
+    what: str
+    reached: float
+    unit: str
+    wanted: float | None
+    at_most: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """Says whether the goal is met, or by how much it is missed."""
+        if self.wanted is None:
+            return ""
+        off = self.reached / self.wanted - 1
+        if (off > 0) == self.at_most and off != 0:
+            return f"MISSED by {abs(off):.1%}"
+        return "met"
+
+
+def find_goals(
+    medians: Mapping[Place, Figures],
+    ready_s: Mapping[str, float],
+    subjects: Sequence[Subject],
+    rival: str,
+) -> list[Goal]:
+    """Compares what was measured.
+
+    Args:
+        medians: Over the rounds.
+        ready_s: Median seconds until READY, by contender.
+        subjects: Whose goals.
+        rival: The contender to compare with; it may be missing.
+    """
+    return [goal for subject in subjects for goal in _of_subject(subject, medians, ready_s, rival)]
+
+
+def _of_subject(
+    subject: Subject,
+    medians: Mapping[Place, Figures],
+    ready_s: Mapping[str, float],
+    rival: str,
+) -> Iterator[Goal]:
+    name, precision = subject.contender, subject.precision
+    is_large = subject.hidden_size >= LARGE_HIDDEN_SIZE
+    share = LARGE_SHARE if is_large else 1.0
+    served = _by_size(medians, name, Way.SERVED)
+    against = _by_size(medians, rival, Way.SERVED)
+    many = MANY_CLIENTS if MANY_CLIENTS in served else max(served)
+    wishes = {many: MANY_TIMES.get(precision), 1: ONE_TIMES.get(precision)}
+    for clients in sorted(served.keys() & against.keys() & wishes.keys(), reverse=True):
+        ratio = served[clients].images_per_s / against[clients].images_per_s
+        wanted = wishes[clients]
+        goal = None if wanted is None else share * wanted
+        yield Goal(name, f"{_clients(clients)}, against {rival}", ratio, "times", goal)
+    for size, process in _by_size(medians, name, Way.PROCESS).items():
+        ratio = served[many].images_per_s / process.images_per_s
+        what = f"{_clients(many)}, against one process in batches of {size}"
+        yield Goal(name, what, ratio, "times", share * OF_PROCESS)
+    ready, memory = (None, None) if is_large else (READY_S, MEMORY_MB.get(precision))
+    yield Goal(name, "register to READY", ready_s[name], "s", ready, at_most=True)
+    largest = max(figures.memory_mb or 0.0 for figures in served.values())
+    yield Goal(name, "worker memory", largest, "MB", memory, at_most=True)
+
+
+def _clients(count: int) -> str:
+    return "1 client" if count == 1 else f"{count} clients"
+
+
+def _by_size(medians: Mapping[Place, Figures], contender: str, way: Way) -> dict[int, Figures]:
+    return {
+        place.size: figures
+        for place, figures in medians.items()
+        if (place.contender, place.way) == (contender, way)
+    }

@@ -1,0 +1,69 @@
+"""What all measurements of a run have in common, and where they go."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deepfake_tools.benchmarking.cells import Cell, Start
+from deepfake_tools.benchmarking.jobs import Stages
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to measure.
+
+    Attributes:
+        images: Image files.
+        clients: How many ask at a time, by turns.
+        seconds: Of each measurement.
+        warm_up_s: Seconds before each.
+        gpu: CUDA device; None on a machine without.
+        config: TorchServe's settings.
+        scratch: A folder of this run's own.
+    """
+
+    images: tuple[Path, ...]
+    clients: tuple[int, ...]
+    seconds: float
+    warm_up_s: float
+    gpu: int | None
+    config: Path
+    scratch: Path
+
+    @property
+    def image_names(self) -> tuple[str, ...]:
+        """The image files as jobs name them."""
+        return tuple(str(image) for image in self.images)
+
+
+@dataclass
+class Record:
+    """What was measured so far.
+
+    Attributes:
+        say: Told each cell in a line.
+        cells: In the order of their measurement.
+        starts: Likewise.
+        stages: Of the last round, by contender.
+        differences: Largest difference of a served answer's logits from the expected ones, by
+            contender.
+    """
+
+    say: Callable[[str], None]
+    cells: list[Cell] = field(default_factory=list)
+    starts: list[Start] = field(default_factory=list)
+    stages: dict[str, tuple[Stages, ...]] = field(default_factory=dict)
+    differences: dict[str, float] = field(default_factory=dict)
+
+    def add(self, cell: Cell) -> None:
+        """Keeps a cell, and tells of it."""
+        self.cells.append(cell)
+        figures = cell.figures
+        self.say(
+            f"round {cell.round}: {cell.place}: {figures.images_per_s:.2f} images/s, "
+            f"p50 {figures.p50_ms:.0f} ms"
+        )
+
+    def note_difference(self, contender: str, difference: float) -> None:
+        """Keeps the largest one."""
+        self.differences[contender] = max(difference, self.differences.get(contender, 0.0))
