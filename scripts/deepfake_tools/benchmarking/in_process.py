@@ -14,10 +14,11 @@ import clip_deepfake
 import msgspec
 import numpy as np
 import psutil
-from clip_deepfake.detector import FLOAT32_TOLERANCE, Detector, Verdict, load_detector
+from clip_deepfake.detector import FLOAT32_TOLERANCE, Detector, load_detector
 from clip_deepfake.images import decode
 from clip_deepfake.preprocessing import CenterCrop, Preprocessing, Resize, Step
 from clip_deepfake.protocol import Request, form_answer
+from clip_deepfake.verdicts import Verdict
 
 from deepfake_tools.benchmarking.jobs import (
     InProcessJob,
