@@ -1,5 +1,6 @@
 """The rivals compute what the archive does: its weights, read by transformers."""
 
+import base64
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,13 +8,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from deepfake_tools.benchmarking.cells import BenchmarkError
+from deepfake_tools.benchmarking.cells import BenchmarkError, Way
 from deepfake_tools.benchmarking.checkpoint import write_checkpoint
 from deepfake_tools.benchmarking.contenders import in_process_job, run_in_process
 from deepfake_tools.benchmarking.jobs import largest_difference
+from deepfake_tools.benchmarking.litserve_app import DetectorAPI
 from deepfake_tools.benchmarking.photographs import write_images
-from deepfake_tools.benchmarking.plan import Plan
-from deepfake_tools.benchmarking.transformers_judge import TransformersJudge
+from deepfake_tools.benchmarking.plan import Plan, Record
+from deepfake_tools.benchmarking.rivals import ScriptContender
 from deepfake_tools.benchmarking.unpacked import Unpacked, unpack
 
 from tests.building import Builder
@@ -48,14 +50,26 @@ def test_archives_of_one_precision_are_told_apart_by_their_files(build: Build, t
 
 
 @pytest.mark.parametrize("feature", ["pooler_output", "image_embeds"])
-def test_rivals_have_the_archives_logits(build: Build, plan: Plan, feature: str):
+def test_litserve_has_the_archives_logits(build: Build, plan: Plan, feature: str):
     archive = build("--feature", feature)
-    job = write_checkpoint(archive, plan.scratch / "checkpoint")
-    judge = TransformersJudge(job, "cpu")
-    found = judge.judge([judge.prepare(image.read_bytes()) for image in plan.images])
+    api = DetectorAPI(write_checkpoint(archive, plan.scratch / "checkpoint"))
+    api.setup("cpu")
+    texts = [base64.b64encode(image.read_bytes()).decode() for image in plan.images]
+    inputs = api.batch([api.decode_request({"image_data": text}) for text in texts])
+    found = [api.encode_response(output) for output in api.unbatch(api.predict(inputs))]
     ours = run_in_process(in_process_job(archive, plan, clip=True), plan).clip_logits
     for one, other in zip(found, ours, strict=True):
-        assert largest_difference(tuple(one), other) < 1e-3
+        assert largest_difference(tuple(one["logits"]), other) < 1e-3
+
+
+def test_a_new_process_per_image_has_them_too(build: Build, plan: Plan):
+    archive = build()
+    job = write_checkpoint(archive, plan.scratch / "checkpoint")
+    ours = run_in_process(in_process_job(archive, plan, clip=True), plan).clip_logits
+    record = Record(lambda _: None)
+    ScriptContender(job, ours).measure(1, plan, record)
+    assert record.differences["script"] < 1e-3
+    assert [cell.place.way for cell in record.cells] == [Way.SCRIPT]
 
 
 def test_one_process_is_measured_with_its_stages(build: Build, plan: Plan):

@@ -49,18 +49,13 @@ class LitServeContender:
             _await_health(server, job.port)
             record.starts.append(Start(LITSERVE, number, time.perf_counter() - begun))
             usage = Usage(server.pid)
+            self._load(job.port, usage, max(plan.clients), plan.warm_up, record)
             for clients in plan.clients:
-                figures = run_load(
-                    LITSERVE,
-                    self._load_job(job.port, clients, plan),
-                    plan,
-                    record,
-                    lambda: Reading(usage.cpu_s(), busy_s(), usage.largest_mb()),
-                )
+                figures = self._load(job.port, usage, clients, plan, record)
                 record.add(Cell(Place(LITSERVE, Way.SERVED, clients), number, figures))
 
-    def _load_job(self, port: int, clients: int, plan: Plan) -> LoadJob:
-        return LoadJob(
+    def _load(self, port: int, usage: Usage, clients: int, plan: Plan, record: Record) -> Figures:
+        job = LoadJob(
             port=port,
             path="/predict",
             headers={"Content-Type": "application/json"},
@@ -72,6 +67,11 @@ class LitServeContender:
             warm_up_s=plan.warm_up_s,
             seconds=plan.seconds,
         )
+
+        def read() -> Reading:
+            return Reading(usage.cpu_s(), busy_s(), usage.largest_mb())
+
+        return run_load(LITSERVE, job, plan, record, read)
 
 
 class ScriptContender:
