@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import ClassVar
 
+from deepfake_tools.alignment import AlignedTwiceError, shows_alignment
 from deepfake_tools.answers import DetectorInfo, Verdict
 from deepfake_tools.credentials import Credentials
 from deepfake_tools.diagnosis import Diagnosis
@@ -75,6 +76,7 @@ class Asker:
         pace: Says whether anything was answered so far, and waits.
         diagnosis: Explains what has failed for good.
         detector: What an earlier session's answers came from.
+        aligns: Whether the questions' changes align faces.
 
     Attributes:
         detector: What the answers come from; None before the first verdict.
@@ -89,6 +91,8 @@ class Asker:
         pace: Pace,
         diagnosis: Diagnosis,
         detector: DetectorInfo | None = None,
+        *,
+        aligns: bool = False,
     ) -> None:
         self._server = server
         self._name = name
@@ -99,6 +103,7 @@ class Asker:
         self._own = threading.local()
         self._lock = threading.Lock()
         self._lost = 0
+        self._aligns = aligns
         self.detector = detector
 
     def ask(self, questions: Sequence[Question]) -> tuple[list[Record], int]:
@@ -202,6 +207,8 @@ class Asker:
             api, _ = self._api()
             results = self._send(api, images, limit)
         for result in results:
+            if self._aligns and shows_alignment(result):
+                raise AlignedTwiceError(self._name)
             if isinstance(result, Verdict):
                 self._check_detector(result.detector)
         with self._lock:

@@ -2,24 +2,30 @@
 
 from importlib.util import find_spec
 
-LIBRARIES = {
-    "evaluate": {
-        "cv2": "opencv-python-headless",
-        "matplotlib": "matplotlib",
-        "numpy": "numpy",
-        "PIL": "pillow",
-        "sklearn": "scikit-learn",
-    },
-    "benchmark": {
-        "litserve": "litserve",
-        "matplotlib": "matplotlib",
-        "psutil": "psutil",
-        "torch": "torch",
-        "transformers": "transformers",
-        "ts": "torchserve",
-    },
+EVALUATE = {
+    "cv2": "opencv-python-headless",
+    "matplotlib": "matplotlib",
+    "numpy": "numpy",
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
 }
-"""Package names by the modules of each extra."""
+FACES = {
+    "cv2": "opencv-python-headless",
+    "dlib": "dlib-bin",
+    "msgspec": "msgspec",
+    "numpy": "numpy",
+    "PIL": "pillow",
+}
+BENCHMARK = {
+    "litserve": "litserve",
+    "matplotlib": "matplotlib",
+    "psutil": "psutil",
+    "torch": "torch",
+    "transformers": "transformers",
+    "ts": "torchserve",
+}
+LIBRARIES = {"evaluate": EVALUATE, "faces": FACES, "benchmark": BENCHMARK}
+"""Package names by module, by the extra that brings them."""
 
 
 class MissingExtraError(Exception):
@@ -33,14 +39,14 @@ def require_extra(purpose: str, *modules: str, extra: str = "evaluate") -> None:
 
     Args:
         purpose: What needs them, as the message's subject: "--report".
-        modules: Some of the extra's `LIBRARIES`; all of them when none is named.
-        extra: The extra.
+        modules: Some of the extra's; all of them when none is named.
+        extra: What brings them.
 
     Raises:
         MissingExtraError: One of them is not installed.
     """
-    names = LIBRARIES[extra]
-    missing = [names[module] for module in modules or names if find_spec(module) is None]
+    known = LIBRARIES[extra]
+    missing = [known[name] for name in modules or known if find_spec(name) is None]
     if missing:
         raise MissingExtraError(
             f"{purpose} needs {' and '.join(missing)}: pip install 'clip-deepfake[{extra}]'"

@@ -123,11 +123,13 @@ def test_counters_are_one_models():
 def test_a_requests_time_is_divided_without_a_rest_unaccounted_for():
     figures = replace(PLAIN, images_per_s=20.0, mean_ms=300.0, queue_ms=90.0, server_ms=295.0)
     place = Place("ours", Way.SERVED, 8)
-    stages = tuple(Stages(size, 2.0 * size, 1.0 * size, 30.0 * size, 0.5) for size in (1, 2, 4, 8))
+    stages = tuple(
+        Stages(size, 2.0 * size, 5.0 * size, 1.0 * size, 30.0 * size, 0.5) for size in (1, 2, 4, 8)
+    )
     (time,) = profile({place: figures}, {"ours": stages})
     assert (time.worker_ms, time.at_once, time.batch) == (205.0, pytest.approx(4.1), 4)
     assert time.wait_ms + time.transport_ms + time.worker_ms == pytest.approx(time.total_ms)
-    assert time.rest_ms == pytest.approx(205.0 - 4 * 33.0 - 0.5)
+    assert time.rest_ms == pytest.approx(205.0 - 4 * 38.0 - 0.5)
     assert list(profile({place: figures}, {})) == []
 
 

@@ -3,8 +3,7 @@
 import socket
 import time
 import urllib.request
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -29,21 +28,25 @@ TOLERANCE = 0.05
 """Of a rival's logits: another decoder, and another resize where torchvision is installed."""
 
 
-class LitServeContender:
-    """transformers behind LitServe.
+@dataclass(frozen=True)
+class Rival:
+    """The same detector by transformers.
 
-    Args:
+    Attributes:
         job: The checkpoint.
         expected: Each image's logits after CLIP's own preprocessing.
     """
 
-    def __init__(self, job: TransformersJob, expected: Sequence[Logits]) -> None:
-        self._job = job
-        self._expected = tuple(expected)
+    job: TransformersJob
+    expected: tuple[Logits, ...]
+
+
+class LitServeContender(Rival):
+    """It behind LitServe."""
 
     def measure(self, number: int, plan: Plan, record: Record) -> None:
         """Starts the server, asks it, ends it."""
-        job = replace(self._job, port=_free_port())
+        job = replace(self.job, port=_free_port())
         begun = time.perf_counter()
         with child("litserve_app", job, plan.scratch) as server:
             _await_health(server, job.port)
@@ -61,7 +64,7 @@ class LitServeContender:
             headers={"Content-Type": "application/json"},
             form="base64",
             images=plan.image_names,
-            expected=self._expected,
+            expected=self.expected,
             tolerance=TOLERANCE,
             clients=clients,
             warm_up_s=plan.warm_up_s,
@@ -74,28 +77,19 @@ class LitServeContender:
         return run_load(LITSERVE, job, plan, record, read)
 
 
-class ScriptContender:
-    """A process that imports transformers, loads the weights, judges one image and ends.
-
-    Args:
-        job: The checkpoint.
-        expected: Each image's logits after CLIP's own preprocessing.
-    """
-
-    def __init__(self, job: TransformersJob, expected: Sequence[Logits]) -> None:
-        self._job = job
-        self._expected = tuple(expected)
+class ScriptContender(Rival):
+    """A process that imports transformers, loads the weights, judges one image and ends."""
 
     def measure(self, number: int, plan: Plan, record: Record) -> None:
         """Judges one image, another one each round."""
         index = number % len(plan.images)
-        job = replace(self._job, images=(plan.image_names[index],))
+        job = replace(self.job, images=(plan.image_names[index],))
         begun = time.perf_counter()
         with child("research_script", job, plan.scratch) as script:
             (line,) = script.lines()
         seconds = time.perf_counter() - begun
         difference = largest_difference(
-            msgspec.json.decode(line, type=Logits), self._expected[index]
+            msgspec.json.decode(line, type=Logits), self.expected[index]
         )
         if not difference <= TOLERANCE:
             raise BenchmarkError(f"{SCRIPT}: {job.images[0]}: logits off by {difference:g}")
