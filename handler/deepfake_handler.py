@@ -1,22 +1,40 @@
-"""TorchServe's entry point: a batch of requests in, as many JSON answers out."""
+"""TorchServe's entry point: a batch of requests in, as many JSON answers out, no exceptions."""
 
 import json
 import logging
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import TYPE_CHECKING, Any
 
 import clip_deepfake
 from clip_deepfake.cores import available_cores
-from clip_deepfake.detector import load_detector
-from clip_deepfake.errors import DetectorError, LoadError
-from clip_deepfake.protocol import Answer, Request, form_answer, parse_request
+from clip_deepfake.errors import EngineLostError, LoadError
+from clip_deepfake.questions import Question
+
+if TYPE_CHECKING:
+    from clip_deepfake.worker import Batch
 
 logger = logging.getLogger(__name__)
 
-DESCRIBE = Request(images=())
-"""The management API's ``?customized=true``, which may share a batch with predictions."""
+LOST = 70
+"""Exit code of a worker whose device is lost; TorchServe starts another in its place."""
+
+COUNT_EVERY_S = 1.0
+
+MODEL_LABELS = ["model_name", "model_version"]
+"""Of every counter, as TorchServe's own have them."""
+
+UNEXPECTED = json.dumps(
+    {
+        "error": {
+            "code": "internal_error",
+            "message": "the request could not be answered; the server's log says why",
+        }
+    }
+)
 
 
 class DeepfakeHandler:
@@ -33,18 +51,23 @@ class DeepfakeHandler:
                 it is logged before, in one line that ``manage.py`` looks for.
         """
         directory = Path(context.system_properties["model_dir"])
-        version = context.manifest["model"]["modelVersion"]
+        self.model = [context.model_name, context.manifest["model"]["modelVersion"]]
         try:
             _refuse_foreign_package(directory)
+            # Not at the top: where a library is missing, the line below has to say so.
+            from clip_deepfake.worker import open_worker
+
             gpu_id = context.system_properties.get("gpu_id")
-            self.detector = load_detector(directory, gpu_id, _threads(context))
+            self.worker = open_worker(directory, gpu_id, _threads(context))
         except Exception as error:
-            reason = str(error) if isinstance(error, LoadError) else repr(error)
-            line = " ".join(reason.split())
-            logger.error("clip_deepfake load failed: %s %s: %s", context.model_name, version, line)
+            line = _reason(error)
+            logger.error("clip_deepfake load failed: %s %s: %s", *self.model, line)
             raise RuntimeError(line) from error
-        self.identity = self.detector.card.short() | {"engine": self.detector.engine.name}
-        logger.info("clip_deepfake ready: %s", json.dumps(self.identity))
+        self.counters: dict[str, Any] = {}
+        # TorchServe takes a counter as a line of the worker's log, each of which costs as much as
+        # a resize: they are gathered for a second.
+        Thread(target=self._keep_counting, args=(context.metrics,), daemon=True).start()
+        logger.info("clip_deepfake ready: %s", json.dumps(self.worker.identity))
 
     def handle(self, data: Sequence[Mapping[str, object]], context: Any) -> list[str]:
         """Answers a batch of requests.
@@ -56,48 +79,81 @@ class DeepfakeHandler:
         Returns:
             One JSON text a row.
         """
-        requests = self.preprocess(data, context)
-        answers = self.postprocess(requests, self.inference(requests))
-        for index, answer in enumerate(answers):
-            context.set_response_status(answer.status, answer.phrase, index)
+        try:
+            batch = self.worker.answer(_questions(data, context))
+        except EngineLostError as error:
+            # Without an answer: TorchServe's own, that the worker died, is one to be asked again.
+            logger.critical("clip_deepfake ends itself, its device is lost: %s", _reason(error))
+            os._exit(LOST)
+        except Exception:
+            logger.exception("a batch of %d requests could not be answered", len(data))
+            return self._send([(500, "Internal Server Error", UNEXPECTED)] * len(data), context)
+        self._report(batch, context.metrics)
+        answers = [(answer.status, answer.phrase, answer.body) for answer in batch.answers]
+        return self._send(answers, context)
+
+    def _send(self, answers: Sequence[tuple[int, str, str]], context: Any) -> list[str]:
+        for index, (status, phrase, _) in enumerate(answers):
+            context.set_response_status(status, phrase, index)
             context.set_response_content_type(index, "application/json")
-        return [answer.body for answer in answers]
+        return [body for *_, body in answers]
 
-    def preprocess(self, data: Sequence[Mapping[str, object]], context: Any) -> list[Request]:
-        """Finds the images in each row."""
-        return [self._parse(row, context, index) for index, row in enumerate(data)]
+    def _report(self, batch: "Batch", metrics: Any) -> None:
+        try:
+            logger.info("clip_deepfake batch: %s", batch.line())
+            if batch.describes:
+                # Who is about to remove this worker asks that first, and nothing may be lost.
+                self._count(metrics)
+        except Exception:
+            logger.exception("a batch was answered, but not reported")
 
-    def _parse(self, row: Mapping[str, object], context: Any, index: int) -> Request:
-        if context.get_request_header(index, "describe") == "True":
-            return DESCRIBE
-        return parse_request(
+    def _keep_counting(self, metrics: Any) -> None:
+        while True:
+            try:
+                self._count(metrics)
+            except Exception:
+                logger.exception("the counters could not be reported")
+            time.sleep(COUNT_EVERY_S)
+
+    def _count(self, metrics: Any) -> None:
+        """Hands TorchServe what the counters have grown by."""
+        for increment in self.worker.increments():
+            counter = increment.counter
+            if counter.name not in self.counters:
+                self.counters[counter.name] = metrics.add_metric_to_cache(
+                    counter.name, counter.unit, [counter.label, *MODEL_LABELS]
+                )
+            self.counters[counter.name].add_or_update(
+                increment.amount, [increment.value, *self.model]
+            )
+
+
+def _questions(data: Sequence[Mapping[str, object]], context: Any) -> list[Question]:
+    return [
+        Question(
             row,
+            id=context.get_request_id(index),
+            describe=context.get_request_header(index, "describe") == "True",
             explain=context.get_request_header(index, "explain") == "True",
             # TorchServe gives every path but KServe's a `url_path`, if an empty one.
             kserve=context.get_request_header(index, "url_path") is None,
-            max_images=self.detector.card.limits.max_images,
         )
+        for index, row in enumerate(data)
+    ]
 
-    def inference(self, requests: Sequence[Request]) -> list[Any]:
-        """Judges the images of all requests in one pass; faults found before stay in place."""
-        flat = [image for request in requests for image in request.images]
-        judged = iter(
-            self.detector.judge([image for image in flat if not isinstance(image, DetectorError)])
-        )
-        return [image if isinstance(image, DetectorError) else next(judged) for image in flat]
 
-    def postprocess(self, requests: Sequence[Request], verdicts: Sequence[Any]) -> list[Answer]:
-        """Hands each request its own verdicts."""
-        rest = iter(verdicts)
-        return [
-            self._describe()
-            if request is DESCRIBE
-            else form_answer(request, [next(rest) for _ in request.images], self.identity)
-            for request in requests
-        ]
-
-    def _describe(self) -> Answer:
-        return Answer(200, json.dumps({"pid": os.getpid(), "detector": self.identity}))
+def _reason(error: Exception) -> str:
+    """Why a worker cannot go on, in one line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return f"out of memory ({text}): the machine, or its container, has too little for this"
+    if isinstance(error, ImportError):
+        return f"{text}: install what the card lists as built_with"
+    return (
+        text
+        if isinstance(error, LoadError | EngineLostError)
+        else f"{type(error).__name__}: {text}"
+    )
 
 
 def _threads(context: Any) -> int | None:

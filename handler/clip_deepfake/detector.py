@@ -13,9 +13,17 @@ from clip_deepfake.card import LANDMARKS_FILE, Card, read_card
 from clip_deepfake.cores import available_cores
 from clip_deepfake.digests import check_digest
 from clip_deepfake.engines import Engine, Pixels, open_engine
-from clip_deepfake.errors import DetectorError, InternalError, LoadError, NoFaceError
+from clip_deepfake.errors import (
+    DetectorError,
+    EngineLostError,
+    InternalError,
+    LoadError,
+    NoFaceError,
+)
 from clip_deepfake.faces import Aligner, Faces
 from clip_deepfake.images import RGB, decode
+from clip_deepfake.passes import run_pass
+from clip_deepfake.timings import Stopwatch, Timings
 from clip_deepfake.verdicts import Judgement, Verdict, form_judgement, form_verdict
 
 logger = logging.getLogger(__name__)
@@ -42,6 +50,19 @@ class Prepared:
     faces: Faces | None = None
 
 
+@dataclass(frozen=True)
+class Examined:
+    """A batch's images after their examination.
+
+    Attributes:
+        results: a verdict or the reason for its absence for each, in order.
+        timings: what the examination took.
+    """
+
+    results: tuple[Verdict | DetectorError, ...]
+    timings: Timings
+
+
 class Detector:
     """A card, its preprocessing and an engine, and an aligner where the card wants faces."""
 
@@ -61,14 +82,29 @@ class Detector:
         Returns:
             A verdict or the reason for its absence for each, in order.
         """
-        prepared = self.prepare(images)
+        return list(self.examine(images).results)
+
+    def examine(self, images: Sequence[ImageBytes]) -> Examined:
+        """Judges images, and says what that took.
+
+        Args:
+            images: contents of image files.
+
+        Raises:
+            EngineLostError: when this process will compute nothing more.
+        """
+        watches = [Stopwatch() for _ in images]
+        prepared = list(self._pool.map(self._prepare, images, watches))
+        watches.append(Stopwatch())
         judgements = self._judge_pixels(
-            [pixels for item in prepared if isinstance(item, Prepared) for pixels in item.pixels]
+            [pixels for item in prepared if isinstance(item, Prepared) for pixels in item.pixels],
+            watches[-1],
         )
-        return [
+        results = tuple(
             self._verdict(item, judgements) if isinstance(item, Prepared) else item
             for item in prepared
-        ]
+        )
+        return Examined(results, Stopwatch.total(watches))
 
     def prepare(self, images: Sequence[ImageBytes]) -> list[Prepared | DetectorError]:
         """Decodes, aligns and preprocesses images, several at a time.
@@ -79,33 +115,45 @@ class Detector:
         Returns:
             What the engine takes, or the reason for its absence, for each in order.
         """
-        return list(self._pool.map(self._prepare, images))
+        return list(self._pool.map(self._prepare, images, [Stopwatch() for _ in images]))
 
-    def _prepare(self, data: ImageBytes) -> Prepared | DetectorError:
+    def _prepare(self, data: ImageBytes, watch: Stopwatch) -> Prepared | DetectorError:
         try:
-            return self._prepare_image(decode(data, self.card.limits.max_pixels))
+            with watch.timing("decode"):
+                image = decode(data, self.card.limits.max_pixels)
+            return self._prepare_image(image, watch)
         except DetectorError as error:
             return error
         except Exception:
             logger.exception("an image of %d bytes could not be prepared", len(data))
             return InternalError("the image could not be prepared; the server's log says why")
 
-    def _prepare_image(self, image: RGB) -> Prepared:
-        found = None if self._aligner is None else self._aligner.find(image)
-        if found is None or not found.judged:
-            if found is not None and self.card.refuses_faceless:
+    def _prepare_image(self, image: RGB, watch: Stopwatch) -> Prepared:
+        found = None
+        if self._aligner is not None:
+            with watch.timing("align"):
+                found = self._aligner.find(image)
+            if not found.judged and self.card.refuses_faceless:
                 raise NoFaceError("no face was found, and only faces are judged")
-            return Prepared((self.card.preprocessing.apply(image),), found)
-        crops = (face.crop for face in found.judged)
-        return Prepared(tuple(self.card.preprocessing.apply(crop) for crop in crops), found)
+        judged = [face.crop for face in found.judged] if found and found.judged else [image]
+        with watch.timing("preprocess", len(judged)):
+            pixels = tuple(self.card.preprocessing.apply(picture) for picture in judged)
+        return Prepared(pixels, found)
 
-    def _judge_pixels(self, pixels: Sequence[Pixels]) -> Iterator[Judgement | DetectorError]:
+    def _judge_pixels(
+        self, pixels: Sequence[Pixels], watch: Stopwatch
+    ) -> Iterator[Judgement | DetectorError]:
         for start in range(0, len(pixels), LARGEST_PASS):
-            yield from self._judge_batch(np.stack(pixels[start : start + LARGEST_PASS]))
+            some = pixels[start : start + LARGEST_PASS]
+            with watch.timing("engine", len(some)):
+                judged = self._judge_batch(some)
+            yield from judged
 
-    def _judge_batch(self, pixels: Pixels) -> Sequence[Judgement | DetectorError]:
+    def _judge_batch(self, pixels: Sequence[Pixels]) -> Sequence[Judgement | DetectorError]:
         try:
-            logits = self.engine(pixels)
+            logits = run_pass(self.engine, np.stack(pixels))
+        except EngineLostError:
+            raise
         except Exception:
             logger.exception("a pass over %d images failed", len(pixels))
             failure = InternalError("the model could not be run; the server's log says why")
@@ -117,7 +165,11 @@ class Detector:
     ) -> Verdict | DetectorError:
         """Takes as many judgements as the image has pictures."""
         own = list(islice(judgements, len(prepared.pixels)))
-        return form_verdict(own, prepared.faces, all_faces=self.card.judges_all_faces)
+        try:
+            return form_verdict(own, prepared.faces, all_faces=self.card.judges_all_faces)
+        except Exception:
+            logger.exception("no verdict could be formed of %s", own)
+            return InternalError("the verdict could not be formed; the server's log says why")
 
 
 def load_detector(

@@ -79,3 +79,11 @@ class NotOfferedError(RequestError):
 
 class LoadError(Exception):
     """An archive that must not serve: damaged, incompatible, or not what its card says."""
+
+
+class EngineMemoryError(Exception):
+    """A pass that does not fit the device's memory; a smaller one may."""
+
+
+class EngineLostError(Exception):
+    """A device that answers nothing more to this process; a new process may reach it."""

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from clip_deepfake.card import ENCODER_FILE, HEAD_FILE, Card
+from clip_deepfake.device_faults import device_faults
 from clip_deepfake.encoder import DetectorModule, build_module
 from clip_deepfake.engines import Features, Logits, Pixels
 from clip_deepfake.tensors import load_tensors
@@ -37,15 +38,13 @@ class TorchEngine:
 
     def __call__(self, pixels: Pixels) -> Logits:
         """Maps uint8 (batch, side, side, 3) to float32 logits (batch, outputs)."""
-        with torch.inference_mode():
-            logits = self._module(torch.from_numpy(pixels).to(self._device))
-        return logits.cpu().numpy()
+        with device_faults(self._device), torch.inference_mode():
+            return self._module(torch.from_numpy(pixels).to(self._device)).cpu().numpy()
 
     def features(self, pixels: Pixels) -> Features:
         """Maps uint8 (batch, side, side, 3) to what the head makes its logits of."""
-        with torch.inference_mode():
-            features = self._module.feature(torch.from_numpy(pixels).to(self._device))
-        return features.cpu().numpy()
+        with device_faults(self._device), torch.inference_mode():
+            return self._module.feature(torch.from_numpy(pixels).to(self._device)).cpu().numpy()
 
 
 def worker_device(gpu_id: int | None) -> torch.device:

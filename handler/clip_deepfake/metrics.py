@@ -1,0 +1,116 @@
+"""Answered batches in, increments of counters for Prometheus out; knows no server."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from threading import Lock
+
+from clip_deepfake.errors import DetectorError, NoFaceError
+from clip_deepfake.timings import Timings
+from clip_deepfake.verdicts import Verdict
+
+BINS = tuple(f"{step / 20:.2f}-{(step + 1) / 20:.2f}" for step in range(20))
+"""Of ``fake_probability``, 0.05 wide; each holds its lower end, and the last one 1 as well."""
+
+BATCHES = ("1", "2", "3-4", "5-8", "9-16", "17-32", "33-64", "65-")
+"""Classes of batches by their number of requests, each up to twice as large as the one before."""
+
+
+@dataclass(frozen=True)
+class Counter:
+    """A number that only grows, one for each value of its label.
+
+    Attributes:
+        name: as Prometheus has it; a label cannot be added to it later, only to a new name.
+        unit: ``count`` or ``s``.
+        label: name of its label.
+        values: of the label that are known beforehand. They begin at 0, so that the first of a
+            kind is seen as a change.
+    """
+
+    name: str
+    unit: str
+    label: str
+    values: tuple[str, ...] = ()
+
+
+STAGES = tuple(name for name, _ in Timings().stages())
+VERDICTS = Counter("clip_deepfake_verdicts_total", "count", "label", ("REAL", "FAKE"))
+PROBABILITIES = Counter("clip_deepfake_fake_probability_total", "count", "bin", BINS)
+REFUSALS = Counter("clip_deepfake_refused_images_total", "count", "code", ("internal_error",))
+FACES = Counter("clip_deepfake_face_searches_total", "count", "found", ("true", "false"))
+SECONDS = Counter("clip_deepfake_stage_seconds_total", "s", "stage", STAGES)
+PICTURES = Counter("clip_deepfake_stage_pictures_total", "count", "stage", STAGES)
+SIZES = Counter("clip_deepfake_batches_total", "count", "requests", BATCHES)
+COUNTERS = (VERDICTS, PROBABILITIES, REFUSALS, FACES, SECONDS, PICTURES, SIZES)
+
+
+@dataclass(frozen=True)
+class Increment:
+    """By how much a counter grows at one value of its label."""
+
+    counter: Counter
+    value: str
+    amount: float
+
+
+class Tally:
+    """What is to be reported; begins with the zeros of all known values. Any thread may call."""
+
+    def __init__(self) -> None:
+        """Counts nothing yet."""
+        self._lock = Lock()
+        self._amounts: dict[tuple[Counter, str], float] = {
+            (counter, value): 0.0 for counter in COUNTERS for value in counter.values
+        }
+
+    def add(
+        self, requests: int, results: Iterable[Verdict | DetectorError], timings: Timings
+    ) -> None:
+        """Counts a batch.
+
+        Args:
+            requests: in it.
+            results: one for each image in them, or one for a request without any.
+            timings: of its stages.
+        """
+        with self._lock:
+            self._grow(SIZES, size_class(requests), 1)
+            for result in results:
+                for counter, value in _counted(result):
+                    self._grow(counter, value, 1)
+            for stage, spent in timings.stages():
+                if spent.pictures:
+                    self._grow(SECONDS, stage, spent.seconds)
+                    self._grow(PICTURES, stage, spent.pictures)
+
+    def take(self) -> Sequence[Increment]:
+        """Returns what has been counted since the last time."""
+        with self._lock:
+            amounts, self._amounts = self._amounts, {}
+        return [Increment(*key, amount) for key, amount in amounts.items()]
+
+    def _grow(self, counter: Counter, value: str, amount: float) -> None:
+        key = (counter, value)
+        self._amounts[key] = self._amounts.get(key, 0.0) + amount
+
+
+def _counted(result: Verdict | DetectorError) -> Iterator[tuple[Counter, str]]:
+    if isinstance(result, DetectorError):
+        yield REFUSALS, result.code
+        if isinstance(result, NoFaceError):
+            yield FACES, "false"
+        return
+    yield VERDICTS, result.label
+    yield PROBABILITIES, probability_bin(result.fake_probability)
+    if result.face is not None:
+        yield FACES, "true" if result.face.found else "false"
+
+
+def probability_bin(probability: float) -> str:
+    """The bin that a probability in [0, 1] falls into."""
+    return BINS[min(int(probability * len(BINS)), len(BINS) - 1)]
+
+
+def size_class(requests: int) -> str:
+    """The class of batches of so many requests, one or more."""
+    return BATCHES[min((requests - 1).bit_length(), len(BATCHES) - 1)]

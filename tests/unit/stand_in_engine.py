@@ -1,0 +1,42 @@
+"""An engine that computes nothing, for tests of what stands around one."""
+
+import io
+
+import numpy as np
+from clip_deepfake.engines import Features, Logits, Pixels
+from PIL import Image
+
+
+class StandInEngine:
+    """Answers each image's mean red, in [0, 1], as its second logit; notes the size of every pass.
+
+    Attributes:
+        passes: pictures in each call.
+        failures: raised by the next calls, one by one.
+        value: answered instead, when given.
+    """
+
+    name = "stand-in"
+    exact = True
+
+    def __init__(self, *failures: Exception, value: float | None = None) -> None:
+        self.passes: list[int] = []
+        self.failures = list(failures)
+        self.value = value
+
+    def __call__(self, pixels: Pixels) -> Logits:
+        self.passes.append(len(pixels))
+        if self.failures:
+            raise self.failures.pop(0)
+        red = pixels[..., 0].mean(axis=(1, 2)) / 255 if self.value is None else self.value
+        return np.stack([np.zeros(len(pixels)), np.broadcast_to(red, len(pixels))], 1).astype("f4")
+
+    def features(self, pixels: Pixels) -> Features:
+        return self(pixels)
+
+
+def image(red: int) -> bytes:
+    """A small PNG of one colour."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (red, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,112 @@
+import threading
+
+import pytest
+from clip_deepfake.errors import EmptyImageError, NoFaceError
+from clip_deepfake.metrics import (
+    COUNTERS,
+    Increment,
+    Tally,
+    probability_bin,
+    size_class,
+)
+from clip_deepfake.timings import Spent, Timings
+from clip_deepfake.verdicts import FacePlace, Verdict
+
+
+def verdict(probability: float, face: FacePlace | None = None) -> Verdict:
+    fake = probability > 0.5
+    return Verdict("FAKE" if fake else "REAL", 1 if fake else 0, 0.5, probability, (0.0,), face)
+
+
+def grown(increments: list[Increment]) -> dict[tuple[str, str], float]:
+    """What is not zero, by name and value of the label."""
+    return {
+        (entry.counter.name.removeprefix("clip_deepfake_"), entry.value): entry.amount
+        for entry in increments
+        if entry.amount
+    }
+
+
+def test_every_known_value_begins_at_zero() -> None:
+    first = Tally().take()
+    assert {entry.amount for entry in first} == {0.0}
+    assert {entry.counter for entry in first} == set(COUNTERS)
+
+
+def test_a_batch_is_counted_once() -> None:
+    tally = Tally()
+    tally.take()
+    results = [
+        verdict(0.03),
+        verdict(0.04, FacePlace(True, 1)),
+        verdict(0.97, FacePlace(False, 0)),
+        EmptyImageError("nothing"),
+        NoFaceError("none"),
+    ]
+    tally.add(3, results, Timings(decode=Spent(0.25, 4), engine=Spent(0.5, 3)))
+    assert grown(list(tally.take())) == {
+        ("batches_total", "3-4"): 1,
+        ("verdicts_total", "REAL"): 2,
+        ("verdicts_total", "FAKE"): 1,
+        ("fake_probability_total", "0.00-0.05"): 2,
+        ("fake_probability_total", "0.95-1.00"): 1,
+        ("refused_images_total", "empty_image"): 1,
+        ("refused_images_total", "no_face"): 1,
+        ("face_searches_total", "true"): 1,
+        ("face_searches_total", "false"): 2,
+        ("stage_seconds_total", "decode"): 0.25,
+        ("stage_pictures_total", "decode"): 4,
+        ("stage_seconds_total", "engine"): 0.5,
+        ("stage_pictures_total", "engine"): 3,
+    }
+    assert tally.take() == []
+
+
+@pytest.mark.parametrize(
+    ("probability", "expected"),
+    [
+        (0.0, "0.00-0.05"),
+        (0.05, "0.05-0.10"),
+        (0.29999, "0.25-0.30"),
+        (0.3, "0.30-0.35"),
+        (0.55, "0.55-0.60"),
+        (0.999, "0.95-1.00"),
+        (1.0, "0.95-1.00"),
+    ],
+)
+def test_a_bin_holds_its_lower_end(probability: float, expected: str) -> None:
+    assert probability_bin(probability) == expected
+
+
+def test_every_bound_of_a_bin_lies_in_the_bin_above_it() -> None:
+    assert [probability_bin(step / 20)[:4] for step in range(20)] == [
+        f"{step / 20:.2f}" for step in range(20)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("requests", "expected"),
+    [(1, "1"), (2, "2"), (3, "3-4"), (4, "3-4"), (5, "5-8"), (8, "5-8"), (9, "9-16"), (64, "33-64"),
+     (65, "65-"), (999, "65-")],
+)  # fmt: skip
+def test_batches_are_classed_by_their_requests(requests: int, expected: str) -> None:
+    assert size_class(requests) == expected
+
+
+def test_no_batch_is_lost_between_two_threads() -> None:
+    tally = Tally()
+    tally.take()
+    reported: list[float] = []
+    done = threading.Event()
+
+    def report() -> None:
+        while not done.is_set():
+            reported.extend(entry.amount for entry in tally.take())
+
+    thread = threading.Thread(target=report)
+    thread.start()
+    for _ in range(20_000):
+        tally.add(1, [], Timings())
+    done.set()
+    thread.join()
+    assert sum(reported) + sum(entry.amount for entry in tally.take()) == 20_000
