@@ -23,7 +23,7 @@ from clip_deepfake.engines import Features, Logits, Pixels
 from clip_deepfake.errors import LoadError
 from clip_deepfake.graph import encoder_graph
 from clip_deepfake.memory import release_pages
-from clip_deepfake.tensors import FloatArray, load_arrays
+from clip_deepfake.tensors import FloatArray, check_shapes, load_arrays
 
 SMALLEST_NORM = 1e-12
 """As ``torch.nn.functional.normalize`` has it."""
@@ -44,9 +44,7 @@ class LinearHead:
             LoadError: when they are not these.
         """
         wanted = {"weight": (card.outputs, width), "bias": (card.outputs,)}
-        found = {name: tensor.shape for name, tensor in tensors.items()}
-        if wanted != found:
-            raise LoadError(f"the head's tensors are {found}, the card wants {wanted}")
+        check_shapes(wanted, {name: tensor.shape for name, tensor in tensors.items()}, "head")
         self._l2_normalize = card.l2_normalize
         self._weight, self._bias = tensors["weight"].T.copy(), tensors["bias"].copy()
 
