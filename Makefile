@@ -25,11 +25,13 @@ demo: $(SERVING)  ## Train, build, serve and ask a detector, on examples/ [MODEL
 	@$(WITH_JAVA) $(BIN)/python scripts/demo.py \
 	    $(if $(MODEL),--model "$(MODEL)") $(if $(IMAGE),--image "$(IMAGE)")
 
-# `torchserve --stop --foreground` waits for the server's end and removes its key file; plain Ctrl-C
-# does neither. The second wait is for the launcher, since a signal ends the first one early.
+# Ctrl-C waits until everything is answered; a second one does not. A background job ignores Ctrl-C
+# itself. The second wait is for the launcher, since a signal ends the first one early.
 serve: $(SERVING)  ## Serve the archives in model_store/ in the foreground; Ctrl-C stops
-	@$(WITH_JAVA) config=$$($(BIN)/python scripts/manage.py config) || exit; \
-	trap 'torchserve --stop --foreground' INT TERM; \
+	@$(WITH_JAVA) unset TORCHSERVE_KEY_FILE; \
+	config=$$($(BIN)/python scripts/manage.py config) || exit; \
+	trap 'trap : INT TERM; $(BIN)/python scripts/manage.py stop --grace 0 \
+	    || torchserve --stop --foreground' INT TERM; \
 	torchserve --start --foreground --ts-config "$$config" & wait $$! || wait $$!
 
 test: $(DEVELOPMENT)  ## Run all tests

@@ -189,14 +189,11 @@ def make_target(args: argparse.Namespace) -> Target:
     Raises:
         TokenError: A place that was named holds no usable token.
     """
-    credentials = Credentials(args.token_file, args.key_file, args.management)
-    if credentials.token is not None and credentials.token.warning:
-        print(f"warning: {credentials.token.warning}", file=sys.stderr)
     return Target(
         model=served_name(args.model),
         server=args.server,
         management=args.management,
-        credentials=credentials,
+        credentials=Credentials(args.token_file, args.key_file, args.management),
         key_file=args.key_file,
         seconds=args.timeout,
         retries=args.retries,

@@ -95,6 +95,7 @@ class Asker:
         pace: Says whether anything was answered so far, and waits.
         diagnosis: Explains what has failed for good.
         detector: What an earlier session's answers came from.
+        version: The version to ask; the default one if None.
 
     Attributes:
         detector: What the answers come from; None before the first verdict.
@@ -109,9 +110,11 @@ class Asker:
         pace: Pace,
         diagnosis: Diagnosis,
         detector: DetectorInfo | None = None,
+        version: str | None = None,
     ) -> None:
         self._server = server
         self._name = name
+        self._version = version
         self._credentials = credentials
         self._patience = patience
         self._pace = pace
@@ -232,9 +235,9 @@ class Asker:
         self, api: InferenceAPI, images: Sequence[bytes], limit: float
     ) -> list[Verdict | ServiceError]:
         if len(images) > 1:
-            return api.predict_several(self._name, images, timeout=limit)
+            return api.predict_several(self._name, images, version=self._version, timeout=limit)
         try:
-            return [api.predict(self._name, images[0], timeout=limit)]
+            return [api.predict(self._name, images[0], version=self._version, timeout=limit)]
         except ServiceError as error:
             if not _is_answer(error):
                 raise

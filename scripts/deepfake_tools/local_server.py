@@ -117,6 +117,11 @@ class LocalServer:
         return self.directory / "key_file.json"
 
     @property
+    def pid_file(self) -> Path:
+        """Where TorchServe, the process that the launcher starts, has written its pid."""
+        return self._folder() / ".model_server.pid"
+
+    @property
     def logs(self) -> Path:
         """The server's log folder; what the workers print is in its `model_log.log`."""
         return self.directory / "logs"
@@ -125,6 +130,11 @@ class LocalServer:
     def pid(self) -> int | None:
         """Process id of the launcher, which leads the server's process group."""
         return self._process.pid if self._process else None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is not running, by itself or by `stop`."""
+        return self._process is None or self._process.poll() is not None
 
     def start(self, config: Path | None = None) -> None:
         """Starts the server and waits until its APIs answer; models may still be loading.
@@ -228,7 +238,7 @@ class LocalServer:
         """
         deadline = time.monotonic() + limit_s
         while not condition():
-            if self._process is None or self._process.poll() is not None:
+            if self.has_ended:
                 raise LocalServerError(
                     f"TorchServe ended while waiting for {what}:\n{self._last_words()}"
                 )
@@ -279,7 +289,7 @@ class LocalServer:
     def _java_pid(self) -> int | None:
         """Reads which process the launcher has started."""
         try:
-            return int((self._folder() / ".model_server.pid").read_text(encoding="ascii"))
+            return int(self.pid_file.read_text(encoding="ascii"))
         except (OSError, ValueError):
             return None
 

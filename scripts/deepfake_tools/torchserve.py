@@ -73,13 +73,19 @@ class InferenceAPI:
         return parse_verdict(answer)
 
     def predict_several(
-        self, name: str, images: Sequence[bytes], *, timeout: float | None = None
+        self,
+        name: str,
+        images: Sequence[bytes],
+        *,
+        version: str | None = None,
+        timeout: float | None = None,
     ) -> list[Verdict | ServiceError]:
         """Asks a model about several images in one request.
 
         Args:
             name: The served name.
             images: The image files' bytes, two or more.
+            version: The version to ask; the default one if None.
             timeout: Seconds to wait for the answer.
 
         Returns:
@@ -91,7 +97,7 @@ class InferenceAPI:
         # Of two fields with one name TorchServe hands on the last alone.
         fields = {f"image{index}": ("image", image) for index, image in enumerate(images)}
         body, content_type = encode_multipart_formdata(fields)
-        path = _path("predictions", name, None)
+        path = _path("predictions", name, version)
         answer = self._server.call(
             "POST", path, body=body, content_type=content_type, timeout=timeout
         )
