@@ -3,10 +3,9 @@
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import ClassVar
 
 from deepfake_tools.answers import DetectorInfo, Verdict
@@ -21,19 +20,15 @@ from deepfake_tools.failures import (
     TokenError,
     WorkerFailedError,
 )
-from deepfake_tools.journal import Record
 from deepfake_tools.pace import Pace
+from deepfake_tools.questions import Question, group, read_image
+from deepfake_tools.records import Record
 from deepfake_tools.tokens import Token
 from deepfake_tools.torchserve import InferenceAPI
-
-LARGEST_REQUEST_BYTES = 4 * 1024 * 1024
-"""Of several images; TorchServe takes 6.5 MB by default. A larger image is asked about alone."""
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 10.0
 LOST_IN_A_ROW = 5
-
-Change = Callable[[bytes], bytes]
 
 
 class DetectorChangedError(ServiceError):
@@ -43,21 +38,6 @@ class DetectorChangedError(ServiceError):
     meaning: ClassVar[str] = "another detector answered in the middle of a run"
     kind = "detector_changed"
     is_general = True
-
-
-@dataclass(frozen=True)
-class Question:
-    """One image to ask about.
-
-    Attributes:
-        place: Where its record belongs.
-        path: Of the file.
-        change: What is done to its bytes first.
-    """
-
-    place: int
-    path: str
-    change: Change | None = None
 
 
 @dataclass(frozen=True)
@@ -138,10 +118,10 @@ class Asker:
         bodies: dict[int, bytes] = {}
         for question in questions:
             try:
-                bodies[question.place] = _read_image(question)
+                bodies[question.place] = read_image(question)
             except ServiceError as error:
                 records.append(_record(question.place, _Answer(error, 0.0)))
-        for places in list(_requests(bodies)):
+        for places in list(group(bodies)):
             answers = self._ask_several([bodies.pop(place) for place in places])
             for place, answer in zip(places, answers, strict=True):
                 records.append(_record(place, answer))
@@ -282,35 +262,6 @@ def _in_words(detector: DetectorInfo) -> str:
         f"version {detector.version} of {detector.model}{commit} ({detector.head} head, "
         f"{detector.precision})"
     )
-
-
-def _read_image(question: Question) -> bytes:
-    """Returns the file's bytes, changed as asked.
-
-    Raises:
-        ImageError: There is no such file, it cannot be read, or it is empty.
-    """
-    try:
-        data = Path(question.path).read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror}") from error
-    if not data:
-        raise ImageError("the file is empty")
-    return data if question.change is None else question.change(data)
-
-
-def _requests(bodies: Mapping[int, bytes]) -> Iterator[list[int]]:
-    """Splits images into requests that no server finds too large."""
-    places: list[int] = []
-    size = 0
-    for place, body in bodies.items():
-        if places and size + len(body) > LARGEST_REQUEST_BYTES:
-            yield places
-            places, size = [], 0
-        places.append(place)
-        size += len(body)
-    if places:
-        yield places
 
 
 def _record(place: int, answer: _Answer) -> Record:

@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle, islice
 from typing import TypeAlias
 
-from deepfake_tools.asking import Asker, Question
+from deepfake_tools.asking import Asker
 from deepfake_tools.comparison import CheckError, Comparison, Limits, Pair
 from deepfake_tools.diagnosis import Diagnosis
 from deepfake_tools.failures import ServiceError
-from deepfake_tools.journal import Record
 from deepfake_tools.pace import Pace
+from deepfake_tools.questions import Question
+from deepfake_tools.records import Record
 from deepfake_tools.session import Target
 
 Ask: TypeAlias = Callable[[str], Record]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from deepfake_tools.failures import ServiceError
-from deepfake_tools.journal import Record
+from deepfake_tools.records import Record
 
 SHOWN_FLIPS = 20
 

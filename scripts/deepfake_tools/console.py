@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 from deepfake_tools.collection import Collection
-from deepfake_tools.journal import Journal, Record
+from deepfake_tools.journal import Journal
+from deepfake_tools.records import Record
 from deepfake_tools.run_progress import RunProgress
 
 SHOWN_ERRORS = 10

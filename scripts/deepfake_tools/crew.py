@@ -5,9 +5,10 @@ import threading
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from deepfake_tools.asking import Asker, Question
-from deepfake_tools.journal import Record
+from deepfake_tools.asking import Asker
 from deepfake_tools.pace import Pace, RunEndedError
+from deepfake_tools.questions import Question
+from deepfake_tools.records import Record
 
 # How long an interruption may go unnoticed, and the progress stand still.
 LOOK_UP_SECONDS = 0.2

@@ -19,6 +19,7 @@ from deepfake_tools.collection import Image
 from deepfake_tools.failures import OutputError, ServiceError
 from deepfake_tools.locks import try_lock
 from deepfake_tools.outcomes import Outcome
+from deepfake_tools.records import Record, from_line, to_line
 
 NOWHERE = -1
 
@@ -46,33 +47,6 @@ class Identity:
     images: int
     sha256: str
     variants: tuple[str, ...] = ("",)
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What became of one image, without what is known of it beforehand.
-
-    Attributes:
-        place: The image's index; under the n-th variant, n times the number of images more.
-        seconds: How long its last request took.
-        retries: How many times its request was repeated.
-        prediction: 0 real, 1 fake; None when it failed.
-        fake_probability: In [0, 1]; None when it failed.
-        error: The kind of failure.
-        message: The failure in one line.
-        exit_code: Of the failure.
-        is_passing: Whether it is worth asking again.
-    """
-
-    place: int
-    seconds: float
-    retries: int = 0
-    prediction: int | None = None
-    fake_probability: float | None = None
-    error: str | None = None
-    message: str | None = None
-    exit_code: int = 0
-    is_passing: bool = False
 
 
 class Journal:
@@ -145,7 +119,7 @@ class Journal:
                 self._append({"detector": asdict(detector)})
                 self.detector = detector
             for record in records:
-                self._note(record, self._append(_line(record, self._session_seconds)))
+                self._note(record, self._append(to_line(record, self._session_seconds)))
             self._file.flush()
         except OSError as error:
             raise OutputError(f"cannot write {self.name}: {error.strerror}") from error
@@ -156,7 +130,7 @@ class Journal:
         for offset in self._lines[start : start + len(self._images)]:
             if offset != NOWHERE:
                 self._file.seek(offset)
-                yield _record(json.loads(self._file.readline()))
+                yield from_line(json.loads(self._file.readline()))
 
     def outcomes(self, variant: int = 0) -> Iterator[Outcome]:
         """Yields the outcomes under a variant, in the order of the images."""
@@ -214,7 +188,7 @@ class Journal:
         elif "detector" in line:
             self.detector = DetectorInfo(**line["detector"])
         else:
-            record = _record(line)
+            record = from_line(line)
             self._session_seconds = line["at"]
             if record.is_passing:
                 # It is asked again, but its retries count.
@@ -255,28 +229,6 @@ def open_journal(
             )
         file.truncate(0)
     return Journal(file, identity, images)
-
-
-def _line(record: Record, at: float) -> dict[str, object]:
-    line: dict[str, object] = {
-        "place": record.place,
-        "seconds": round(record.seconds, 6),
-        "retries": record.retries,
-        "at": round(at, 3),
-    }
-    if record.error is None:
-        verdict = {"prediction": record.prediction, "fake_probability": record.fake_probability}
-        return line | verdict
-    return line | {
-        "error": record.error,
-        "message": record.message,
-        "exit_code": record.exit_code,
-        "is_passing": record.is_passing,
-    }
-
-
-def _record(line: dict[str, Any]) -> Record:
-    return Record(**{key: value for key, value in line.items() if key != "at"})
 
 
 def _check_same(earlier: dict[str, Any], identity: Identity, name: str) -> None:

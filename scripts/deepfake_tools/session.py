@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from deepfake_tools.asking import Asker, Patience, Question
+from deepfake_tools.asking import Asker, Patience
 from deepfake_tools.collection import Collection
 from deepfake_tools.console import Console
 from deepfake_tools.credentials import Credentials
@@ -16,6 +16,7 @@ from deepfake_tools.interrupts import Interruption
 from deepfake_tools.journal import Journal
 from deepfake_tools.pace import Pace
 from deepfake_tools.perturbations import Perturbation, perturb
+from deepfake_tools.questions import Question
 
 SHORTEST_ATTEMPT_SECONDS = 5.0
 

@@ -2,8 +2,6 @@
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from deepfake_tools.local_server import LocalServer
@@ -43,10 +41,3 @@ class Manage:
 
     def chosen(self) -> list[str]:
         return read_settings(self.served_properties.read_text())["load_models"].split(",")
-
-
-def wait_until(condition: Callable[[], bool], limit_s: float = 30) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)

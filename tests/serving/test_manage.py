@@ -23,7 +23,8 @@ from deepfake_tools.trial import trial_image
 
 from tests.archives import write_archive
 from tests.serving.conftest import CONFIG
-from tests.serving.manage_runs import MANAGE, Manage, wait_until
+from tests.serving.manage_runs import MANAGE, Manage
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.serving
 
@@ -223,7 +224,9 @@ def test_an_interrupted_swap_is_undone(server, manage, number):
         swap.communicate()
 
     assert swap.returncode == 130
-    assert {answer for client in running for answer in client.answers} == {"1"}
+    # Version 2 was the default for a moment; nobody went without an answer then or afterwards.
+    assert {answer for client in running for answer in client.answers} <= {"1", "2"}
+    assert {client.answers[-1] for client in running} == {"1"}
     assert versions(server, "acme--stop") == ["1"]
     assert answering(server, "acme--stop") == "1"
     assert "acme--stop@1.mar" in manage.chosen()

@@ -15,7 +15,8 @@ from deepfake_tools.store import Store
 from deepfake_tools.trial import trial_image
 
 from tests.archives import write_archive
-from tests.serving.manage_runs import Manage, wait_until
+from tests.serving.manage_runs import Manage
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.serving
 

@@ -5,7 +5,7 @@ import pytest
 from deepfake_tools.comparing import WARM_UP, compare
 from deepfake_tools.comparison import CheckError, Limits
 from deepfake_tools.failures import ModelNotServedError
-from deepfake_tools.journal import Record
+from deepfake_tools.records import Record
 
 PATHS = ["a.png", "b.png", "c.png"]
 

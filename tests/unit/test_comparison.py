@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from deepfake_tools.comparison import Comparison, Limits, Pair, quantile
-from deepfake_tools.journal import Record
+from deepfake_tools.records import Record
 
 
 def judged(probability: float, seconds: float = 0.05) -> Record:

@@ -6,7 +6,8 @@ import pytest
 from deepfake_tools.answers import parse_verdict
 from deepfake_tools.collection import Image
 from deepfake_tools.failures import OutputError
-from deepfake_tools.journal import Identity, Journal, JournalError, Record, open_journal
+from deepfake_tools.journal import Identity, Journal, JournalError, open_journal
+from deepfake_tools.records import Record
 
 from tests.unit.torchserve_stub import verdict
 

@@ -1,6 +1,7 @@
 """A stand-in for TorchServe on a real socket: requests are kept, a function answers them."""
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -136,6 +137,11 @@ class _Sockets(ThreadingHTTPServer):
     request_queue_size = 64
     daemon_threads = True
     block_on_close = False
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Says nothing of clients that hang up, as killed ones do."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class StubServer:

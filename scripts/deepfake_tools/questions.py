@@ -1,0 +1,56 @@
+"""Images to ask about in, the bytes of one request after another out."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepfake_tools.failures import ImageError
+
+LARGEST_REQUEST_BYTES = 4 * 1024 * 1024
+"""Of several images; TorchServe takes 6.5 MB by default. A larger image is asked about alone."""
+
+Change = Callable[[bytes], bytes]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One image to ask about.
+
+    Attributes:
+        place: Where its record belongs.
+        path: Of the file.
+        change: What is done to its bytes first.
+    """
+
+    place: int
+    path: str
+    change: Change | None = None
+
+
+def read_image(question: Question) -> bytes:
+    """Returns the file's bytes, changed as asked.
+
+    Raises:
+        ImageError: There is no such file, it cannot be read, or it is empty.
+    """
+    try:
+        data = Path(question.path).read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from error
+    if not data:
+        raise ImageError("the file is empty")
+    return data if question.change is None else question.change(data)
+
+
+def group(bodies: Mapping[int, bytes]) -> Iterator[list[int]]:
+    """Splits images into requests that no server finds too large."""
+    places: list[int] = []
+    size = 0
+    for place, body in bodies.items():
+        if places and size + len(body) > LARGEST_REQUEST_BYTES:
+            yield places
+            places, size = [], 0
+        places.append(place)
+        size += len(body)
+    if places:
+        yield places
