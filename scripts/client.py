@@ -193,11 +193,12 @@ def make_target(args: argparse.Namespace) -> Target:
         model=served_name(args.model),
         server=args.server,
         management=args.management,
-        credentials=Credentials(args.token_file, args.key_file, args.management),
+        credentials=Credentials(args.token_file, args.key_file, args.management, args.ca),
         key_file=args.key_file,
         seconds=args.timeout,
         retries=args.retries,
         concurrency=args.concurrency,
+        ca=args.ca,
     )
 
 
@@ -268,6 +269,8 @@ def how_to_serve(args: argparse.Namespace) -> str:
         register += ["--management", args.management]
     if args.key_file is not None:
         register += ["--key-file", str(args.key_file)]
+    if args.ca is not None:
+        register += ["--ca", str(args.ca)]
     return f"build and register it:\n  {shlex.join(build)}\n  {shlex.join(register)}"
 
 

@@ -122,7 +122,7 @@ def probe(args: argparse.Namespace) -> None:
 
     def live() -> str:
         # The one path that asks for no token, and answers while no worker does.
-        Connection(args.server, None, args.timeout).call("GET", "/api-description")
+        Connection(args.server, None, args.timeout, args.ca).call("GET", "/api-description")
         return "live"
 
     draining = DrainingMark(Store(args.model_store)).check
@@ -181,7 +181,7 @@ def make_check(args: argparse.Namespace) -> Check:
     """
     paths = [picture.path for picture in collect([args.check]).images]
     limits = Limits(args.min_agreement, args.max_slowdown)
-    credentials = Credentials(None, args.key_file, args.management)
+    credentials = Credentials(None, args.key_file, args.management, args.ca)
 
     def check(old: ArchiveName, new: ArchiveName) -> None:
         target = Target(
@@ -193,6 +193,7 @@ def make_check(args: argparse.Namespace) -> Check:
             seconds=args.timeout,
             retries=CHECK_RETRIES,
             concurrency=1,
+            ca=args.ca,
         )
         say(f"asking both versions about {len(paths)} images in {args.check}")
         ask_old, ask_new = (version_asker(target, each.version) for each in (old, new))
@@ -213,12 +214,14 @@ def service(args: argparse.Namespace) -> Service:
 def connect(args: argparse.Namespace) -> Server:
     """Finds the tokens, renews those whose time is over, and returns the server's two APIs."""
     tokens = {
-        purpose: fresh_key(purpose, args.key_file, args.management)
+        purpose: fresh_key(purpose, args.key_file, args.management, args.ca)
         for purpose in (Purpose.MANAGEMENT, Purpose.INFERENCE)
     }
     return Server(
-        management=ManagementAPI(args.management, tokens[Purpose.MANAGEMENT], args.timeout),
-        inference=InferenceAPI(args.server, tokens[Purpose.INFERENCE], args.timeout),
+        management=ManagementAPI(
+            args.management, tokens[Purpose.MANAGEMENT], args.timeout, args.ca
+        ),
+        inference=InferenceAPI(args.server, tokens[Purpose.INFERENCE], args.timeout, args.ca),
         # TorchServe writes its logs and its key file into the folder that it is started in.
         logs=args.logs or key_file(args).parent / "logs",
         limit_s=args.timeout,

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import ClassVar
 
 from deepfake_tools.answers import DetectorInfo, Verdict
@@ -76,6 +77,7 @@ class Asker:
         diagnosis: Explains what has failed for good.
         detector: What an earlier session's answers came from.
         version: The version to ask; the default one if None.
+        ca: A file with the certificates to trust over https.
 
     Attributes:
         detector: What the answers come from; None before the first verdict.
@@ -91,10 +93,12 @@ class Asker:
         diagnosis: Diagnosis,
         detector: DetectorInfo | None = None,
         version: str | None = None,
+        ca: Path | None = None,
     ) -> None:
         self._server = server
         self._name = name
         self._version = version
+        self._ca = ca
         self._credentials = credentials
         self._patience = patience
         self._pace = pace
@@ -227,7 +231,7 @@ class Asker:
         """Returns this thread's own connection, which has the current token."""
         token = self._credentials.token
         if getattr(self._own, "token", self) != token:
-            api = InferenceAPI(self._server, token, self._patience.attempt_seconds)
+            api = InferenceAPI(self._server, token, self._patience.attempt_seconds, self._ca)
             self._own.api, self._own.token = api, token
         return self._own.api, token
 

@@ -4,14 +4,12 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle, islice
 from typing import TypeAlias
 
-from deepfake_tools.asking import Asker
 from deepfake_tools.comparison import CheckError, Comparison, Limits, Pair
-from deepfake_tools.diagnosis import Diagnosis
 from deepfake_tools.failures import ServiceError
 from deepfake_tools.pace import Pace
 from deepfake_tools.questions import Question
 from deepfake_tools.records import Record
-from deepfake_tools.session import Target
+from deepfake_tools.session import Target, make_asker
 
 Ask: TypeAlias = Callable[[str], Record]
 """Takes an image's path, returns what became of it."""
@@ -27,18 +25,8 @@ def version_asker(target: Target, version: str) -> Ask:
     Raises:
         ServiceError: When asking: every later request would fail in the same way.
     """
-    patience = target.patience
-    pace = Pace(1, patience.attempt_seconds)
-    diagnosis = Diagnosis(target.model, target.server, target.management, target.key_file)
-    asker = Asker(
-        target.server,
-        target.model,
-        target.credentials,
-        patience,
-        pace,
-        diagnosis,
-        version=version,
-    )
+    pace = Pace(1, target.patience.attempt_seconds)
+    asker = make_asker(target, pace, version=version)
 
     def ask(path: str) -> Record:
         pace.enter()

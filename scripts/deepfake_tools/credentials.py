@@ -14,13 +14,16 @@ RENEWAL_SECONDS = 10.0
 WRITING_SECONDS = (0.1, 0.4)
 
 
-def fresh_key(purpose: Purpose, key_file: Path | None, management: str) -> Token | None:
+def fresh_key(
+    purpose: Purpose, key_file: Path | None, management: str, ca: Path | None = None
+) -> Token | None:
     """Returns the key file's token as it is now, renewed when its time is over.
 
     Args:
         purpose: Which of the file's tokens.
         key_file: TorchServe's key file (--key-file).
         management: The management API's address, which renews tokens.
+        ca: A file with the certificates to trust over https.
 
     Raises:
         TokenError: A place that was named holds no usable token, or it was not renewed.
@@ -32,7 +35,7 @@ def fresh_key(purpose: Purpose, key_file: Path | None, management: str) -> Token
     token = find()
     if token is None or not token.has_expired:
         return token
-    return _renewed(token, purpose, find, key_file, management)
+    return _renewed(token, purpose, find, key_file, management, ca)
 
 
 class Credentials:
@@ -42,15 +45,23 @@ class Credentials:
         token_file: A file that holds the token alone (--token-file).
         key_file: TorchServe's key file (--key-file).
         management: The management API's address, which renews tokens.
+        ca: A file with the certificates to trust over https.
 
     Raises:
         TokenError: A place that was named holds no usable token.
     """
 
-    def __init__(self, token_file: Path | None, key_file: Path | None, management: str) -> None:
+    def __init__(
+        self,
+        token_file: Path | None,
+        key_file: Path | None,
+        management: str,
+        ca: Path | None = None,
+    ) -> None:
         self._token_file = token_file
         self._key_file = key_file
         self._management = management
+        self._ca = ca
         self._lock = threading.Lock()
         self.token = self._find()
 
@@ -76,6 +87,7 @@ class Credentials:
                     lambda: _find_again(self._find),
                     self._key_file,
                     self._management,
+                    self._ca,
                 )
             return self.token != refused
 
@@ -99,6 +111,7 @@ def _renewed(
     find: Callable[[], Token | None],
     key_file: Path | None,
     management: str,
+    ca: Path | None,
 ) -> Token | None:
     """Renews the key file's token, unless another process has just done so.
 
@@ -110,7 +123,7 @@ def _renewed(
             if token != expired:
                 return token
             api = find_key(Purpose.API, key_file)
-            ManagementAPI(management, api, RENEWAL_SECONDS).renew_token(purpose)
+            ManagementAPI(management, api, RENEWAL_SECONDS, ca).renew_token(purpose)
             return find()
     except OSError:
         return expired

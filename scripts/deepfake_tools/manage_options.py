@@ -8,6 +8,7 @@ from deepfake_tools.deployment import ConflictError
 from deepfake_tools.failures import exit_code_table
 from deepfake_tools.inspection import ArchiveError
 from deepfake_tools.options import (
+    add_ca_option,
     address,
     at_least,
     fraction,
@@ -276,3 +277,4 @@ def _add_server_options(command: argparse.ArgumentParser, timeout: float) -> Non
         metavar="SECONDS",
         help="longest wait for one step, such as a worker's start (%(default)g)",
     )
+    add_ca_option(group)

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +44,17 @@ def add_connection_options(parser: argparse.ArgumentParser, timeout: float) -> N
         metavar="SECONDS",
         help="longest wait for an answer (%(default)g)",
     )
+    add_ca_option(group)
+
+
+def add_ca_option(group: argparse._ArgumentGroup) -> None:
+    """Adds --ca to a command's group of options."""
+    group.add_argument(
+        "--ca",
+        type=certificates,
+        metavar="FILE",
+        help="over https, trust this certificate, or authority, alone (the public authorities)",
+    )
 
 
 def address(text: str) -> str:
@@ -62,6 +74,17 @@ def seconds(text: str) -> float:
     if not 0 < limit < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return limit
+
+
+def certificates(text: str) -> Path:
+    """Reads the name of a file of certificates, as an argument's `type`."""
+    try:
+        ssl.create_default_context(cafile=text)
+    except ssl.SSLError as error:
+        raise argparse.ArgumentTypeError(f"{text} holds no certificate in PEM form") from error
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from error
+    return Path(text)
 
 
 def not_negative(text: str) -> float:

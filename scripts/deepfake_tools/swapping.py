@@ -63,8 +63,10 @@ class TimedManagement(ManagementAPI):
         switches: The changes so far.
     """
 
-    def __init__(self, address: str, token: Token | None, timeout: float = 60.0) -> None:
-        super().__init__(address, token, timeout)
+    def __init__(
+        self, address: str, token: Token | None, timeout: float = 60.0, ca: Path | None = None
+    ) -> None:
+        super().__init__(address, token, timeout, ca)
         self.switches: list[Switch] = []
 
     def set_default(self, name: str, version: str) -> None:

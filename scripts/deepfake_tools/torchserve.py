@@ -1,6 +1,7 @@
 """TorchServe's two APIs over HTTP: calls with a token in, typed answers or a ServiceError out."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from urllib.parse import quote
 
 from urllib3.filepost import encode_multipart_formdata
@@ -37,10 +38,13 @@ class InferenceAPI:
         address: Such as http://127.0.0.1:8080.
         token: An inference token; None where the server runs without tokens.
         timeout: Seconds to wait for an answer, unless a call says otherwise.
+        ca: A file with the certificates to trust over https; None for requests' own choice.
     """
 
-    def __init__(self, address: str, token: Token | None, timeout: float = 60.0) -> None:
-        self._server = Server(address, token, timeout)
+    def __init__(
+        self, address: str, token: Token | None, timeout: float = 60.0, ca: Path | None = None
+    ) -> None:
+        self._server = Server(address, token, timeout, ca)
 
     def predict(
         self,
@@ -114,10 +118,13 @@ class ManagementAPI:
         address: Such as http://127.0.0.1:8081.
         token: A management token; None where the server runs without tokens.
         timeout: Seconds to wait for an answer, unless a call says otherwise.
+        ca: A file with the certificates to trust over https; None for requests' own choice.
     """
 
-    def __init__(self, address: str, token: Token | None, timeout: float = 60.0) -> None:
-        self._server = Server(address, token, timeout)
+    def __init__(
+        self, address: str, token: Token | None, timeout: float = 60.0, ca: Path | None = None
+    ) -> None:
+        self._server = Server(address, token, timeout, ca)
 
     def renew_token(self, purpose: Purpose) -> None:
         """Ends a token for everybody; the server writes the new one into its own key file.
