@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SERVING := $(VENV)/.serving-installed
 DEVELOPMENT := $(VENV)/.development-installed
+AUDIT := $(VENV)/.audit-installed
 
 # An archive brings its own code to a worker, and the shell's PYTHONPATH would come before it.
 unexport PYTHONPATH
@@ -16,7 +17,7 @@ unexport PYTHONPATH
 WITH_JAVA = PATH="$(CURDIR)/$(BIN):$$PATH"; [ ! -e $(BIN)/java ] || unset JAVA_HOME;
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint clean
+.PHONY: help demo serve test lint audit clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,22 +26,20 @@ demo: $(SERVING)  ## Train, build, serve and ask a detector, on examples/ [MODEL
 	@$(WITH_JAVA) $(BIN)/python scripts/demo.py \
 	    $(if $(MODEL),--model "$(MODEL)") $(if $(IMAGE),--image "$(IMAGE)")
 
-# Ctrl-C waits until everything is answered; a second one does not. A background job ignores Ctrl-C
-# itself. The second wait is for the launcher, since a signal ends the first one early.
 serve: $(SERVING)  ## Serve the archives in model_store/ in the foreground; Ctrl-C stops
-	@$(WITH_JAVA) unset TORCHSERVE_KEY_FILE; \
-	config=$$($(BIN)/python scripts/manage.py config) || exit; \
-	trap 'trap : INT TERM; $(BIN)/python scripts/manage.py stop --grace 0 \
-	    || torchserve --stop --foreground' INT TERM; \
-	torchserve --start --foreground --ts-config "$$config" & wait $$! || wait $$!
+	@$(WITH_JAVA) deploy/serve.sh
 
 test: $(DEVELOPMENT)  ## Run all tests
 	@$(WITH_JAVA) $(BIN)/python -m pytest
 
-lint: $(DEVELOPMENT)  ## Run ruff and mypy
+lint: $(DEVELOPMENT)  ## Run ruff, mypy and hadolint
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/hadolint deploy/Containerfile
+
+audit: $(AUDIT)  ## Look for known vulnerabilities in what is installed
+	@$(BIN)/python scripts/audit.py
 
 clean:  ## Remove .venv and caches; archives in model_store/ stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info logs
@@ -59,4 +58,8 @@ $(SERVING): pyproject.toml constraints.txt scripts/find_java.py
 
 $(DEVELOPMENT): $(SERVING)
 	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e '.[train,test,lint]'
+	@touch $@
+
+$(AUDIT): $(SERVING)
+	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e '.[train,audit]'
 	@touch $@

@@ -12,7 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
+from deepfake_tools.credentials import fresh_key
 from deepfake_tools.local_server import LocalServer
+from deepfake_tools.tokens import Purpose
 from deepfake_tools.trial import trial_image
 
 from tests.archives import write_archive
@@ -124,6 +126,26 @@ def test_without_the_right_token_nothing_is_answered(server, certificate, port, 
         )
         assert answer.status_code == 400, (token, answer.text)
         assert answer.json()["type"] == "InvalidKeyException"
+
+
+def test_an_expired_token_is_refused_and_renewed_by_the_api_key(tmp_path):
+    (tmp_path / "model_store").mkdir()
+    settings = {"token_expiration_min": "0"}
+    with LocalServer(tmp_path / "model_store", ROOT / "config.properties", settings=settings) as it:
+        before = tokens(it)
+        for address, path, purpose in (
+            (it.inference_url, "/ping", "inference"),
+            (it.management_url, "/models", "management"),
+        ):
+            headers = {"Authorization": f"Bearer {before[purpose]}"}
+            answer = requests.get(address + path, headers=headers, timeout=30)
+            assert (answer.status_code, answer.json()["type"]) == (400, "InvalidKeyException")
+
+        renewed = fresh_key(Purpose.MANAGEMENT, it.key_file, it.management_url)
+
+        assert renewed is not None
+        assert renewed.value == tokens(it)["management"] != before["management"]
+        assert tokens(it)["API"] == before["API"]
 
 
 def test_the_metrics_port_is_on_loopback_alone(server):
