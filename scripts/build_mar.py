@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import get_args
 
 from clip_deepfake.card import Feature, HeadCard, Limits, Precision
+from clip_deepfake.faces import FaceAlignment
 from deepfake_tools.archive import ServingOptions
 from deepfake_tools.build_options import BuildOptions
 from deepfake_tools.builder import Built, build
+from deepfake_tools.face_options import add_face_options, read_face_options
 from deepfake_tools.hub import BuildError
 from deepfake_tools.interrupts import reliable_interrupts
 from deepfake_tools.recipes import PRESETS
@@ -23,6 +25,7 @@ examples:
   build_mar.py --weights head.safetensors             a head of train_head.py, on its own encoder
   build_mar.py --weights fc_weights.pth               a published detector, whichever it is
   build_mar.py --weights yermandy/GenD_CLIP_L_14      one that is published on the Hub
+  build_mar.py --weights effort.pth --landmark-model shape_predictor_81_face_landmarks.dat
 
 The Hub's own variables keep their meaning: HF_HOME (cache), HF_TOKEN (gated and private models),
 HF_HUB_OFFLINE (cache only), HF_ENDPOINT (a mirror).
@@ -42,6 +45,7 @@ def parse_arguments(arguments: list[str] | None = None) -> BuildOptions:
     )
     _add_model(parser)
     _add_overrides(parser)
+    add_face_options(parser, several=True)
     output = parser.add_argument_group("output")
     output.add_argument("--export-path", type=Path, default=Path("model_store"), metavar="DIR")
     output.add_argument("--force", action="store_true", help="replace an archive of equal version")
@@ -67,6 +71,7 @@ def parse_arguments(arguments: list[str] | None = None) -> BuildOptions:
         weights=found.weights,
         feature=found.feature,
         threshold=found.threshold,
+        faces=read_face_options(parser, found),
     )
 
 
@@ -155,6 +160,7 @@ def describe(built: Built) -> str:
             f"model        {card.model.name}, commit {card.model.commit or 'none (local)'}",
             f"head         {card.head.source.upper()}: {card.head.description}",
             *_describe_weights(card.head),
+            *_describe_faces(card.faces),
             f"next         make serve, or, into a running server: "
             f"python scripts/manage.py swap {built.path}",
         ]
@@ -171,6 +177,17 @@ def _describe_weights(head: HeadCard) -> list[str]:
     if head.overridden:
         lines.append(f"overridden   {', '.join('--' + name for name in head.overridden)}")
     return lines
+
+
+def _describe_faces(faces: FaceAlignment | None) -> list[str]:
+    if faces is None:
+        return []
+    search = "images searched whole" if faces.scan_pixels is None else "large images made smaller"
+    without = "judged whole" if faces.on_no_face == "whole" else "refused"
+    return [
+        f"faces        {faces.judged}, aligned by {faces.predictor} ({faces.points} points); "
+        f"{search}; without a face: {without}"
+    ]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,6 +12,12 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parent.parent / "handler"))
 
 from clip_deepfake.labels import LabelError
+from deepfake_tools.alignment import (
+    AlignedTwiceError,
+    LandmarksError,
+    add_alignment_options,
+    load_cutter,
+)
 from deepfake_tools.asking import DetectorChangedError
 from deepfake_tools.collection import Collection, CollectionError, collect
 from deepfake_tools.credentials import Credentials
@@ -43,6 +49,7 @@ everything given: names with real, original or nature; fake, synthe, faceswap or
 {exit_code_table()}
   {JournalError.exit_code:>3}  {JournalError.meaning}
   {DetectorChangedError.exit_code:>3}  {DetectorChangedError.meaning}
+  {AlignedTwiceError.exit_code:>3}  {AlignedTwiceError.meaning}
   130  interrupted (by another signal: 128 and its number)
 After any of these the results file holds what was done; --resume goes on from there.
 """
@@ -54,8 +61,9 @@ def main() -> int:
     args = parser.parse_args()
     try:
         require_libraries(args)
+        args.cut = load_cutter(args)
         collection = collect(args.image, args.labels, args.limit, args.seed)
-    except (CollectionError, LabelError, MissingExtraError) as error:
+    except (CollectionError, LabelError, LandmarksError, MissingExtraError) as error:
         parser.error(str(error))
     note_what_is_odd(args, collection)
     try:
@@ -80,6 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--image", nargs="+", required=True, metavar="PATH", help=image_help)
     add_selection_options(parser)
     add_output_options(parser)
+    add_alignment_options(parser)
     group = parser.add_argument_group("asking")
     add = group.add_argument
     add("--concurrency", type=at_least(1), default=16, metavar="N", help="requests at a time (16)")
@@ -176,7 +185,8 @@ def begin(
     files: Files,
 ) -> Journal:
     """Opens the journal, on disk unless asking again is as quick as going on."""
-    names = tuple("" if variant is None else str(variant) for variant in variants)
+    cut = "" if args.cut is None else args.cut.name
+    names = tuple(f"{cut} {variant or ''}".strip() for variant in variants)
     images = collection.images
     identity = Identity(served_name(args.model), len(images), collection.digest, names)
     few = collection.named and len(images) <= FEW
@@ -199,6 +209,7 @@ def make_target(args: argparse.Namespace) -> Target:
         retries=args.retries,
         concurrency=args.concurrency,
         ca=args.ca,
+        cut=args.cut,
     )
 
 
@@ -252,6 +263,8 @@ def tell(args: argparse.Namespace, collection: Collection, results: Run) -> None
             "warning: this detector's head is untrained: its predictions are chance, not evidence",
             file=sys.stderr,
         )
+    if args.cut is not None and args.cut.faceless:
+        print(f"note: {args.cut.faceless} images had no face: sent whole", file=sys.stderr)
     if results.missing:
         print(
             f"{results.missing} images were not asked: the same command with --resume goes on",

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import get_args
 
 from clip_deepfake.card import Feature
+from clip_deepfake.digests import file_digest
 from clip_deepfake.labels import LabelError
-from deepfake_tools.archive import file_digest
 from deepfake_tools.dataset import TrainingError
+from deepfake_tools.face_options import add_face_options, read_face_options
 from deepfake_tools.head_file import TrainedHead
 from deepfake_tools.hub import BuildError
 from deepfake_tools.interrupts import reliable_interrupts
@@ -59,6 +60,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default="pooler_output",
         help="what the head reads (default: %(default)s)",
     )
+    add_face_options(parser, several=False)
     head = parser.add_argument_group("head")
     head.add_argument(
         "--output",
@@ -85,6 +87,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     found = parser.parse_args(arguments)
     if found.data is None and found.labels is None:
         parser.error("give --data DIR, --labels FILE.csv, or both")
+    found.faces = read_face_options(parser, found)
     return found
 
 
@@ -124,6 +127,7 @@ def train(arguments: argparse.Namespace) -> TrainedHead:
         target_fpr=arguments.target_fpr,
         cache=arguments.cache,
         seed=arguments.seed,
+        faces=arguments.faces,
     )
     return run(options, say=lambda text: print(text, file=sys.stderr))
 
@@ -138,7 +142,9 @@ def describe(trained: TrainedHead, arguments: argparse.Namespace) -> str:
         rate = f"a false-positive rate of {history.target_fpr:g}"
         thresholds = f"{history.target_fpr_threshold:.4f} for {rate} (used), {thresholds}"
     # A local folder's name in the head does not say where the folder is.
-    model = "" if trained.model.commit else f" --model {arguments.model}"
+    more = "" if trained.model.commit else f" --model {arguments.model}"
+    if trained.faces is not None:
+        more += f" --landmark-model {arguments.landmark_model}"
     return "\n".join(
         [
             f"head         {arguments.output}",
@@ -152,7 +158,7 @@ def describe(trained: TrainedHead, arguments: argparse.Namespace) -> str:
             f"held out     {unseen.real} real, {unseen.fake} fake: AUC {unseen.auc:.4f}, "
             f"PR-AUC {unseen.pr_auc:.4f}, accuracy {unseen.accuracy:.4f}",
             f"threshold    {thresholds}",
-            f"next         python scripts/build_mar.py{model} --weights {arguments.output}",
+            f"next         python scripts/build_mar.py{more} --weights {arguments.output}",
         ]
     )
 

@@ -4,6 +4,8 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,28 @@ def small_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def examples() -> list[Path]:
     """The example photographs, in the order of their names."""
     return sorted((ROOT / "examples").glob("*.jpg"))
+
+
+@pytest.fixture(scope="session")
+def predictors(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Small landmark predictors of so many points, each trained on the spot, once."""
+    from tests.portraits import train_predictor
+
+    folder = tmp_path_factory.mktemp("landmarks")
+    return cache(lambda points: train_predictor(folder / f"trained_{points}.dat", points))
+
+
+@pytest.fixture(scope="session")
+def landmarks(predictors: Callable[[int], Path]) -> Path:
+    """The one of 81 points."""
+    return predictors(81)
+
+
+@pytest.fixture(params=["trained", "given"])
+def any_landmarks(request: pytest.FixtureRequest) -> Path:
+    """That one, and the real one that CLIP_DEEPFAKE_LANDMARKS names."""
+    if request.param == "trained":
+        return request.getfixturevalue("landmarks")
+    if "CLIP_DEEPFAKE_LANDMARKS" not in os.environ:
+        pytest.skip("CLIP_DEEPFAKE_LANDMARKS names no landmark predictor")
+    return Path(os.environ["CLIP_DEEPFAKE_LANDMARKS"]).resolve()

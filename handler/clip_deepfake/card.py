@@ -6,16 +6,18 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from clip_deepfake.digests import Sha256
 from clip_deepfake.errors import LoadError
+from clip_deepfake.faces import FaceAlignment
 from clip_deepfake.preprocessing import Preprocessing
 
 CARD_FILE = "detector.json"
 ENCODER_FILE = "encoder.safetensors"
 HEAD_FILE = "head.safetensors"
+LANDMARKS_FILE = "landmarks.dat"
 
 Count = Annotated[int, Meta(gt=0, le=1 << 20)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Feature = Literal["pooler_output", "image_embeds"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -211,8 +213,11 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
         name: served name.
         version: TorchServe's model version.
         precision: dtype of the encoder's weights; the head is always float32.
-        files: SHA-256 of each weight file in the archive, by name.
+        files: SHA-256 of each weight file in the archive, by name; of the landmark predictor too,
+            which is in dlib's own serialisation and parsed by dlib.
         built_with: version of each library that had a part in the numbers, by name.
+        faces: how faces are found and cut out before the preprocessing; None where images are
+            judged as they are.
     """
 
     schema: Literal[1]
@@ -227,6 +232,17 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
     files: dict[str, Sha256]
     self_test: SelfTest
     built_with: dict[str, str]
+    faces: FaceAlignment | None = None
+
+    @property
+    def judges_all_faces(self) -> bool:
+        """Whether each face of an image has a verdict of its own."""
+        return self.faces is not None and self.faces.judged == "all"
+
+    @property
+    def refuses_faceless(self) -> bool:
+        """Whether an image without a face is an error."""
+        return self.faces is not None and self.faces.on_no_face == "error"
 
     def to_json(self) -> bytes:
         """The card as it stands in an archive: indented JSON, keys in the order of the fields."""
@@ -243,6 +259,8 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
         }
         if self.head.source == "trained":
             said |= {"head_file": self.head.file, "head_sha256": self.head.sha256}
+        if self.faces is not None:
+            said["faces"] = self.faces.judged
         return said
 
 

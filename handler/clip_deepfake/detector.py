@@ -1,25 +1,26 @@
 """Image bytes in, verdicts out."""
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from clip_deepfake.card import ENCODER_FILE, HEAD_FILE, Card, HeadCard, read_card
+from clip_deepfake.card import ENCODER_FILE, HEAD_FILE, LANDMARKS_FILE, Card, read_card
+from clip_deepfake.digests import check_digest
 from clip_deepfake.encoder import build_module
 from clip_deepfake.engines import Engine, Pixels, TorchEngine, worker_device
-from clip_deepfake.errors import DetectorError, InternalError, LoadError
-from clip_deepfake.images import decode
+from clip_deepfake.errors import DetectorError, InternalError, LoadError, NoFaceError
+from clip_deepfake.faces import Aligner, Faces
+from clip_deepfake.images import RGB, decode
+from clip_deepfake.verdicts import Judgement, Verdict, form_judgement, form_verdict
 
 logger = logging.getLogger(__name__)
 
@@ -33,31 +34,26 @@ ImageBytes = bytes | bytearray
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """One image's answer.
+class Prepared:
+    """One image, ready for the engine.
 
     Attributes:
-        label: ``FAKE`` when ``fake_probability`` is above the card's threshold.
-        prediction: 1 for FAKE, 0 for REAL.
-        confidence: probability of the label given, in [0, 1].
-        fake_probability: in [0, 1].
-        logits: the head's output, one or two numbers.
+        pixels: uint8 (side, side, 3) for each face to be judged, or for the whole image.
+        faces: what was found; None where the card aligns no faces.
     """
 
-    label: Literal["REAL", "FAKE"]
-    prediction: Literal[0, 1]
-    confidence: float
-    fake_probability: float
-    logits: tuple[float, ...]
+    pixels: tuple[Pixels, ...]
+    faces: Faces | None = None
 
 
 class Detector:
-    """A card, its preprocessing and an engine."""
+    """A card, its preprocessing and an engine, and an aligner where the card wants faces."""
 
-    def __init__(self, card: Card, engine: Engine) -> None:
+    def __init__(self, card: Card, engine: Engine, aligner: Aligner | None = None) -> None:
         """Puts the parts in a row; ``load_detector`` makes them from an unpacked archive."""
         self.card = card
         self.engine = engine
+        self._aligner = aligner
         self._pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="preprocess")
 
     def judge(self, images: Sequence[ImageBytes]) -> list[Verdict | DetectorError]:
@@ -70,107 +66,85 @@ class Detector:
             A verdict or the reason for its absence for each, in order.
         """
         prepared = self.prepare(images)
-        pixels = [item for item in prepared if not isinstance(item, DetectorError)]
-        verdicts = self._judge_pixels(pixels)
-        return [item if isinstance(item, DetectorError) else next(verdicts) for item in prepared]
+        judgements = self._judge_pixels(
+            [pixels for item in prepared if isinstance(item, Prepared) for pixels in item.pixels]
+        )
+        return [
+            self._verdict(item, judgements) if isinstance(item, Prepared) else item
+            for item in prepared
+        ]
 
-    def prepare(self, images: Sequence[ImageBytes]) -> list[Pixels | DetectorError]:
-        """Decodes and preprocesses images, several at a time.
+    def prepare(self, images: Sequence[ImageBytes]) -> list[Prepared | DetectorError]:
+        """Decodes, aligns and preprocesses images, several at a time.
 
         Args:
             images: contents of image files.
 
         Returns:
-            For each, in order, uint8 (side, side, 3), or the reason for its absence.
+            What the engine takes, or the reason for its absence, for each in order.
         """
         return list(self._pool.map(self._prepare, images))
 
-    def _judge_pixels(self, pixels: Sequence[Pixels]) -> Iterator[Verdict | DetectorError]:
-        for start in range(0, len(pixels), LARGEST_PASS):
-            yield from self._judge_batch(np.stack(pixels[start : start + LARGEST_PASS]))
-
-    def _prepare(self, data: ImageBytes) -> Pixels | DetectorError:
+    def _prepare(self, data: ImageBytes) -> Prepared | DetectorError:
         try:
-            return self.card.preprocessing.apply(decode(data, self.card.limits.max_pixels))
+            return self._prepare_image(decode(data, self.card.limits.max_pixels))
         except DetectorError as error:
             return error
         except Exception:
             logger.exception("an image of %d bytes could not be prepared", len(data))
             return InternalError("the image could not be prepared; the server's log says why")
 
-    def _judge_batch(self, pixels: Pixels) -> Sequence[Verdict | DetectorError]:
+    def _prepare_image(self, image: RGB) -> Prepared:
+        found = None if self._aligner is None else self._aligner.find(image)
+        if found is None or not found.judged:
+            if found is not None and self.card.refuses_faceless:
+                raise NoFaceError("no face was found, and only faces are judged")
+            return Prepared((self.card.preprocessing.apply(image),), found)
+        crops = (face.crop for face in found.judged)
+        return Prepared(tuple(self.card.preprocessing.apply(crop) for crop in crops), found)
+
+    def _judge_pixels(self, pixels: Sequence[Pixels]) -> Iterator[Judgement | DetectorError]:
+        for start in range(0, len(pixels), LARGEST_PASS):
+            yield from self._judge_batch(np.stack(pixels[start : start + LARGEST_PASS]))
+
+    def _judge_batch(self, pixels: Pixels) -> Sequence[Judgement | DetectorError]:
         try:
             logits = self.engine(pixels)
         except Exception:
             logger.exception("a pass over %d images failed", len(pixels))
             failure = InternalError("the model could not be run; the server's log says why")
             return [failure] * len(pixels)
-        return [self._verdict(row) for row in logits]
+        return [form_judgement(row, self.card.head) for row in logits]
 
-    def _verdict(self, logits: npt.NDArray[np.float32]) -> Verdict | DetectorError:
-        if not np.isfinite(logits).all():
-            return InternalError(f"the model answered {logits.tolist()}, which are no numbers")
-        probability = fake_probability(logits, self.card.head)
-        fake = probability > self.card.head.threshold
-        return Verdict(
-            label="FAKE" if fake else "REAL",
-            prediction=1 if fake else 0,
-            confidence=probability if fake else 1 - probability,
-            fake_probability=probability,
-            logits=tuple(logits.tolist()),
-        )
-
-
-def fake_probability(logits: npt.NDArray[np.float32], head: HeadCard) -> float:
-    """Reads a head's output.
-
-    Args:
-        logits: float32 (outputs,).
-        head: says whether they are one logit for a sigmoid or two for a softmax.
-
-    Returns:
-        The probability of FAKE in [0, 1], computed in float64. A softmax over two logits is the
-        sigmoid of their difference.
-    """
-    values = logits.astype(np.float64)
-    margin = (
-        values[0] if head.outputs == 1 else values[head.fake_index] - values[1 - head.fake_index]
-    )
-    return float(0.5 * (1 + np.tanh(margin / 2)))
+    def _verdict(
+        self, prepared: Prepared, judgements: Iterator[Judgement | DetectorError]
+    ) -> Verdict | DetectorError:
+        """Takes as many judgements as the image has pictures."""
+        own = list(islice(judgements, len(prepared.pixels)))
+        return form_verdict(own, prepared.faces, all_faces=self.card.judges_all_faces)
 
 
 def load_detector(directory: Path, gpu_id: int | None = None) -> Detector:
     """Makes a detector of an unpacked archive and tests it; the test is the warm-up too.
 
     Args:
-        directory: holds the card and the weight files that it names.
+        directory: holds the card and the files that it names.
         gpu_id: the CUDA device to use, or None.
 
     Raises:
-        LoadError: when a file is missing or damaged, or the logits are not the card's.
+        LoadError: when a file is missing or damaged, the logits are not the card's, or dlib is
+            missing and the card aligns faces.
     """
     card = read_card(directory)
     for name, sha256 in card.files.items():
-        _check_digest(directory / name, sha256)
+        check_digest(directory / name, sha256)
     module = build_module(
         card, _load_tensors(directory / ENCODER_FILE), _load_tensors(directory / HEAD_FILE)
     )
+    aligner = Aligner(directory / LANDMARKS_FILE, card.faces) if card.faces else None
     engine = TorchEngine(module, worker_device(gpu_id))
     check_logits(card, engine)
-    return Detector(card, engine)
-
-
-def _check_digest(path: Path, sha256: str) -> None:
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise LoadError(f"{path.name} cannot be read: {error.strerror}") from error
-    if found != sha256:
-        raise LoadError(
-            f"{path.name} is damaged: its SHA-256 is {found}, the card says {sha256}; "
-            "build the archive again"
-        )
+    return Detector(card, engine, aligner)
 
 
 def _load_tensors(path: Path) -> dict[str, torch.Tensor]:

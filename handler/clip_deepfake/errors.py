@@ -43,6 +43,13 @@ class ImageTooLargeError(ImageError):
     status = 413
 
 
+class NoFaceError(ImageError):
+    """No face in the image, and a detector that judges faces alone."""
+
+    code = "no_face"
+    status = 422
+
+
 class RequestError(DetectorError):
     """A request of another shape than the documented ones."""
 

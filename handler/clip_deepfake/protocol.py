@@ -8,10 +8,10 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from http import HTTPStatus
 
-from clip_deepfake.detector import ImageBytes, Verdict
+from clip_deepfake.detector import ImageBytes
 from clip_deepfake.errors import (
     DetectorError,
     EmptyImageError,
@@ -20,6 +20,7 @@ from clip_deepfake.errors import (
     RequestError,
     TooManyImagesError,
 )
+from clip_deepfake.verdicts import Verdict, to_fields
 
 INSTANCES = 'send {"instances": [{"b64": "…"}, …]}, or the image file itself'
 
@@ -151,7 +152,7 @@ def _entry(
 ) -> dict[str, object]:
     if isinstance(verdict, DetectorError):
         return {"error": {"code": verdict.code, "message": str(verdict)}}
-    return asdict(verdict) | {"detector": detector}
+    return to_fields(verdict) | {"detector": detector}
 
 
 def _own_status(verdict: Verdict | DetectorError) -> dict[str, object]:

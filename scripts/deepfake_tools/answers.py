@@ -11,7 +11,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DetectorInfo:
-    """The card's short form: what judged an image."""
+    """The card's short form: what judged an image.
+
+    Attributes:
+        faces: Whether it aligns faces itself: "largest" or "all"; None where it does not.
+    """
 
     model: str
     commit: str | None
@@ -19,6 +23,7 @@ class DetectorInfo:
     head: str
     precision: str
     engine: str
+    faces: str | None = None
 
     @property
     def is_untrained(self) -> bool:
@@ -149,6 +154,7 @@ def parse_verdict(value: object) -> Verdict:
             head=_text(detector, "head"),
             precision=_text(detector, "precision"),
             engine=_text(detector, "engine"),
+            faces=None if detector.get("faces") is None else _text(detector, "faces"),
         ),
     )
 

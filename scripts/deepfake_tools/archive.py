@@ -1,6 +1,5 @@
 """The parts of a detector in, one reproducible ``.mar`` out."""
 
-import hashlib
 import json
 import zipfile
 from collections.abc import Mapping
@@ -61,7 +60,7 @@ def write_archive(
     Args:
         target: file to write.
         card: with the digests of the weights.
-        weights: each weight file by its name in the archive.
+        weights: each file that the card lists, by its name in the archive.
         options: for TorchServe's model configuration.
     """
     texts = {
@@ -108,9 +107,3 @@ def _store(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, source: Path) -> No
     with source.open("rb") as reader, archive.open(entry, "w") as writer:
         while block := reader.read(BLOCK):
             writer.write(block)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

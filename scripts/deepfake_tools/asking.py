@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import ClassVar
 
+from deepfake_tools.alignment import AlignedTwiceError, shows_alignment
 from deepfake_tools.answers import DetectorInfo, Verdict
 from deepfake_tools.credentials import Credentials
 from deepfake_tools.diagnosis import Diagnosis
@@ -78,6 +79,7 @@ class Asker:
         detector: What an earlier session's answers came from.
         version: The version to ask; the default one if None.
         ca: A file with the certificates to trust over https.
+        aligns: Whether the questions' changes align faces.
 
     Attributes:
         detector: What the answers come from; None before the first verdict.
@@ -94,6 +96,8 @@ class Asker:
         detector: DetectorInfo | None = None,
         version: str | None = None,
         ca: Path | None = None,
+        *,
+        aligns: bool = False,
     ) -> None:
         self._server = server
         self._name = name
@@ -106,6 +110,7 @@ class Asker:
         self._own = threading.local()
         self._lock = threading.Lock()
         self._lost = 0
+        self._aligns = aligns
         self.detector = detector
 
     def ask(self, questions: Sequence[Question]) -> tuple[list[Record], int]:
@@ -209,6 +214,8 @@ class Asker:
             api, _ = self._api()
             results = self._send(api, images, limit)
         for result in results:
+            if self._aligns and shows_alignment(result):
+                raise AlignedTwiceError(self._name)
             if isinstance(result, Verdict):
                 self._check_detector(result.detector)
         with self._lock:

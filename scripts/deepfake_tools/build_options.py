@@ -6,6 +6,7 @@ from pathlib import Path
 from clip_deepfake.card import Feature, Limits, Precision
 
 from deepfake_tools.archive import ServingOptions
+from deepfake_tools.face_options import FaceOptions
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class BuildOptions:
         weights: file, folder or Hub name of a detector's checkpoint; None for an untrained head.
         feature: what the head reads; None is what it was trained on.
         threshold: FAKE is answered above it; None is what the weights came with.
+        faces: how faces are aligned; None judges images as they are.
     """
 
     model: str | None
@@ -42,3 +44,4 @@ class BuildOptions:
     weights: str | None = None
     feature: Feature | None = None
     threshold: float | None = None
+    faces: FaceOptions | None = None

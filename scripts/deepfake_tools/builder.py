@@ -8,15 +8,25 @@ from pathlib import Path
 
 import msgspec
 import torch
-from clip_deepfake.card import ENCODER_FILE, HEAD_FILE, Card, Precision, SelfTest
+from clip_deepfake.card import (
+    ENCODER_FILE,
+    HEAD_FILE,
+    LANDMARKS_FILE,
+    Card,
+    Precision,
+    SelfTest,
+)
 from clip_deepfake.detector import self_test_pixels
+from clip_deepfake.digests import file_digest
 from clip_deepfake.encoder import build_module
 from clip_deepfake.engines import DTYPES, TorchEngine
 from clip_deepfake.errors import LoadError
+from clip_deepfake.faces import FaceAlignment
+from clip_deepfake.frontal import import_dlib
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from deepfake_tools.archive import file_digest, write_archive
+from deepfake_tools.archive import write_archive
 from deepfake_tools.build_options import BuildOptions
 from deepfake_tools.hub import BuildError
 from deepfake_tools.inspection import ArchiveError, ArchiveName
@@ -51,8 +61,9 @@ def build(options: BuildOptions, report: Callable[[str], None]) -> Built:
     Raises:
         BuildError: when there can be no archive; then none is left behind either.
     """
-    # A name or a version that cannot be is refused before anything is fetched.
+    # What cannot be is refused before anything is fetched.
     _target(options, options.served_name or "unnamed")
+    faces = _alignment(options)
     parts = gather(options, report)
     target = _target(options, options.served_name or parts.name)
     card = Card(
@@ -67,7 +78,8 @@ def build(options: BuildOptions, report: Callable[[str], None]) -> Built:
         limits=options.limits,
         files={},
         self_test=SelfTest([], 1.0),
-        built_with=_versions(),
+        built_with=_versions(faces),
+        faces=faces,
     )
     report("computing the self-test's logits ...")
     card = msgspec.structs.replace(card, self_test=_self_test(card, parts))
@@ -83,9 +95,19 @@ def _target(options: BuildOptions, name: str) -> ArchiveName:
         raise BuildError(f"{error}; choose with --served-name and --version") from error
 
 
-def _versions() -> dict[str, str]:
+def _alignment(options: BuildOptions) -> FaceAlignment | None:
+    try:
+        return None if options.faces is None else options.faces.alignment()
+    except LoadError as error:
+        raise BuildError(str(error)) from error
+
+
+def _versions(faces: FaceAlignment | None) -> dict[str, str]:
     """Library versions, without the part that tells a CPU build from a CUDA build."""
     found = {library: importlib.metadata.version(library) for library in LIBRARIES}
+    if faces is not None:
+        # Its wheels and its sources are two packages, of which one is installed.
+        found["dlib"] = import_dlib().__version__
     return {library: version.partition("+")[0] for library, version in found.items()}
 
 
@@ -117,6 +139,8 @@ def _pack(card: Card, parts: Parts, options: BuildOptions) -> Built:
         weights = {name: Path(scratch, name) for name in (ENCODER_FILE, HEAD_FILE)}
         _save(parts.tower.tensors, weights[ENCODER_FILE])
         _save(parts.head.tensors, weights[HEAD_FILE])
+        if options.faces is not None:
+            weights[LANDMARKS_FILE] = options.faces.predictor
         digests = {name: file_digest(path) for name, path in weights.items()}
         card = msgspec.structs.replace(card, files=digests)
         partial = Path(scratch, target.name)

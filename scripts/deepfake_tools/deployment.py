@@ -12,6 +12,7 @@ from typing import ClassVar, ParamSpec
 from deepfake_tools.answers import ModelVersion
 from deepfake_tools.draining import POLL_S, drain, workers_in_words
 from deepfake_tools.failures import (
+    ImageError,
     ModelNotServedError,
     NoWorkerError,
     RequestRefusedError,
@@ -185,10 +186,17 @@ def _await_ready(server: Server, archive: ArchiveName, log: WorkerLog) -> ModelV
 
 
 def _try_out(server: Server, archive: ArchiveName, image: bytes) -> None:
-    """Asks a version by its number about an image; a verdict of its own is all it takes."""
-    verdict = server.inference.predict(
-        archive.name, image, version=archive.version, timeout=server.limit_s
-    )
+    """Asks a version by its number about an image; an answer of its own is all it takes."""
+    try:
+        verdict = server.inference.predict(
+            archive.name, image, version=archive.version, timeout=server.limit_s
+        )
+    except ImageError as error:
+        if error.kind != "no_face":
+            raise
+        # It was built to say so of an image without a face, as the one of our own is.
+        server.say(f"{archive} answers: no face in the image")
+        return
     if verdict.detector.version != archive.version:
         raise UnexpectedAnswerError(
             f"{archive} answers as version {verdict.detector.version}: its card was changed"

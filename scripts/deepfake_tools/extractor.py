@@ -10,9 +10,12 @@ from clip_deepfake.detector import Detector
 from clip_deepfake.encoder import build_module
 from clip_deepfake.engines import TorchEngine, worker_device
 from clip_deepfake.errors import LoadError
+from clip_deepfake.faces import Aligner, FaceAlignment
+from clip_deepfake.frontal import import_dlib
 from clip_deepfake.preprocessing import Preprocessing
 
 from deepfake_tools.encoders import feature_size, find_encoder, read_encoder
+from deepfake_tools.face_options import FaceOptions
 from deepfake_tools.feature_cache import FeatureKey
 from deepfake_tools.head_file import tower_digest
 from deepfake_tools.hub import BuildError
@@ -30,7 +33,7 @@ class Extractor:
         model: where the encoder came from.
         key: what the features depend on, but for the image.
         width: of a feature.
-        detector: decodes and preprocesses images.
+        detector: decodes, aligns and preprocesses images.
         engine: the detector's, with the features that it makes its logits of.
     """
 
@@ -42,7 +45,12 @@ class Extractor:
 
 
 def load_extractor(
-    model: str, revision: str | None, preset: str, feature: Feature, report: Callable[[str], None]
+    model: str,
+    revision: str | None,
+    preset: str,
+    feature: Feature,
+    report: Callable[[str], None],
+    faces: FaceOptions | None = None,
 ) -> Extractor:
     """Reads an encoder, as the builder does.
 
@@ -52,17 +60,22 @@ def load_extractor(
         preset: name of the preprocessing, or a JSON file.
         feature: what the head is to read.
         report: told which model it is.
+        faces: how faces are aligned; None takes images as they are.
 
     Raises:
-        BuildError: when there is no such encoder, or it has no such feature.
+        BuildError: when there is no such encoder, or it has no such feature, or the landmark
+            predictor cannot be used.
     """
+    alignment, aligner = _load_aligner(faces)
     encoder = find_encoder(model, revision, report)
     preprocessing = resolve_preset(preset, encoder.config.image_size, encoder.snapshot.folder)
     source, tower = read_encoder(encoder, torch.float32)
     width = feature_size(tower.config, feature, source.name)
     libraries = {name: installed_version(name) for name in LIBRARIES}
-    key = FeatureKey(tower_digest(tower.tensors), preprocessing, feature, libraries)
-    card = _card(source, tower, feature, preprocessing)
+    if alignment is not None:
+        libraries["dlib"] = import_dlib().__version__
+    key = FeatureKey(tower_digest(tower.tensors), preprocessing, feature, libraries, alignment)
+    card = _card(source, tower, feature, preprocessing, alignment)
     no_head = {"weight": torch.zeros(1, width), "bias": torch.zeros(1)}
     try:
         module = build_module(card, tower.tensors, no_head)
@@ -70,11 +83,25 @@ def load_extractor(
         raise BuildError(f"{source.name}: {error}") from error
     # The server gives a worker a CUDA device by its number; here it is the first one.
     engine = TorchEngine(module, worker_device(gpu_id=0))
-    return Extractor(source, key, width, Detector(card, engine), engine)
+    return Extractor(source, key, width, Detector(card, engine, aligner), engine)
+
+
+def _load_aligner(faces: FaceOptions | None) -> tuple[FaceAlignment | None, Aligner | None]:
+    if faces is None:
+        return None, None
+    try:
+        alignment = faces.alignment()
+        return alignment, Aligner(faces.predictor, alignment)
+    except LoadError as error:
+        raise BuildError(str(error)) from error
 
 
 def _card(
-    source: ModelSource, tower: Tower, feature: Feature, preprocessing: Preprocessing
+    source: ModelSource,
+    tower: Tower,
+    feature: Feature,
+    preprocessing: Preprocessing,
+    faces: FaceAlignment | None,
 ) -> Card:
     return Card(
         schema=1,
@@ -97,6 +124,7 @@ def _card(
         files={},
         self_test=SelfTest([], 1.0),
         built_with={},
+        faces=faces,
     )
 
 

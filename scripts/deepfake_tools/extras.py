@@ -2,34 +2,44 @@
 
 from importlib.util import find_spec
 
-LIBRARIES = {
+EVALUATE = {
     "cv2": "opencv-python-headless",
     "matplotlib": "matplotlib",
     "numpy": "numpy",
     "PIL": "pillow",
     "sklearn": "scikit-learn",
 }
-"""Package names by the modules of the extra `evaluate`."""
+FACES = {
+    "cv2": "opencv-python-headless",
+    "dlib": "dlib-bin",
+    "msgspec": "msgspec",
+    "numpy": "numpy",
+    "PIL": "pillow",
+}
+LIBRARIES = {"evaluate": EVALUATE, "faces": FACES}
+"""Package names by module, by the extra that brings them."""
 
 
 class MissingExtraError(Exception):
     """An option was used whose libraries are not installed; the message says what to type."""
 
 
-def require_extra(purpose: str, *modules: str) -> None:
+def require_extra(purpose: str, *modules: str, extra: str = "evaluate") -> None:
     """Makes sure that libraries are installed, without importing them.
 
     Called before a long run, so that the run does not end in a missing library.
 
     Args:
         purpose: What needs them, as the message's subject: "--report".
-        modules: Some of `LIBRARIES`; all of them when none is named.
+        modules: Some of the extra's; all of them when none is named.
+        extra: What brings them.
 
     Raises:
         MissingExtraError: One of them is not installed.
     """
-    missing = [LIBRARIES[name] for name in modules or LIBRARIES if find_spec(name) is None]
+    known = LIBRARIES[extra]
+    missing = [known[name] for name in modules or known if find_spec(name) is None]
     if missing:
         raise MissingExtraError(
-            f"{purpose} needs {' and '.join(missing)}: pip install 'clip-deepfake[evaluate]'"
+            f"{purpose} needs {' and '.join(missing)}: pip install 'clip-deepfake[{extra}]'"
         )

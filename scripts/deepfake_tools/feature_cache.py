@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from clip_deepfake.card import Feature
 from clip_deepfake.engines import Features
+from clip_deepfake.faces import FaceAlignment
 from clip_deepfake.preprocessing import Preprocessing
 from msgspec import Struct
 
@@ -25,12 +26,14 @@ class FeatureKey(Struct, frozen=True):
     Attributes:
         encoder_sha256: ``head_file.tower_digest`` of the encoder.
         libraries: version of each that decodes, scales or computes, by name.
+        faces: how faces are found and cut out first; None for images as they are.
     """
 
     encoder_sha256: str
     preprocessing: Preprocessing
     feature: Feature
     libraries: dict[str, str]
+    faces: FaceAlignment | None = None
 
 
 class FeatureCache:

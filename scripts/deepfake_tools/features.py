@@ -105,7 +105,8 @@ def _compute(
         if isinstance(item, DetectorError):
             faults[digest] = str(item)
         else:
-            pixels[digest] = item
+            # One face, the largest, or the whole image: training asks for no more.
+            (pixels[digest],) = item.pixels
     if pixels:
         cache.add(list(pixels), extractor.engine.features(np.stack(list(pixels.values()))))
     return faults

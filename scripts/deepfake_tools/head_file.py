@@ -8,7 +8,9 @@ from typing import Literal
 
 import msgspec
 import torch
-from clip_deepfake.card import HeadCard, ModelSource, Sha256, TrainingHistory
+from clip_deepfake.card import HeadCard, ModelSource, TrainingHistory
+from clip_deepfake.digests import Sha256
+from clip_deepfake.faces import FaceAlignment
 from clip_deepfake.preprocessing import Preprocessing
 from msgspec import Struct
 from safetensors import SafetensorError, safe_open
@@ -30,6 +32,8 @@ class TrainedHead(Struct, frozen=True, forbid_unknown_fields=True):
         preprocessing: that it was trained with.
         head: how its output is read.
         history: how it came to be.
+        faces: how the faces that it was trained on were found and cut out; None where it was
+            trained on images as they are.
     """
 
     schema: Literal[1]
@@ -38,6 +42,7 @@ class TrainedHead(Struct, frozen=True, forbid_unknown_fields=True):
     preprocessing: Preprocessing
     head: HeadCard
     history: TrainingHistory
+    faces: FaceAlignment | None = None
 
 
 def tower_digest(tensors: Mapping[str, Tensor]) -> str:

@@ -40,7 +40,7 @@ class Identity:
         model: The served name.
         images: How many there are.
         sha256: Of their paths and labels.
-        variants: The perturbations that they are asked under; "" is none.
+        variants: How they are changed before they are asked about; "" is not at all.
     """
 
     model: str
@@ -240,7 +240,7 @@ def _check_same(earlier: dict[str, Any], identity: Identity, name: str) -> None:
     if earlier["model"] != identity.model:
         what = f"asked {earlier['model']}, this one {identity.model}"
     elif earlier["variants"] != list(identity.variants):
-        what = "had another --perturb"
+        what = "had another --perturb or --landmark_model"
     elif earlier["images"] != identity.images:
         what = f"was over {earlier['images']} images, this one is over {identity.images}"
     elif earlier["sha256"] != identity.sha256:

@@ -19,12 +19,12 @@ class Question:
     Attributes:
         place: Where its record belongs.
         path: Of the file.
-        change: What is done to its bytes first.
+        changes: What is done to its bytes first, in order.
     """
 
     place: int
     path: str
-    change: Change | None = None
+    changes: tuple[Change, ...] = ()
 
 
 def read_image(question: Question) -> bytes:
@@ -39,7 +39,9 @@ def read_image(question: Question) -> bytes:
         raise ImageError(f"cannot be read: {error.strerror}") from error
     if not data:
         raise ImageError("the file is empty")
-    return data if question.change is None else question.change(data)
+    for change in question.changes:
+        data = change(data)
+    return data
 
 
 def group(bodies: Mapping[int, bytes]) -> Iterator[list[int]]:

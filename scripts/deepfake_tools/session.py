@@ -17,7 +17,7 @@ from deepfake_tools.interrupts import Interruption
 from deepfake_tools.journal import Journal
 from deepfake_tools.pace import Pace
 from deepfake_tools.perturbations import Perturbation, perturb
-from deepfake_tools.questions import Question
+from deepfake_tools.questions import Change, Question
 
 SHORTEST_ATTEMPT_SECONDS = 5.0
 
@@ -36,6 +36,7 @@ class Target:
         retries: How many times a request is repeated.
         concurrency: Most requests on their way at a time.
         ca: A file with the certificates to trust over https.
+        cut: Leaves the face of each image; None sends images as they are.
     """
 
     model: str
@@ -47,6 +48,7 @@ class Target:
     retries: int
     concurrency: int
     ca: Path | None = None
+    cut: Change | None = None
 
     @property
     def patience(self) -> Patience:
@@ -92,6 +94,7 @@ def make_asker(
         detector,
         version,
         target.ca,
+        aligns=target.cut is not None,
     )
 
 
@@ -116,7 +119,7 @@ def ask_all(
     console = Console(collection, journal)
     crew = Crew(asker, pace, min(target.concurrency, journal.places - journal.done))
     try:
-        for records in crew.work(_questions(collection, variants, journal)):
+        for records in crew.work(_questions(collection, variants, journal, target.cut)):
             journal.add(records, asker.detector)
             console.show(records)
             if interruption.number is not None:
@@ -131,10 +134,15 @@ def ask_all(
 
 
 def _questions(
-    collection: Collection, variants: Sequence[Perturbation | None], journal: Journal
+    collection: Collection,
+    variants: Sequence[Perturbation | None],
+    journal: Journal,
+    cut: Change | None,
 ) -> Iterator[Question]:
     for place in journal.missing():
         variant, index = divmod(place, len(collection.images))
         how = variants[variant]
-        change = None if how is None else partial(perturb, perturbation=how)
-        yield Question(place, collection.images[index].path, change)
+        worsen = None if how is None else partial(perturb, perturbation=how)
+        # Faces are looked for in the image as it was made worse, as a worker would.
+        changes = tuple(change for change in (worsen, cut) if change is not None)
+        yield Question(place, collection.images[index].path, changes)

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import torch
 from clip_deepfake.card import EncoderConfig, ModelSource
+from clip_deepfake.digests import file_digest
 from clip_deepfake.engines import DTYPES
 from clip_deepfake.preprocessing import Preprocessing
 
@@ -100,6 +101,7 @@ def _with_untrained_head(options: BuildOptions, report: Report) -> Parts:
 def _with_own_head(options: BuildOptions, path: Path, report: Report) -> Parts:
     trained, tensors = read_head_file(path)
     report(f"{path.name} was trained by this project, on {_origin(trained.model)}")
+    _refuse_other_faces(options, trained, path)
     encoder = find_encoder(*_trained_on(options, trained, path), report)
     card = trained.head
     _refuse_other_recipe(options, trained, path, encoder)
@@ -142,6 +144,24 @@ def _trained_on(options: BuildOptions, trained: TrainedHead, path: Path) -> tupl
             "with --model"
         )
     return trained.model.name, options.revision or trained.model.commit
+
+
+def _refuse_other_faces(options: BuildOptions, trained: TrainedHead, path: Path) -> None:
+    wanted, given = trained.faces, options.faces
+    if wanted is None:
+        if given is not None:
+            raise BuildError(
+                f"{path.name} was trained on images as they are, not on aligned faces; leave out "
+                "--landmark-model, or train another head"
+            )
+        return
+    trained_on = f"{path.name} was trained on faces aligned by {wanted.predictor}"
+    if given is None:
+        raise BuildError(f"{trained_on}; give that file with --landmark-model")
+    if file_digest(given.predictor) != wanted.sha256:
+        raise BuildError(
+            f"{trained_on} (SHA-256 {wanted.sha256}), and {given.predictor.name} is another file"
+        )
 
 
 def _refuse_other_recipe(

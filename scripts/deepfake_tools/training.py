@@ -11,6 +11,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from deepfake_tools.dataset import Dataset, read_dataset
 from deepfake_tools.extractor import Extractor, installed_version, load_extractor
+from deepfake_tools.face_options import FaceOptions
 from deepfake_tools.feature_cache import FeatureCache
 from deepfake_tools.features import FeatureTable, extract
 from deepfake_tools.fitting import STRENGTHS, CrossValidation, LinearHead, cross_validate, fit
@@ -40,6 +41,7 @@ class TrainingOptions:
             accuracy.
         cache: folder of features.
         seed: of the splits.
+        faces: how faces are aligned; None trains on images as they are.
     """
 
     model: str
@@ -52,6 +54,7 @@ class TrainingOptions:
     target_fpr: float | None
     cache: Path
     seed: int
+    faces: FaceOptions | None = None
 
 
 def train(options: TrainingOptions, say: Say) -> TrainedHead:
@@ -76,7 +79,7 @@ def train(options: TrainingOptions, say: Say) -> TrainedHead:
         say(f"{dataset.not_found} images of {options.labels} are not below {options.data}")
     require_both_classes([image.label for image in dataset.images])
     extractor = load_extractor(
-        options.model, options.revision, options.preset, options.feature, say
+        options.model, options.revision, options.preset, options.feature, say, options.faces
     )
     images = make_training_set(_extract(dataset, extractor, options.cache, say))
     plan = _plan(images, options.seed, say)
@@ -174,6 +177,7 @@ def _write(
             threshold=threshold,
         ),
         history=history,
+        faces=extractor.key.faces,
     )
     write_head_file(path, trained, torch.from_numpy(head.weight[None]), torch.tensor([head.bias]))
     return trained

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 from clip_deepfake.card import Limits
-from clip_deepfake.detector import Detector, Verdict, load_detector
+from clip_deepfake.detector import Detector, load_detector
 from clip_deepfake.errors import LoadError
+from clip_deepfake.verdicts import Verdict
 from deepfake_tools.archive import ServingOptions
 from deepfake_tools.builder import BuildOptions, Built, build
 from deepfake_tools.hub import BuildError

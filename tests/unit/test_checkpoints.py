@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clip_deepfake.detector import Detector, Verdict, load_detector
+from clip_deepfake.detector import Detector, load_detector
+from clip_deepfake.verdicts import Verdict
 from deepfake_tools.builder import Built
 from deepfake_tools.checkpoints.families import FAMILIES
 from PIL import Image

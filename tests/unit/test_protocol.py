@@ -2,9 +2,9 @@ import base64
 import json
 
 import pytest
-from clip_deepfake.detector import Verdict
 from clip_deepfake.errors import DetectorError, ImageError, ImageTooLargeError
 from clip_deepfake.protocol import Answer, Request, form_answer, parse_request
+from clip_deepfake.verdicts import Verdict
 
 GOOD = Verdict("FAKE", 1, 0.75, 0.75, (0.0, 1.0986123))
 DETECTOR = {"model": "acme/clip", "head": "untrained"}

@@ -9,8 +9,9 @@ import msgspec
 import pytest
 import torch
 from clip_deepfake.card import DataHistory, HeadCard, Scores, TrainingHistory
-from clip_deepfake.detector import Detector, Verdict, load_detector
+from clip_deepfake.detector import Detector, load_detector
 from clip_deepfake.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing, squash
+from clip_deepfake.verdicts import Verdict
 from deepfake_tools.builder import Built
 from deepfake_tools.encoders import find_encoder, read_encoder
 from deepfake_tools.head_file import TrainedHead, tower_digest, write_head_file

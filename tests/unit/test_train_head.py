@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from clip_deepfake.card import Card, HeadCard, Limits, SelfTest
-from clip_deepfake.detector import Detector, Verdict
+from clip_deepfake.detector import Detector
 from clip_deepfake.encoder import build_module
 from clip_deepfake.engines import TorchEngine
+from clip_deepfake.verdicts import Verdict
 from deepfake_tools.features import BATCH
 from deepfake_tools.head_file import TrainedHead, read_head_file
 from deepfake_tools.hub import fetch_settings, fetch_weights

@@ -1,0 +1,163 @@
+"""RGB image in, its faces out, each turned upright and cut out as detectors were trained on them.
+
+The steps of DeepfakeBench's preprocessing/preprocess.py and of Effort's training/demo.py: dlib's
+frontal detector, a dlib shape predictor on the whole image, five of its points onto a template.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import cv2
+import numpy as np
+from msgspec import Meta, Struct
+
+from clip_deepfake.digests import Sha256
+from clip_deepfake.errors import LoadError
+from clip_deepfake.frontal import Box, FrontalDetector, import_dlib
+from clip_deepfake.images import RGB
+from clip_deepfake.similarity import Points, similarity, template
+
+LANDMARKS = (37, 44, 30, 49, 55)
+"""The template's points among a predictor's 68 or 81: the first 68 of both are those of iBUG."""
+
+PointCount = Literal[68, 81]
+
+SCAN_PIXELS = 2_500_000
+"""The default bound: of 39 photographs of 12 megapixels, 38 crops are equal to the exact ones."""
+
+
+class FaceAlignment(Struct, frozen=True, forbid_unknown_fields=True):
+    """How faces are found and cut out; data, as the preprocessing is.
+
+    Attributes:
+        predictor: base name of the file that the landmark predictor was read from.
+        sha256: digest of that file.
+        points: that it places on a face.
+        judged: the ``largest`` face of an image by the area of its box, or ``all``.
+        on_no_face: what an image without a face is: judged as a ``whole``, or an ``error``.
+        scan_pixels: pixels of the largest copy of an image that is searched for faces; None
+            searches all, from the one of twice its width and height, as the research code does.
+        most: of the faces of an image, no more than so many are judged, the largest ones.
+        size: side of the crop, in pixels.
+        margin: how much more it shows than the template's square.
+    """
+
+    predictor: str
+    sha256: Sha256
+    points: PointCount
+    judged: Literal["largest", "all"] = "largest"
+    on_no_face: Literal["whole", "error"] = "whole"
+    scan_pixels: Annotated[int, Meta(ge=1)] | None = SCAN_PIXELS
+    most: Annotated[int, Meta(gt=0, le=1024)] = 64
+    size: Annotated[int, Meta(gt=0, le=4096)] = 224
+    margin: Annotated[float, Meta(ge=1, le=10)] = 1.3
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face in an image.
+
+    Attributes:
+        box: the detector's.
+        points: float32 (5, 2) of whole numbers, x before y, in the template's order.
+        crop: uint8 (size, size, 3), RGB; black where it reaches beyond the image.
+    """
+
+    box: Box
+    points: Points
+    crop: RGB
+
+
+@dataclass(frozen=True)
+class Faces:
+    """What was found in an image.
+
+    Attributes:
+        count: how many faces.
+        judged: those to be judged, the largest one first.
+    """
+
+    count: int
+    judged: list[Face]
+
+
+class Aligner:
+    """Finds, turns and cuts out faces; threads may share it."""
+
+    def __init__(self, predictor: Path, alignment: FaceAlignment) -> None:
+        """Loads dlib, its detector and the predictor.
+
+        Args:
+            predictor: dlib's serialisation of a shape predictor.
+            alignment: how faces are found and cut out.
+
+        Raises:
+            LoadError: when dlib is not installed, or the file holds no predictor of as many points
+                as ``alignment`` says.
+        """
+        self._alignment = alignment
+        self._detector = FrontalDetector(alignment.scan_pixels)
+        self._predictor, points = load_predictor(predictor)
+        if points != alignment.points:
+            raise LoadError(f"{predictor.name} places {points} points, not {alignment.points}")
+        self._template = template(alignment.size, alignment.margin)
+
+    def find(self, image: RGB) -> Faces:
+        """Finds the faces of an image and cuts out those to be judged.
+
+        Args:
+            image: uint8 (height, width, 3), RGB.
+        """
+        image = np.ascontiguousarray(image)
+        boxes = sorted(self._detector.find(image), key=lambda box: -box.area)
+        wanted = 1 if self._alignment.judged == "largest" else self._alignment.most
+        cut = [self._cut(image, box) for box in boxes[:wanted]]
+        return Faces(len(boxes), [face for face in cut if face is not None])
+
+    def _cut(self, image: RGB, box: Box) -> Face | None:
+        points = place_landmarks(self._predictor, image, box)[list(LANDMARKS)]
+        matrix = similarity(points, self._template)
+        if matrix is None:
+            return None
+        size = (self._alignment.size, self._alignment.size)
+        return Face(box, points, cv2.warpAffine(image, matrix, size).astype(np.uint8, copy=False))
+
+
+def place_landmarks(predictor: Any, image: RGB, box: Box) -> Points:
+    """Places a predictor's points on a face, float32 (points, 2) of whole numbers."""
+    shape = predictor(image, import_dlib().rectangle(*box))
+    return np.array([(part.x, part.y) for part in shape.parts()], np.float32).reshape(-1, 2)
+
+
+def load_predictor(path: Path) -> tuple[Any, PointCount]:
+    """Reads a landmark predictor.
+
+    Args:
+        path: of the file; it is parsed by dlib's own C++ code.
+
+    Returns:
+        dlib's ``shape_predictor``, and how many points it places.
+
+    Raises:
+        LoadError: when dlib is not installed, or the file cannot be used.
+    """
+    dlib = import_dlib()
+    try:
+        with path.open("rb"):
+            predictor = dlib.shape_predictor(str(path))
+    except OSError as error:
+        raise LoadError(f"{path.name} cannot be read: {error.strerror}") from error
+    except (RuntimeError, MemoryError) as error:
+        reason = " ".join(str(error).split())
+        raise LoadError(
+            f"{path.name} is not a dlib shape predictor, or is damaged: {reason}"
+        ) from error
+    # The file does not say how many; a face of any kind does.
+    points = len(place_landmarks(predictor, np.zeros((9, 9, 3), np.uint8), Box(0, 0, 8, 8)))
+    if points not in (68, 81):
+        raise LoadError(
+            f"{path.name} places {points} points on a face; alignment needs a predictor of 68 or "
+            "81, numbered as in shape_predictor_68_face_landmarks.dat"
+        )
+    return predictor, cast(PointCount, points)

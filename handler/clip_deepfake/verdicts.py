@@ -1,0 +1,160 @@
+"""A head's logits and the faces that they are on in, verdicts out."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from clip_deepfake.card import HeadCard
+from clip_deepfake.errors import DetectorError, InternalError
+from clip_deepfake.faces import Face, Faces
+from clip_deepfake.frontal import Box
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is thought of one picture: an image, or a face in it.
+
+    Attributes:
+        label: ``FAKE`` when ``fake_probability`` is above the card's threshold.
+        prediction: 1 for FAKE, 0 for REAL.
+        confidence: probability of the label given, in [0, 1].
+        fake_probability: in [0, 1].
+        logits: the head's output, one or two numbers.
+    """
+
+    label: Literal["REAL", "FAKE"]
+    prediction: Literal[0, 1]
+    confidence: float
+    fake_probability: float
+    logits: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class FacePlace:
+    """Where a face is, in pixels of the image as it stands upright.
+
+    Attributes:
+        found: whether there is one; without, the image was judged as a whole.
+        count: faces found in the image.
+        box: left, top, right, bottom of the face that was judged; may reach beyond the image.
+        points: x and y of a lid point of the left eye, of the right one, the tip of the nose, the
+            left and the right corner of the mouth, left as it is seen.
+    """
+
+    found: bool
+    count: int
+    box: Box | None = None
+    points: tuple[tuple[int, int], ...] | None = None
+
+
+@dataclass(frozen=True)
+class JudgedFace(Judgement):
+    """One face of several; ``box`` and ``points`` as in ``FacePlace``."""
+
+    box: Box
+    points: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Verdict(Judgement):
+    """One image's answer.
+
+    Attributes:
+        face: that was judged, or of several the one that is fake with the highest probability;
+            None where the detector does not look for faces.
+        faces: each that was judged, the largest one first; None unless the detector judges all.
+    """
+
+    face: FacePlace | None = None
+    faces: tuple[JudgedFace, ...] | None = None
+
+
+def form_verdict(
+    judgements: Sequence[Judgement | DetectorError], found: Faces | None, *, all_faces: bool
+) -> Verdict | DetectorError:
+    """Puts together what is thought of an image.
+
+    Args:
+        judgements: one for each judged face, or one for the whole image.
+        found: its faces; None where none were looked for.
+        all_faces: whether each has a verdict of its own.
+
+    Returns:
+        The verdict, or the first reason for which a face has none: with one face missing, the
+        highest probability is not known.
+    """
+    for judgement in judgements:
+        if isinstance(judgement, DetectorError):
+            return judgement
+    sure = [judgement for judgement in judgements if isinstance(judgement, Judgement)]
+    if found is None:
+        return Verdict(**vars(sure[0]))
+    if not found.judged:
+        none = () if all_faces else None
+        return Verdict(**vars(sure[0]), face=FacePlace(False, found.count), faces=none)
+    worst = max(range(len(sure)), key=lambda index: sure[index].fake_probability)
+    face = found.judged[worst]
+    return Verdict(
+        **vars(sure[worst]),
+        face=FacePlace(True, found.count, face.box, _whole_points(face)),
+        faces=tuple(
+            JudgedFace(**vars(judgement), box=face.box, points=_whole_points(face))
+            for judgement, face in zip(sure, found.judged, strict=True)
+        )
+        if all_faces
+        else None,
+    )
+
+
+def _whole_points(face: Face) -> tuple[tuple[int, int], ...]:
+    return tuple((int(x), int(y)) for x, y in face.points)
+
+
+def form_judgement(logits: npt.NDArray[np.float32], head: HeadCard) -> Judgement | DetectorError:
+    """Reads one picture's logits.
+
+    Args:
+        logits: float32 (outputs,).
+        head: says how they are read.
+    """
+    if not np.isfinite(logits).all():
+        return InternalError(f"the model answered {logits.tolist()}, which are no numbers")
+    probability = fake_probability(logits, head)
+    fake = probability > head.threshold
+    return Judgement(
+        label="FAKE" if fake else "REAL",
+        prediction=1 if fake else 0,
+        confidence=probability if fake else 1 - probability,
+        fake_probability=probability,
+        logits=tuple(logits.tolist()),
+    )
+
+
+def fake_probability(logits: npt.NDArray[np.float32], head: HeadCard) -> float:
+    """Reads a head's output.
+
+    Args:
+        logits: float32 (outputs,).
+        head: says whether they are one logit for a sigmoid or two for a softmax.
+
+    Returns:
+        The probability of FAKE in [0, 1], computed in float64. A softmax over two logits is the
+        sigmoid of their difference.
+    """
+    values = logits.astype(np.float64)
+    margin = (
+        values[0] if head.outputs == 1 else values[head.fake_index] - values[1 - head.fake_index]
+    )
+    return float(0.5 * (1 + np.tanh(margin / 2)))
+
+
+def to_fields(verdict: Verdict) -> dict[str, object]:
+    """A verdict as JSON has it; what the detector does not look for is left out."""
+    return asdict(verdict, dict_factory=_known)
+
+
+def _known(fields: list[tuple[str, object]]) -> dict[str, object]:
+    return {name: value for name, value in fields if value is not None}

@@ -1,0 +1,60 @@
+"""Image bytes in, those of its largest face out, aligned as a worker does; needs `faces`."""
+
+from pathlib import Path
+from threading import Lock
+
+from clip_deepfake import errors
+from clip_deepfake.faces import Aligner
+from clip_deepfake.images import decode
+
+from deepfake_tools.alignment import LandmarksError
+from deepfake_tools.distortions import MAX_PIXELS, PNG, encode
+from deepfake_tools.face_options import FaceOptions
+from deepfake_tools.failures import ImageError
+
+
+class FaceCutter:
+    """Cuts faces out; threads share it.
+
+    Args:
+        predictor: A dlib landmark predictor's file.
+        exact: Whether large images are searched as a whole.
+
+    Attributes:
+        name: The same for two that give the same crops.
+        faceless: In how many images no face was found; those stay as they are.
+    """
+
+    def __init__(self, predictor: Path, *, exact: bool) -> None:
+        """Loads everything, so that a run does not end in what is missing.
+
+        Raises:
+            LandmarksError: The file is no predictor of 68 or 81 points.
+        """
+        try:
+            alignment = FaceOptions(predictor, exact=exact).alignment()
+            self._aligner = Aligner(predictor, alignment)
+        except errors.LoadError as error:
+            raise LandmarksError(str(error)) from error
+        self.name = f"aligned-{'exact' if exact else 'bounded'}-{alignment.sha256[:12]}"
+        self.faceless = 0
+        self._lock = Lock()
+
+    def __call__(self, data: bytes) -> bytes:
+        """Returns the largest face as a PNG, which loses nothing, or the bytes as they are.
+
+        Args:
+            data: The bytes of an image file.
+
+        Raises:
+            ImageError: The bytes are no image, damaged, or over `MAX_PIXELS`.
+        """
+        try:
+            faces = self._aligner.find(decode(data, MAX_PIXELS)).judged
+        except errors.ImageError as error:
+            raise ImageError(str(error)) from error
+        if not faces:
+            with self._lock:
+                self.faceless += 1
+            return data
+        return encode(faces[0].crop, ".png", PNG)

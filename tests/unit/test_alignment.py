@@ -1,0 +1,161 @@
+"""client.py --landmark_model: what is sent, what is said, and when it stops."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.portraits import encode, photograph
+from tests.reference_alignment import reference_crop
+from tests.unit.client_runs import Client
+from tests.unit.torchserve_stub import (
+    Reply,
+    Request,
+    Served,
+    StubServer,
+    answer_each,
+    detector_error,
+    images_of,
+    json_reply,
+    torchserve_error,
+    verdict,
+)
+
+FULL = torchserve_error(503, "ServiceUnavailableException", "no worker")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, examples: list[Path]) -> Path:
+    """A portrait, a group of two, and a cat."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    portrait = photograph(500, 500, [(21, 100, 100, 280)])
+    group = photograph(400, 800, [(0, 30, 60, 250), (42, 400, 40, 320)])
+    (folder / "a.png").write_bytes(encode(portrait))
+    (folder / "b.jpg").write_bytes(encode(group, ".jpg"))
+    (cat,) = [path for path in examples if path.stem == "cat"]
+    shutil.copy(cat, folder / "cat.jpg")
+    return folder
+
+
+def rgb(data: bytes) -> np.ndarray:
+    return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), 1), cv2.COLOR_BGR2RGB)
+
+
+def test_the_crop_is_sent_without_loss_and_a_faceless_image_as_it_is(
+    client: Client, pictures: Path, landmarks: Path
+):
+    with StubServer(Served()) as stub:
+        run = client(
+            "--image", str(pictures), "--landmark_model", str(landmarks), server=stub.address
+        )
+    assert run.code == 0, run.err
+    assert "1 images had no face: sent whole" in run.err
+    sent = [image for request in stub.requests for image in images_of(request)]
+    assert (pictures / "cat.jpg").read_bytes() in sent
+    crops = [rgb(image) for image in sent if image != (pictures / "cat.jpg").read_bytes()]
+    for name in ("a.png", "b.jpg"):
+        expected = reference_crop(rgb((pictures / name).read_bytes()), str(landmarks))
+        assert any(np.array_equal(crop, expected) for crop in crops)
+
+
+@pytest.fixture
+def aligning() -> Callable[[Request], object]:
+    """A server whose detector aligns faces itself."""
+    answer = verdict(0.8)
+    answer["detector"]["faces"] = "largest"  # type: ignore[index]
+    return lambda request: answer_each(request, lambda image: json_reply(answer))
+
+
+def test_it_stops_where_it_would_be_done_twice(
+    client: Client, pictures: Path, landmarks: Path, tmp_path: Path, aligning: Callable[..., object]
+):
+    with StubServer(aligning) as stub:
+        run = client(
+            "--image", str(pictures), "--landmark-model", str(landmarks), server=stub.address
+        )
+        assert run.code == 19
+        assert "aligns faces itself, and --landmark_model would do it twice" in run.err
+        assert run.out == ""
+        assert not (tmp_path / "inference_results_huggingface.txt").exists()
+        without = client("--image", str(pictures), server=stub.address)
+    assert without.code == 0
+
+
+def test_it_stops_where_the_detector_refuses_images_without_a_face(
+    client: Client, pictures: Path, landmarks: Path
+):
+    refusal = detector_error(422, "no_face", "no face was found")
+    with StubServer(lambda request: answer_each(request, lambda image: refusal)) as stub:
+        run = client(
+            "--image", str(pictures), "--landmark_model", str(landmarks), server=stub.address
+        )
+        assert run.code == 19
+        without = client("--image", str(pictures), server=stub.address)
+    assert without.code == 1
+    assert "refused as no_face: no face was found" in without.err
+
+
+def test_a_broken_image_does_not_stop_the_others(client: Client, pictures: Path, landmarks: Path):
+    (pictures / "text.jpg").write_text("no image")
+    with StubServer(Served()) as stub:
+        run = client(
+            "--image", str(pictures), "--landmark_model", str(landmarks), server=stub.address
+        )
+    assert run.code == 1
+    assert "3 images" in run.out
+    assert "text.jpg" in run.err
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"Dear reader,", "is not a dlib shape predictor"), (None, "cannot be read: No such file")],
+)
+def test_what_is_no_predictor_is_a_wrong_argument(
+    client: Client, pictures: Path, tmp_path: Path, content: bytes | None, reason: str
+):
+    if content is not None:
+        (tmp_path / "wrong.dat").write_bytes(content)
+    run = client("--image", str(pictures), "--landmark_model", "wrong.dat")
+    assert run.code == 2
+    assert f"wrong.dat {reason}" in run.err
+
+
+def test_without_dlib_it_says_what_to_install(client: Client, pictures: Path, tmp_path: Path):
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text(
+        "import importlib.util as u\n"
+        "found = u.find_spec\n"
+        "u.find_spec = lambda name, *more: None if name == 'dlib' else found(name, *more)\n"
+    )
+    run = client("--image", str(pictures), "--landmark_model", "x.dat", PYTHONPATH=str(hidden))
+    assert run.code == 2
+    assert "--landmark_model needs dlib-bin: pip install 'clip-deepfake[faces]'" in run.err
+
+
+def test_a_run_is_not_gone_on_with_under_another_alignment(
+    client: Client, landmarks: Path, tmp_path: Path
+):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(60):
+        (folder / f"{number}.png").write_bytes(encode(np.full((20, 20, 3), number, np.uint8)))
+    served = Served()
+    answers = []
+
+    def first_only(request: Request) -> Reply:
+        answers.append(served(request) if not answers else FULL)
+        return answers[-1]
+
+    options = ("--image", str(folder), "--landmark_model", str(landmarks), "--concurrency", "1")
+    with StubServer(first_only) as stub:
+        assert client(*options, "--retries", "0", server=stub.address).code == 4
+    with StubServer(served) as stub:
+        exact = client(*options, "--face-detection", "exact", "--resume", server=stub.address)
+        assert exact.code == 17
+        assert "had another --perturb or --landmark_model" in exact.err
+        assert client(*options, "--resume", server=stub.address).code == 0
