@@ -68,7 +68,7 @@ $(DEVELOPMENT): $(SERVING)
 	@touch $@
 
 $(BENCHMARK): $(SERVING)
-	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e '.[train,benchmark]'
+	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e '.[train,int8,benchmark]'
 	@touch $@
 
 $(AUDIT): $(SERVING)

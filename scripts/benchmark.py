@@ -22,6 +22,7 @@ from deepfake_tools.local_server import LocalServerError
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOGRAPHS = sorted((ROOT / "examples").glob("*.jpg"))
 IMAGES = 16
+CALIBRATION_IMAGES = 80
 WARM_UP_S = 1.0
 
 EPILOG = """\
@@ -151,9 +152,12 @@ def choose_images(folder: Path | None, scratch: Path) -> list[Path]:
 def choose_archives(arguments: argparse.Namespace, scratch: Path) -> list[Path]:
     """Returns the archives to measure, built where none is given."""
     from deepfake_tools.benchmarking.defaults import build_archives
+    from deepfake_tools.benchmarking.photographs import write_images
 
-    archives: list[Path] | None = arguments.archive
-    return archives or build_archives(arguments.model, scratch, say)
+    if arguments.archive:
+        return list(arguments.archive)
+    write_images(PHOTOGRAPHS, scratch / "calibration", CALIBRATION_IMAGES)
+    return build_archives(arguments.model, scratch / "calibration", scratch, say)
 
 
 def say(text: str) -> None:

@@ -184,4 +184,4 @@ def test_a_plot_is_a_picture(tmp_path: Path):
 def test_a_model_that_is_nowhere_is_refused_in_the_builders_words(tmp_path: Path):
     assert BUILDS
     with pytest.raises(BenchmarkError, match="no archive of acme/unheard-of"):
-        build_archives("acme/unheard-of", tmp_path, lambda _: None)
+        build_archives("acme/unheard-of", tmp_path, tmp_path, lambda _: None)

@@ -13,18 +13,26 @@ from deepfake_tools.standin import VISION_SHAPES, clip_config, tower_shape, writ
 from deepfake_tools.torchserve import served_name
 
 # What each archive is built with, further options of build_mar.py.
-BUILDS: tuple[tuple[str, ...], ...] = (("--precision", "float32"),)
+# CALIBRATION stands for a folder of images.
+CALIBRATION = "CALIBRATION"
+BUILDS: tuple[tuple[str, ...], ...] = (
+    ("--precision", "float32"),
+    ("--precision", "int8", "--calibration", CALIBRATION),
+)
 
 # Nobody reads the text tower, so it is as small as it can be.
 TEXT = tower_shape(64, layers=1, heads=1, vocab_size=16)
 
 
-def build_archives(model: str | None, scratch: Path, say: Callable[[str], None]) -> list[Path]:
+def build_archives(
+    model: str | None, calibration: Path, scratch: Path, say: Callable[[str], None]
+) -> list[Path]:
     """Builds the archives of `BUILDS`.
 
     Args:
         model: Hub name or local folder; None is the default model's architecture with random
             weights, for which nothing is downloaded.
+        calibration: Folder of images that int8 is calibrated with.
         scratch: Gets the archives, and the random weights where there are some.
         say: Told whose weights they are.
 
@@ -32,31 +40,34 @@ def build_archives(model: str | None, scratch: Path, say: Callable[[str], None])
         BenchmarkError: There is no such model, nor a known architecture of that name.
     """
     if model is None:
-        return _build_random(DEFAULT_MODEL, scratch, say)
+        return _build_random(DEFAULT_MODEL, calibration, scratch, say)
     try:
-        return _build(model, scratch)
+        return _build(model, calibration, scratch)
     except BenchmarkError as error:
         if model not in VISION_SHAPES:
             raise
         say(f"{error}\n{model} cannot be had from the Hub, so:")
-        return _build_random(model, scratch, say)
+        return _build_random(model, calibration, scratch, say)
 
 
-def _build_random(name: str, scratch: Path, say: Callable[[str], None]) -> list[Path]:
+def _build_random(
+    name: str, calibration: Path, scratch: Path, say: Callable[[str], None]
+) -> list[Path]:
     say(f"RANDOM WEIGHTS in the architecture of {name}: as fast as the real ones, no detector")
     vision = VISION_SHAPES[name]
     with tempfile.TemporaryDirectory(dir=scratch) as parent:
         # The card names the model by its folder.
         folder = Path(parent, f"{served_name(name)}-random-weights")
         write_clip(folder, clip_config(vision.tower, TEXT, vision.projection))
-        return _build(str(folder), scratch, "--served-name", served_name(name))
+        return _build(str(folder), calibration, scratch, "--served-name", served_name(name))
 
 
-def _build(model: str, scratch: Path, *naming: str) -> list[Path]:
+def _build(model: str, calibration: Path, scratch: Path, *naming: str) -> list[Path]:
     store = scratch / "store"
     for options in BUILDS:
         command = [sys.executable, str(SCRIPTS / "build_mar.py"), "--model", model]
-        command += ["--export-path", str(store), *naming, *options]
+        command += ["--export-path", str(store), *naming]
+        command += [str(calibration) if word == CALIBRATION else word for word in options]
         built = subprocess.run(command, capture_output=True, text=True, check=False)
         if built.returncode:
             raise BenchmarkError(f"no archive of {model}: {built.stderr.strip()}")
