@@ -1,5 +1,6 @@
 """A command line of build_mar.py in, an archive in a store of its own out, in this process."""
 
+import zipfile
 from pathlib import Path
 
 import build_mar
@@ -23,3 +24,10 @@ class Builder:
         self.notes = []
         words = [*map(str, arguments), "--export-path", str(self.store)]
         return build(build_mar.parse_arguments(words), self.notes.append)
+
+
+def unpack(built: Built, folder: Path) -> Path:
+    """Unpacks an archive as TorchServe does; returns the folder."""
+    with zipfile.ZipFile(built.path) as archive:
+        archive.extractall(folder)
+    return folder

@@ -51,7 +51,8 @@ def open_engine(
     """Makes the engine of an unpacked archive.
 
     A card's ``auto`` is PyTorch where the worker has a CUDA or MPS device, else OpenVINO, else,
-    where that is not installed, PyTorch on the CPU. Answers name the engine that ran.
+    where that is not installed, PyTorch on the CPU; of a quantised graph it is OpenVINO. Answers
+    name the engine that ran.
 
     Args:
         card: says which engine is wanted, and what the files hold.
@@ -65,17 +66,18 @@ def open_engine(
     # Each library is imported by the worker that computes with it, and by no other.
     from clip_deepfake.torch_engine import open_torch_engine, worker_device
 
-    if card.engine == "torch":
-        return open_torch_engine(card, directory, worker_device(gpu_id))
+    wanted = "openvino" if card.quantization else card.engine
     device = worker_device(gpu_id)
+    if wanted == "torch":
+        return open_torch_engine(card, directory, device)
     if device.type != "cpu":
-        if card.engine == "auto":
+        if wanted == "auto":
             return open_torch_engine(card, directory, device)
         logger.warning("this archive computes on the CPU; the worker's %s stays unused", device)
     try:
         from clip_deepfake.openvino_engine import open_openvino_engine
     except ImportError as error:
-        if card.engine == "openvino":
+        if wanted == "openvino":
             raise LoadError(
                 f"this archive needs OpenVINO, which cannot be imported ({error}): "
                 "pip install openvino"

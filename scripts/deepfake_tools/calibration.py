@@ -25,6 +25,11 @@ MOST_MEASURED = 1000
 
 SEED = 0
 
+AT_ONCE = 32
+"""Files in memory."""
+
+Item = tuple[Prepared, Label | None]
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -46,13 +51,13 @@ class Calibration:
     Attributes:
         calibrate: to take the ranges of the activations from.
         measure: images that calibration does not see.
-        broken: how many images could not be used.
+        unused: how many images could not be read, or are others' copies.
         sha256: digest of the sorted SHA-256 of the files of both.
     """
 
     calibrate: Sample
     measure: Sample
-    broken: int
+    unused: int
     sha256: str
 
 
@@ -71,26 +76,32 @@ def read_calibration(folder: Path, detector: Detector) -> Calibration:
     paths = list(find_images(folder))
     random.Random(SEED).shuffle(paths)
     paths = paths[: MOST_CALIBRATED + MOST_MEASURED]
-    contents = [path.read_bytes() for path in paths]
-    prepared = detector.prepare(contents)
-    usable = [
-        (item, _label(path, folder), hashlib.sha256(data).hexdigest())
-        for path, data, item in zip(paths, contents, prepared, strict=True)
-        if isinstance(item, Prepared)
-    ]
+    usable = _read(paths, folder, detector)
     if len(usable) < FEWEST:
         raise BuildError(
             f"--calibration {folder} holds {len(usable)} images that can be used, and int8 needs "
             f"at least {FEWEST}, better {2 * MOST_CALIBRATED}: images like those to be judged"
         )
     half = min(MOST_CALIBRATED, len(usable) // 2)
-    sha256 = hashlib.sha256("\n".join(sorted(digest for _, _, digest in usable)).encode())
+    items = list(usable.values())
     return Calibration(
-        calibrate=_sample([(item, label) for item, label, _ in usable[:half]]),
-        measure=_sample([(item, label) for item, label, _ in usable[half:]]),
-        broken=len(paths) - len(usable),
-        sha256=sha256.hexdigest(),
+        calibrate=_sample(items[:half]),
+        measure=_sample(items[half:]),
+        unused=len(paths) - len(usable),
+        sha256=hashlib.sha256("\n".join(sorted(usable)).encode()).hexdigest(),
     )
+
+
+def _read(paths: Sequence[Path], folder: Path, detector: Detector) -> dict[str, Item]:
+    """What can be used, by the digest of its file, so that none stands on both sides."""
+    usable: dict[str, Item] = {}
+    for start in range(0, len(paths), AT_ONCE):
+        some = paths[start : start + AT_ONCE]
+        contents = [path.read_bytes() for path in some]
+        for path, data, found in zip(some, contents, detector.prepare(contents), strict=True):
+            if isinstance(found, Prepared):
+                usable.setdefault(hashlib.sha256(data).hexdigest(), (found, _label(path, folder)))
+    return usable
 
 
 def _label(path: Path, folder: Path) -> Label | None:
@@ -100,7 +111,7 @@ def _label(path: Path, folder: Path) -> Label | None:
         return None
 
 
-def _sample(items: Sequence[tuple[Prepared, Label | None]]) -> Sample:
+def _sample(items: Sequence[Item]) -> Sample:
     pictures: list[npt.NDArray[np.uint8]] = []
     labels: list[Label | None] = []
     for prepared, label in items:

@@ -96,7 +96,7 @@ def quantize(
     report(
         f"calibrating on {len(images.calibrate.pixels)} images, measuring on "
         f"{len(images.measure.pixels)} others"
-        + (f" ({images.broken} could not be used)" if images.broken else "")
+        + (f" ({images.unused} left out: broken or repeated)" if images.unused else "")
         + " ..."
     )
     graph = _calibrate(graph, images.calibrate.pixels, overflow_fix=options.overflow_fix)

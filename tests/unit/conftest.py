@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from clip_deepfake.preprocessing import squash
 from tests.unit.client_runs import Client, client_in
 
 if TYPE_CHECKING:
+    from deepfake_tools.builder import Built
+
     from tests.building import Builder
 
 
@@ -48,6 +51,45 @@ def builder(tmp_path: Path) -> Builder:
     from tests.building import Builder
 
     return Builder(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def tinted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 120 images in real/ and 120 in fake/."""
+    from tests.tinted import write_images
+
+    folder = tmp_path_factory.mktemp("tinted")
+    write_images(folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One detector in two precisions.
+
+    Attributes:
+        int8: as the builder tells of it.
+        int8_folder: where its archive is unpacked.
+        float32_folder: where the float32 archive is unpacked.
+        notes: what the builder of the first reported.
+    """
+
+    int8: Built
+    int8_folder: Path
+    float32_folder: Path
+    notes: list[str]
+
+
+@pytest.fixture(scope="session")
+def pair(small_clip: Path, tinted: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """The small CLIP under an untrained head, quantised on tinted images, and as it was."""
+    from tests.building import Builder, unpack
+
+    folder = tmp_path_factory.mktemp("pair")
+    builder = Builder(folder / "store")
+    float32 = builder("--model", small_clip)
+    int8 = builder("--model", small_clip, "--precision", "int8", "--calibration", tinted)
+    return Pair(int8, unpack(int8, folder / "8"), unpack(float32, folder / "32"), builder.notes)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from deepfake_tools.hub import BuildError
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPVisionConfig, CLIPVisionModel
 
+from tests.building import unpack
 from tests.clips import PICKLE, SAFETENSORS, SMALL, write_repository, write_vision_repository
 from tests.hub_server import HubServer
 
@@ -49,12 +50,6 @@ def build_small(tmp_path: Path, small_clip: Path) -> Build:
         return build(dataclasses.replace(options, **changes), report=lambda step: None)  # type: ignore[arg-type]
 
     return run
-
-
-def unpack(built: Built, folder: Path) -> Path:
-    with zipfile.ZipFile(built.path) as archive:
-        archive.extractall(folder)
-    return folder
 
 
 def reference_probability(model: Path, archive: Path, image: Path) -> float:
