@@ -12,6 +12,7 @@ BIN := $(VENV)/bin
 SERVING := $(VENV)/.serving-installed
 DEVELOPMENT := $(VENV)/.development-installed
 BENCHMARK := $(VENV)/.benchmark-installed
+AUDIT := $(VENV)/.audit-installed
 
 # An archive brings its own code to a worker, and the shell's PYTHONPATH would come before it.
 unexport PYTHONPATH
@@ -19,7 +20,7 @@ unexport PYTHONPATH
 WITH_JAVA = PATH="$(CURDIR)/$(BIN):$$PATH"; [ ! -e $(BIN)/java ] || unset JAVA_HOME;
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve benchmark test lint clean
+.PHONY: help demo serve benchmark test lint audit clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,12 +29,8 @@ demo: $(SERVING)  ## Train, build, serve and ask a detector, on examples/ [MODEL
 	@$(WITH_JAVA) $(BIN)/python scripts/demo.py \
 	    $(if $(MODEL),--model "$(MODEL)") $(if $(IMAGE),--image "$(IMAGE)")
 
-# `torchserve --stop --foreground` waits for the server's end and removes its key file; plain Ctrl-C
-# does neither. The second wait is for the launcher, since a signal ends the first one early.
 serve: $(SERVING)  ## Serve the archives in model_store/ in the foreground; Ctrl-C stops
-	@$(WITH_JAVA) config=$$($(BIN)/python scripts/manage.py config) || exit; \
-	trap 'torchserve --stop --foreground' INT TERM; \
-	torchserve --start --foreground --ts-config "$$config" & wait $$! || wait $$!
+	@$(WITH_JAVA) deploy/serve.sh
 
 benchmark: $(BENCHMARK)  ## Measure, beside LitServe and plain scripts [ARGS="--archive FILE.mar"]
 	@$(WITH_JAVA) $(BIN)/python scripts/benchmark.py \
@@ -42,10 +39,14 @@ benchmark: $(BENCHMARK)  ## Measure, beside LitServe and plain scripts [ARGS="--
 test: $(DEVELOPMENT)  ## Run all tests
 	@$(WITH_JAVA) $(BIN)/python -m pytest
 
-lint: $(DEVELOPMENT)  ## Run ruff and mypy
+lint: $(DEVELOPMENT)  ## Run ruff, mypy and hadolint
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/hadolint deploy/Containerfile
+
+audit: $(AUDIT)  ## Look for known vulnerabilities in what is installed
+	@$(BIN)/python scripts/audit.py
 
 clean:  ## Remove .venv and caches; archives in model_store/ stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache *.egg-info logs
@@ -68,4 +69,8 @@ $(DEVELOPMENT): $(SERVING)
 
 $(BENCHMARK): $(SERVING)
 	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e '.[train,benchmark]'
+	@touch $@
+
+$(AUDIT): $(SERVING)
+	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e '.[train,audit]'
 	@touch $@

@@ -199,18 +199,16 @@ def make_target(args: argparse.Namespace) -> Target:
     Raises:
         TokenError: A place that was named holds no usable token.
     """
-    credentials = Credentials(args.token_file, args.key_file, args.management)
-    if credentials.token is not None and credentials.token.warning:
-        print(f"warning: {credentials.token.warning}", file=sys.stderr)
     return Target(
         model=served_name(args.model),
         server=args.server,
         management=args.management,
-        credentials=credentials,
+        credentials=Credentials(args.token_file, args.key_file, args.management, args.ca),
         key_file=args.key_file,
         seconds=args.timeout,
         retries=args.retries,
         concurrency=args.concurrency,
+        ca=args.ca,
         cut=args.cut,
     )
 
@@ -284,6 +282,8 @@ def how_to_serve(args: argparse.Namespace) -> str:
         register += ["--management", args.management]
     if args.key_file is not None:
         register += ["--key-file", str(args.key_file)]
+    if args.ca is not None:
+        register += ["--ca", str(args.ca)]
     return f"build and register it:\n  {shlex.join(build)}\n  {shlex.join(register)}"
 
 

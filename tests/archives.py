@@ -24,6 +24,7 @@ class Handler:
         self.delay = stub["delay_s"]
         time.sleep(stub["load_delay_s"])
         self.answers = stub["answers"]
+        self.fake_probability = stub["fake_probability"]
         if stub["load_failure"]:
             logging.error(
                 "clip_deepfake load failed: %s %s: %s",
@@ -39,8 +40,10 @@ class Handler:
             for index in range(len(data)):
                 context.set_response_status(500, "Internal Server Error", index)
             return [{"error": {"code": "internal_error", "message": "stub"}}] * len(data)
+        fake = self.fake_probability
         verdict = {
-            "label": "REAL", "prediction": 0, "confidence": 0.75, "fake_probability": 0.25,
+            "label": "FAKE" if fake > 0.5 else "REAL", "prediction": int(fake > 0.5),
+            "confidence": max(fake, 1 - fake), "fake_probability": fake,
             "logits": [0.5, -0.5], "detector": {
                 "model": self.card["name"], "commit": None, "version": self.card["version"],
                 "head": "untrained", "precision": "float32", "engine": "stub",
@@ -59,6 +62,7 @@ def write_archive(
     load_delay_s: float = 0,
     load_failure: str = "",
     answers: bool = True,
+    fake_probability: float = 0.25,
     workers: int = 1,
     batch_size: int = 4,
     replace: dict[str, bytes] | None = None,
@@ -74,6 +78,7 @@ def write_archive(
         load_delay_s: How long a worker takes to come up.
         load_failure: When given, the worker logs this reason and does not come up.
         answers: Whether images get a verdict, or else a 500.
+        fake_probability: What it says of every image.
         workers: How many workers the archive asks for.
         batch_size: How many requests a worker takes at once.
         replace: Entries by name, to add or to replace.
@@ -85,6 +90,7 @@ def write_archive(
         "load_delay_s": load_delay_s,
         "load_failure": load_failure,
         "answers": answers,
+        "fake_probability": fake_probability,
     }
     card = {
         "schema": 1,

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import ClassVar
 
 from deepfake_tools.alignment import AlignedTwiceError, shows_alignment
@@ -76,6 +77,8 @@ class Asker:
         pace: Says whether anything was answered so far, and waits.
         diagnosis: Explains what has failed for good.
         detector: What an earlier session's answers came from.
+        version: The version to ask; the default one if None.
+        ca: A file with the certificates to trust over https.
         aligns: Whether the questions' changes align faces.
 
     Attributes:
@@ -91,11 +94,15 @@ class Asker:
         pace: Pace,
         diagnosis: Diagnosis,
         detector: DetectorInfo | None = None,
+        version: str | None = None,
+        ca: Path | None = None,
         *,
         aligns: bool = False,
     ) -> None:
         self._server = server
         self._name = name
+        self._version = version
+        self._ca = ca
         self._credentials = credentials
         self._patience = patience
         self._pace = pace
@@ -219,9 +226,9 @@ class Asker:
         self, api: InferenceAPI, images: Sequence[bytes], limit: float
     ) -> list[Verdict | ServiceError]:
         if len(images) > 1:
-            return api.predict_several(self._name, images, timeout=limit)
+            return api.predict_several(self._name, images, version=self._version, timeout=limit)
         try:
-            return [api.predict(self._name, images[0], timeout=limit)]
+            return [api.predict(self._name, images[0], version=self._version, timeout=limit)]
         except ServiceError as error:
             if not _is_answer(error):
                 raise
@@ -231,7 +238,7 @@ class Asker:
         """Returns this thread's own connection, which has the current token."""
         token = self._credentials.token
         if getattr(self._own, "token", self) != token:
-            api = InferenceAPI(self._server, token, self._patience.attempt_seconds)
+            api = InferenceAPI(self._server, token, self._patience.attempt_seconds, self._ca)
             self._own.api, self._own.token = api, token
         return self._own.api, token
 

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
@@ -50,12 +51,17 @@ class Server:
         address: Such as http://127.0.0.1:8080.
         token: A token for the API at that address; None where the server runs without tokens.
         timeout: Seconds to wait for an answer, unless a call says otherwise.
+        ca: A file with the certificates to trust over https; None for requests' own choice.
     """
 
-    def __init__(self, address: str, token: Token | None, timeout: float) -> None:
+    def __init__(
+        self, address: str, token: Token | None, timeout: float, ca: Path | None = None
+    ) -> None:
         self._address = server_address(address)
         self._token = token
         self._timeout = timeout
+        # With each request: of a session's own, REQUESTS_CA_BUNDLE would take the place.
+        self._verify = None if ca is None else str(ca)
         self._session = requests.Session()
         self._session.auth = _BearerAuth(token)
         host = urlsplit(self._address).hostname
@@ -92,6 +98,7 @@ class Server:
                 headers={} if content_type is None else {"Content-Type": content_type},
                 timeout=(min(CONNECT_SECONDS, seconds), seconds),
                 proxies=self._proxies,
+                verify=self._verify,
                 allow_redirects=False,
                 stream=True,
             ) as response:
@@ -142,8 +149,8 @@ def _transport_failure(
         )
     if isinstance(error, requests.exceptions.SSLError | requests.exceptions.ProxyError):
         return ServerUnreachableError(
-            f"no connection to {address}: {one_line(reason)}; REQUESTS_CA_BUNDLE names a private "
-            "authority's certificate file, NO_PROXY the hosts to reach without a proxy"
+            f"no connection to {address}: {one_line(reason)}; --ca names the file of a certificate "
+            "that no public authority has signed, NO_PROXY the hosts to reach without a proxy"
         )
     if isinstance(reason, ReadTimeoutError):
         return TimeLimitError(

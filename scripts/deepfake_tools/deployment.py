@@ -7,9 +7,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import ParamSpec
+from typing import ClassVar, ParamSpec
 
 from deepfake_tools.answers import ModelVersion
+from deepfake_tools.draining import POLL_S, drain, workers_in_words
 from deepfake_tools.failures import (
     ImageError,
     ModelNotServedError,
@@ -18,7 +19,6 @@ from deepfake_tools.failures import (
     ServiceError,
     TimeLimitError,
     UnexpectedAnswerError,
-    WorkerFailedError,
 )
 from deepfake_tools.inspection import ArchiveName
 from deepfake_tools.store import StoreError
@@ -28,9 +28,15 @@ from deepfake_tools.worker_log import WorkerLog
 P = ParamSpec("P")
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-POLL_S = 0.05
 # How long an interrupted registration may take to unpack the archive before the version shows.
 UNPACK_LIMIT_S = 15.0
+
+
+class ConflictError(ServiceError):
+    """Somebody else, on another machine perhaps, changes the same model at the same time."""
+
+    exit_code: ClassVar[int] = 22
+    meaning: ClassVar[str] = "somebody else has changed the same model meanwhile"
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ def start(server: Server, archive: ArchiveName) -> ModelVersion:
         with _uninterrupted():
             _remove(server, archive, appears_within_s=0 if settled else UNPACK_LIMIT_S)
         raise
-    server.say(f"{archive} is up: {_workers(version.ready_workers)} READY")
+    server.say(f"{archive} is up: {workers_in_words(version.ready_workers)} READY")
     return version
 
 
@@ -86,6 +92,7 @@ def swap(
     old: ModelVersion,
     image: bytes,
     commit: Callable[[], None],
+    check: Callable[[ArchiveName, ArchiveName], None] | None = None,
 ) -> None:
     """Replaces the default version of a model by another; the old one may then be removed.
 
@@ -97,9 +104,12 @@ def swap(
         old: The default version until now.
         image: An image file that the new version is asked about before anyone else asks it.
         commit: Called when the old version has nothing left to do: makes the change last.
+        check: Called with the old and the new version while both can be asked, and before the
+            switch: raises what is to keep the old one.
 
     Raises:
         ServiceError: A step failed; the old version is the default again and the new one gone.
+        ConflictError: Another one has become the default meanwhile; that one stays.
     """
     previous = ArchiveName(archive.name, old.version)
     undo = ExitStack()
@@ -110,17 +120,22 @@ def swap(
             # Whoever scaled the old version meant the model, not the version.
             scale(server, version, old.min_workers)
         _try_out(server, archive, image)
+        if check is not None:
+            check(previous, archive)
+        _check_default(server, previous)
         undo.callback(_restore, server, archive, previous)
         server.management.set_default(archive.name, archive.version)
         server.say(f"{archive} is the default")
         if old.ready_workers:
-            _drain(server, previous)
+            _drain_old(server, previous)
+        # TorchServe cannot compare and set at once, so what came in between shows only now.
+        _check_default(server, archive)
         with _uninterrupted():
             commit()
     except BaseException:
         with _uninterrupted():
             undo.close()
-            server.say(f"undone: {previous} is the default as before")
+            _say_default(server, previous)
         raise
 
 
@@ -141,7 +156,7 @@ def scale(server: Server, version: ModelVersion, workers: int) -> None:
                 server, server.management.scale, archive.name, archive.version, version.min_workers
             )
         raise
-    server.say(f"{archive} has {_workers(workers)} READY")
+    server.say(f"{archive} has {workers_in_words(workers)} READY")
 
 
 def _await_ready(server: Server, archive: ArchiveName, log: WorkerLog) -> ModelVersion:
@@ -163,8 +178,9 @@ def _await_ready(server: Server, archive: ArchiveName, log: WorkerLog) -> ModelV
             raise NoWorkerError(f"{archive} did not start: {reason}")
         if time.monotonic() > deadline:
             raise TimeLimitError(
-                f"{archive} has {version.ready_workers} of {_workers(version.min_workers)} READY "
-                f"after {server.limit_s:g} s: allow more with --timeout"
+                f"{archive} has {version.ready_workers} of "
+                f"{workers_in_words(version.min_workers)} READY after {server.limit_s:g} s: allow "
+                "more with --timeout"
             )
         time.sleep(POLL_S)
 
@@ -188,51 +204,49 @@ def _try_out(server: Server, archive: ArchiveName, image: bytes) -> None:
     server.say(f"{archive} answers: {verdict.label} ({verdict.confidence:.4f})")
 
 
-def _drain(server: Server, archive: ArchiveName) -> None:
-    """Waits until a version that is no longer the default has answered all that it was asked.
-
-    An empty queue is not enough, since its last batch may still be at work. A description from
-    the handler goes through the same queue: a worker that answers one has finished its batch.
+def _check_default(server: Server, expected: ArchiveName) -> None:
+    """Makes sure that a version is the default.
 
     Raises:
-        TimeLimitError: It has not, after the limit.
+        ConflictError: Another one is.
     """
-    deadline = time.monotonic() + server.limit_s
-    answered: set[int] = set()
-    while True:
-        version = server.management.version(archive.name, archive.version)
-        working = {worker.pid for worker in version.workers if worker.is_ready} - answered
-        if not working and version.pending_requests == 0:
-            return
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
-            raise TimeLimitError(
-                f"{archive} still has {version.pending_requests} requests waiting and "
-                f"{_workers(len(working))} busy after {server.limit_s:g} s"
-            )
-        try:
-            answered.add(_ask_pid(server, archive, left_s))
-        except WorkerFailedError:
-            # It died with the question in hand; another, or its successor, is asked next.
-            time.sleep(POLL_S)
-
-
-def _ask_pid(server: Server, archive: ArchiveName, limit_s: float) -> int:
-    """Returns which worker answered a description; its own queue comes first."""
-    answer = server.management.ask_handler(archive.name, archive.version, timeout=limit_s)
-    pid = answer.get("pid") if isinstance(answer, dict) else None
-    if not isinstance(pid, int):
-        raise UnexpectedAnswerError(
-            f"{archive} does not describe its workers by process id, so that none can tell when "
-            "it is idle: was it built by build_mar.py?"
+    found = server.management.version(expected.name).version
+    if found != expected.version:
+        raise ConflictError(
+            f"{expected.name} version {found} has become the default meanwhile, in the place of "
+            f"version {expected.version}: somebody else is changing this model; see "
+            "`python scripts/manage.py list`, agree with them, and swap again"
         )
-    return pid
+
+
+def _drain_old(server: Server, archive: ArchiveName) -> None:
+    try:
+        drain(server.management, archive, server.limit_s)
+    except ModelNotServedError:
+        server.say(f"note: somebody else has removed {archive} meanwhile")
 
 
 def _restore(server: Server, archive: ArchiveName, previous: ArchiveName) -> None:
     """Makes the previous version the default again; the new one answers what it has taken."""
-    _attempt(server, server.management.set_default, previous.name, previous.version)
-    _attempt(server, _drain, server, archive)
+
+    def restore() -> None:
+        # Unless somebody else has made another one the default: then that is what they want.
+        if server.management.version(archive.name).version == archive.version:
+            server.management.set_default(previous.name, previous.version)
+
+    _attempt(server, restore)
+    _attempt(server, drain, server.management, archive, server.limit_s)
+
+
+def _say_default(server: Server, previous: ArchiveName) -> None:
+    """Says what is the default after an undone change; a server that is gone has none."""
+    try:
+        found = server.management.version(previous.name).version
+    except ServiceError as error:
+        server.say(f"undone as far as the server allowed: {error}")
+        return
+    as_before = " as before" if found == previous.version else ""
+    server.say(f"undone: {previous.name} version {found} is the default{as_before}")
 
 
 def _remove(server: Server, archive: ArchiveName, appears_within_s: float = 0) -> None:
@@ -256,10 +270,6 @@ def _attempt(server: Server, step: Callable[P, None], *args: P.args, **kwargs: P
         step(*args, **kwargs)
     except ServiceError as error:
         server.say(f"while undoing: {error}")
-
-
-def _workers(count: int) -> str:
-    return f"{count} worker" if count == 1 else f"{count} workers"
 
 
 @contextmanager

@@ -24,13 +24,22 @@ class Diagnosis:
         server: The inference API's address.
         management: The management API's address.
         key_file: TorchServe's key file (--key-file).
+        ca: A file with the certificates to trust over https.
     """
 
-    def __init__(self, name: str, server: str, management: str, key_file: Path | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        server: str,
+        management: str,
+        key_file: Path | None,
+        ca: Path | None = None,
+    ) -> None:
         self._name = name
         self._server = server
         self._management = management
         self._key_file = key_file
+        self._ca = ca
 
     def explain(self, error: ServiceError) -> ServiceError:
         """Returns the failure's cause, or the failure where the management port is mute."""
@@ -38,7 +47,7 @@ class Diagnosis:
             return error
         try:
             token = find_key(Purpose.MANAGEMENT, self._key_file)
-            management = ManagementAPI(self._management, token, EXPLAIN_SECONDS)
+            management = ManagementAPI(self._management, token, EXPLAIN_SECONDS, self._ca)
             if isinstance(error, ModelNotServedError):
                 return self._not_served(management)
             return self._without_workers(management) or error

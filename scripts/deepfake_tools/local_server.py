@@ -5,6 +5,7 @@ import secrets
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,7 @@ class LocalServer:
         *,
         settings: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
+        ca: Path | None = None,
     ) -> None:
         """Chooses ports; starts nothing yet.
 
@@ -65,6 +67,8 @@ class LocalServer:
                 temporary folder.
             settings: Further settings to replace.
             environment: Variables to add to this process's own.
+            ca: The server's certificate, where `settings` makes it speak TLS on its inference and
+                management ports.
         """
         self._config = config
         self._own_directory = directory
@@ -72,8 +76,12 @@ class LocalServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._environment = dict(environment or {})
         ports = _free_ports(6)
-        urls = [f"http://127.0.0.1:{port}" for port in ports[:3]]
-        self.inference_url, self.management_url, self.metrics_url = urls
+        self._ca = ca
+        scheme = "http" if ca is None else "https"
+        self.inference_url, self.management_url = (
+            f"{scheme}://127.0.0.1:{port}" for port in ports[:2]
+        )
+        self.metrics_url = f"http://127.0.0.1:{ports[2]}"
         self._settings = {
             "inference_address": self.inference_url,
             "management_address": self.management_url,
@@ -117,6 +125,11 @@ class LocalServer:
         return self.directory / "key_file.json"
 
     @property
+    def pid_file(self) -> Path:
+        """Where TorchServe, the process that the launcher starts, has written its pid."""
+        return self._folder() / ".model_server.pid"
+
+    @property
     def logs(self) -> Path:
         """The server's log folder; what the workers print is in its `model_log.log`."""
         return self.directory / "logs"
@@ -125,6 +138,11 @@ class LocalServer:
     def pid(self) -> int | None:
         """Process id of the launcher, which leads the server's process group."""
         return self._process.pid if self._process else None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is not running, by itself or by `stop`."""
+        return self._process is None or self._process.poll() is not None
 
     def start(self, config: Path | None = None) -> None:
         """Starts the server and waits until its APIs answer; models may still be loading.
@@ -192,11 +210,13 @@ class LocalServer:
 
     def management(self) -> ManagementAPI:
         """Returns the management API, with the token of this start."""
-        return ManagementAPI(self.management_url, find_key(Purpose.MANAGEMENT, self.key_file), 60)
+        token = find_key(Purpose.MANAGEMENT, self.key_file)
+        return ManagementAPI(self.management_url, token, 60, self._ca)
 
     def inference(self) -> InferenceAPI:
         """Returns the inference API, with the token of this start."""
-        return InferenceAPI(self.inference_url, find_key(Purpose.INFERENCE, self.key_file), 60)
+        token = find_key(Purpose.INFERENCE, self.key_file)
+        return InferenceAPI(self.inference_url, token, 60, self._ca)
 
     def wait_ready(self, model: str, version: str | None = None, limit_s: float = 60.0) -> None:
         """Waits until all workers of a model are READY.
@@ -228,7 +248,7 @@ class LocalServer:
         """
         deadline = time.monotonic() + limit_s
         while not condition():
-            if self._process is None or self._process.poll() is not None:
+            if self.has_ended:
                 raise LocalServerError(
                     f"TorchServe ended while waiting for {what}:\n{self._last_words()}"
                 )
@@ -269,9 +289,10 @@ class LocalServer:
 
     def _answers(self) -> bool:
         """Says whether the inference API answers and the tokens are written."""
+        url = self.inference_url + "/api-description"  # the one path that needs no token
+        trust = None if self._ca is None else ssl.create_default_context(cafile=self._ca)
         try:
-            # The one path that needs no token.
-            with urllib.request.urlopen(self.inference_url + "/api-description", timeout=5):
+            with urllib.request.urlopen(url, timeout=5, context=trust):
                 return self.key_file.exists()
         except OSError:
             return False
@@ -279,7 +300,7 @@ class LocalServer:
     def _java_pid(self) -> int | None:
         """Reads which process the launcher has started."""
         try:
-            return int((self._folder() / ".model_server.pid").read_text(encoding="ascii"))
+            return int(self.pid_file.read_text(encoding="ascii"))
         except (OSError, ValueError):
             return None
 

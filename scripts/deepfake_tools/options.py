@@ -2,12 +2,15 @@
 
 import argparse
 import math
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
 from deepfake_tools.connection import server_address
 from deepfake_tools.tokens import KEY_FILE_NAME, KEY_FILE_VARIABLE, TOKEN_VARIABLE
 from deepfake_tools.torchserve import INFERENCE_ADDRESS, MANAGEMENT_ADDRESS
+
+LAST_PORT = 65535
 
 
 def add_connection_options(parser: argparse.ArgumentParser, timeout: float) -> None:
@@ -41,6 +44,17 @@ def add_connection_options(parser: argparse.ArgumentParser, timeout: float) -> N
         metavar="SECONDS",
         help="longest wait for an answer (%(default)g)",
     )
+    add_ca_option(group)
+
+
+def add_ca_option(group: argparse._ArgumentGroup) -> None:
+    """Adds --ca to a command's group of options."""
+    group.add_argument(
+        "--ca",
+        type=certificates,
+        metavar="FILE",
+        help="over https, trust this certificate, or authority, alone (the public authorities)",
+    )
 
 
 def address(text: str) -> str:
@@ -60,6 +74,44 @@ def seconds(text: str) -> float:
     if not 0 < limit < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return limit
+
+
+def certificates(text: str) -> Path:
+    """Reads the name of a file of certificates, as an argument's `type`."""
+    try:
+        ssl.create_default_context(cafile=text)
+    except ssl.SSLError as error:
+        raise argparse.ArgumentTypeError(f"{text} holds no certificate in PEM form") from error
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from error
+    return Path(text)
+
+
+def not_negative(text: str) -> float:
+    """Reads a number from 0 on, such as seconds to wait, as an argument's `type`."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
+    return number
+
+
+def fraction(text: str) -> float:
+    """Reads a share from 0 to 1, as an argument's `type`."""
+    share = not_negative(text)
+    if share > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share between 0 and 1")
+    return share
+
+
+def listen_address(text: str) -> tuple[str, int]:
+    """Reads HOST:PORT to listen on, as an argument's `type`."""
+    host, separator, port = text.rpartition(":")
+    if not (separator and host and port.isdecimal() and int(port) <= LAST_PORT):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address such as 127.0.0.1:8083")
+    return host, int(port)
 
 
 def at_least(lowest: int) -> Callable[[str], int]:

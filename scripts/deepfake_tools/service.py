@@ -1,14 +1,21 @@
 """A server and its store: a change in; both change, for the next start too, or neither does."""
 
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeAlias
 
 from deepfake_tools import deployment
 from deepfake_tools.answers import ModelVersion
-from deepfake_tools.deployment import Server
+from deepfake_tools.deployment import ConflictError, Server
 from deepfake_tools.failures import ModelNotServedError, RequestRefusedError
 from deepfake_tools.inspection import ArchiveError, ArchiveName
+from deepfake_tools.readiness import DrainingMark
 from deepfake_tools.served import Served, served_path
 from deepfake_tools.store import Store, StoreError
+
+Check: TypeAlias = Callable[[ArchiveName, ArchiveName], None]
 
 
 class Service:
@@ -24,6 +31,7 @@ class Service:
         self._server = server
         self._store = store
         self._config = config
+        self._found = Served()
 
     def register(self, source: Path) -> None:
         """Serves an archive, as the default where it is the first version of its model.
@@ -31,7 +39,7 @@ class Service:
         Args:
             source: A file in the store, or one to be copied there.
         """
-        with self._store.lock(), self._store.adding(source) as archive:
+        with self._changing(), self._store.adding(source) as archive:
             served = self._served()
             default = self._default(archive.name)
             deployment.start(self._server, archive)
@@ -44,15 +52,17 @@ class Service:
                 f"{archive.version} is asked by its number, until the server's next start"
             )
 
-    def swap(self, source: Path, image: bytes) -> None:
+    def swap(self, source: Path, image: bytes, check: Check | None = None) -> None:
         """Replaces the default version by an archive, without losing a request.
 
         Args:
             source: A file in the store, or one to be copied there.
             image: An image file that the new version is asked about first.
+            check: Called with the old and the new version before the switch; raises what is to
+                keep the old one.
         """
-        with self._store.lock():
-            self._swap(source, image)
+        with self._changing():
+            self._swap(source, image, check)
 
     def rollback(self, name: str, image: bytes) -> None:
         """Replaces the default version by the one before it; again, and it is back.
@@ -61,7 +71,7 @@ class Service:
             name: The served name.
             image: An image file that the other version is asked about first.
         """
-        with self._store.lock():
+        with self._changing():
             version = self._served().previous.get(name)
             if version is None:
                 raise StoreError(
@@ -72,13 +82,13 @@ class Service:
 
     def scale(self, name: str, version: str | None, workers: int) -> None:
         """Sets how many workers a version has, the default one if None, until the next start."""
-        with self._store.lock():
+        with self._changing():
             found = self._server.management.version(name, version)
             deployment.scale(self._server, found, workers)
 
     def unregister(self, name: str, version: str | None = None) -> None:
         """Stops serving one version that is not the default, or the whole model if None."""
-        with self._store.lock():
+        with self._changing():
             served = self._served()
             default = self._server.management.version(name).version
             found = [entry.version for entry in self._server.management.versions(name)]
@@ -99,7 +109,14 @@ class Service:
                 if not served.versions:
                     self._server.say("nothing is left: a restart serves the newest archives again")
 
-    def _swap(self, source: Path, image: bytes) -> None:
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Keeps out everybody else who would change this store, and changes while it stops."""
+        with self._store.lock():
+            DrainingMark(self._store).check()
+            yield
+
+    def _swap(self, source: Path, image: bytes, check: Check | None = None) -> None:
         with self._store.adding(source) as archive:
             served = self._served()
             old = self._default(archive.name)
@@ -110,8 +127,10 @@ class Service:
                 self._write(served)
                 return
             served.choose(archive, instead_of=old.version)
-            deployment.swap(self._server, archive, old, image, lambda: self._write(served))
-        self._server.management.unregister(old.name, old.version)
+            deployment.swap(self._server, archive, old, image, lambda: self._write(served), check)
+        # Whoever has swapped to another version meanwhile has removed the old one as well.
+        with suppress(ModelNotServedError):
+            self._server.management.unregister(old.name, old.version)
         self._server.say(f"{old.name} version {old.version} has answered everything and is gone")
 
     def _default(self, name: str) -> ModelVersion | None:
@@ -128,6 +147,7 @@ class Service:
         archives, and so one that is about to be refused.
         """
         served = Served.read(served_path(self._store))
+        self._found = copy.deepcopy(served)
         if not served.versions:
             for model in self._server.management.models():
                 try:
@@ -138,4 +158,16 @@ class Service:
         return served
 
     def _write(self, served: Served) -> None:
-        served.write(served_path(self._store), self._config, self._store)
+        """Makes choices last.
+
+        Raises:
+            ConflictError: Somebody whom the lock does not keep out has changed them meanwhile.
+        """
+        path = served_path(self._store)
+        if Served.read(path) != self._found:
+            raise ConflictError(
+                f"{path} has been changed meanwhile, from another machine perhaps: see "
+                "`python scripts/manage.py list` and its load_models, and ask again"
+            )
+        served.write(path, self._config, self._store)
+        self._found = copy.deepcopy(served)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from deepfake_tools.answers import DetectorInfo
 from deepfake_tools.asking import Asker, Patience
 from deepfake_tools.collection import Collection
 from deepfake_tools.console import Console
@@ -34,6 +35,7 @@ class Target:
         seconds: How long to wait for an image's answer, all attempts together.
         retries: How many times a request is repeated.
         concurrency: Most requests on their way at a time.
+        ca: A file with the certificates to trust over https.
         cut: Leaves the face of each image; None sends images as they are.
     """
 
@@ -45,6 +47,7 @@ class Target:
     seconds: float
     retries: int
     concurrency: int
+    ca: Path | None = None
     cut: Change | None = None
 
     @property
@@ -67,6 +70,34 @@ class Ending:
     signal: int | None = None
 
 
+def make_asker(
+    target: Target, pace: Pace, detector: DetectorInfo | None = None, version: str | None = None
+) -> Asker:
+    """Returns what asks a model, or one version of it, about a few images.
+
+    Args:
+        target: Whom to ask.
+        pace: Says whether anything was answered so far, and waits.
+        detector: What an earlier session's answers came from.
+        version: The version to ask; the default one if None.
+    """
+    diagnosis = Diagnosis(
+        target.model, target.server, target.management, target.key_file, target.ca
+    )
+    return Asker(
+        target.server,
+        target.model,
+        target.credentials,
+        target.patience,
+        pace,
+        diagnosis,
+        detector,
+        version,
+        target.ca,
+        aligns=target.cut is not None,
+    )
+
+
 def ask_all(
     target: Target,
     collection: Collection,
@@ -83,19 +114,8 @@ def ask_all(
         journal: Takes the answers.
         interruption: Ends the session.
     """
-    patience = target.patience
-    pace = Pace(target.concurrency, patience.attempt_seconds)
-    diagnosis = Diagnosis(target.model, target.server, target.management, target.key_file)
-    asker = Asker(
-        target.server,
-        target.model,
-        target.credentials,
-        patience,
-        pace,
-        diagnosis,
-        journal.detector,
-        aligns=target.cut is not None,
-    )
+    pace = Pace(target.concurrency, target.patience.attempt_seconds)
+    asker = make_asker(target, pace, journal.detector)
     console = Console(collection, journal)
     crew = Crew(asker, pace, min(target.concurrency, journal.places - journal.done))
     try:

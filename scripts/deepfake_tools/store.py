@@ -1,8 +1,9 @@
 """The store: a folder of archives, by name and version, changed by one command at a time."""
 
-import fcntl
 import os
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import ClassVar
 
 from deepfake_tools.failures import ServiceError
 from deepfake_tools.inspection import ArchiveError, ArchiveName, inspect_archive
+from deepfake_tools.locks import try_lock
 
 # Hidden, so that TorchServe does not take it for a model.
 LOCK_FILE = ".manage.lock"
+POLL_S = 0.05
 
 
 class StoreError(ServiceError):
@@ -108,25 +111,29 @@ class Store:
             raise
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, wait_s: float = 0) -> Iterator[None]:
         """Keeps every other command out of the store until the block ends, or the process.
+
+        Args:
+            wait_s: Seconds to wait for another command's end.
 
         Raises:
             StoreError: Another command is in it, or the folder is not there.
         """
         if not self.folder.is_dir():
             raise StoreError(f"there is no model store at {self.folder}: give it by --model-store")
-        with (self.folder / LOCK_FILE).open("a+", encoding="ascii") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                file.seek(0)
-                raise StoreError(
-                    f"process {file.read().strip()} is changing {self.folder}: ask again when "
-                    "it has ended"
-                ) from error
+        deadline = time.monotonic() + wait_s
+        with (self.folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
+            while not try_lock(file):
+                if time.monotonic() >= deadline:
+                    file.seek(0)
+                    raise StoreError(
+                        f"process {file.read().strip()} is changing {self.folder}: ask again when "
+                        "it has ended"
+                    )
+                time.sleep(POLL_S)
             file.truncate(0)
-            file.write(str(os.getpid()))
+            file.write(f"{os.getpid()} on {socket.gethostname()}")
             file.flush()
             yield
 

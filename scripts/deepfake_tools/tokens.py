@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import stat
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -14,6 +15,7 @@ KEY_FILE_NAME = "key_file.json"
 TOKEN_VARIABLE = "TORCHSERVE_TOKEN"
 KEY_FILE_VARIABLE = "TORCHSERVE_KEY_FILE"
 LARGEST_FILE_BYTES = 64 * 1024
+READABLE_BY_OTHERS = stat.S_IRGRP | stat.S_IROTH
 
 
 class Purpose(StrEnum):
@@ -32,13 +34,11 @@ class Token:
         value: The secret; kept out of `repr`, and so out of logs.
         source: Where it was found, for messages.
         expires: When TorchServe stops taking it, where the key file says so.
-        warning: A sentence for the user when others on this machine can read it, else empty.
     """
 
     value: str = field(repr=False)
     source: str
     expires: datetime | None = None
-    warning: str = ""
 
     @property
     def has_expired(self) -> bool:
@@ -63,7 +63,7 @@ def find_token(
         TokenError: A place that was named holds no usable token.
     """
     if token_file is not None:
-        return _checked(_read(token_file).strip(), str(token_file), token_file)
+        return _checked(_read(token_file).strip(), str(token_file))
     if key_file is None and TOKEN_VARIABLE in os.environ:
         return _checked(os.environ[TOKEN_VARIABLE].strip(), TOKEN_VARIABLE)
     return find_key(purpose, key_file)
@@ -99,29 +99,28 @@ def _from_key_file(purpose: Purpose, path: Path) -> Token:
             f"{path} is not a key file of TorchServe with a key for {purpose}: give the "
             f"{KEY_FILE_NAME} that the server wrote into the folder it was started in"
         ) from error
-    return _checked(value, str(path), path, expiry)
+    return _checked(value, str(path), expiry)
 
 
-def _checked(
-    value: object, source: str, path: Path | None = None, expires: datetime | None = None
-) -> Token:
+def _checked(value: object, source: str, expires: datetime | None = None) -> Token:
     if not isinstance(value, str) or not re.fullmatch(r"[!-~]+", value):
         raise TokenError(
             f"{source} does not hold a token: it is one line of letters, digits and signs, as "
             f'under "key" in the server\'s {KEY_FILE_NAME}'
         )
-    return Token(value, source, expires, "" if path is None else _exposure(path))
-
-
-def _exposure(path: Path) -> str:
-    if os.name == "posix" and path.stat().st_mode & 0o044:
-        return f"{path} can be read by other users of this machine: chmod 600 {path}"
-    return ""
+    return Token(value, source, expires)
 
 
 def _read(path: Path) -> str:
     try:
         with path.open(encoding="utf-8") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if os.name == "posix" and stat.S_ISREG(mode) and mode & READABLE_BY_OTHERS:
+                raise TokenError(
+                    f"{path} can be read by other users of this machine, so its token is no "
+                    f"secret: chmod 600 {path}, and restart the server for new tokens if others "
+                    "work here"
+                )
             return file.read(LARGEST_FILE_BYTES)
     except OSError as error:
         raise TokenError(

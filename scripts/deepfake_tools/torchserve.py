@@ -1,6 +1,7 @@
 """TorchServe's two APIs over HTTP: calls with a token in, typed answers or a ServiceError out."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from urllib.parse import quote
 
 from urllib3.filepost import encode_multipart_formdata
@@ -37,10 +38,13 @@ class InferenceAPI:
         address: Such as http://127.0.0.1:8080.
         token: An inference token; None where the server runs without tokens.
         timeout: Seconds to wait for an answer, unless a call says otherwise.
+        ca: A file with the certificates to trust over https; None for requests' own choice.
     """
 
-    def __init__(self, address: str, token: Token | None, timeout: float = 60.0) -> None:
-        self._server = Server(address, token, timeout)
+    def __init__(
+        self, address: str, token: Token | None, timeout: float = 60.0, ca: Path | None = None
+    ) -> None:
+        self._server = Server(address, token, timeout, ca)
 
     def predict(
         self,
@@ -73,13 +77,19 @@ class InferenceAPI:
         return parse_verdict(answer)
 
     def predict_several(
-        self, name: str, images: Sequence[bytes], *, timeout: float | None = None
+        self,
+        name: str,
+        images: Sequence[bytes],
+        *,
+        version: str | None = None,
+        timeout: float | None = None,
     ) -> list[Verdict | ServiceError]:
         """Asks a model about several images in one request.
 
         Args:
             name: The served name.
             images: The image files' bytes, two or more.
+            version: The version to ask; the default one if None.
             timeout: Seconds to wait for the answer.
 
         Returns:
@@ -91,7 +101,7 @@ class InferenceAPI:
         # Of two fields with one name TorchServe hands on the last alone.
         fields = {f"image{index}": ("image", image) for index, image in enumerate(images)}
         body, content_type = encode_multipart_formdata(fields)
-        path = _path("predictions", name, None)
+        path = _path("predictions", name, version)
         answer = self._server.call(
             "POST", path, body=body, content_type=content_type, timeout=timeout
         )
@@ -108,10 +118,13 @@ class ManagementAPI:
         address: Such as http://127.0.0.1:8081.
         token: A management token; None where the server runs without tokens.
         timeout: Seconds to wait for an answer, unless a call says otherwise.
+        ca: A file with the certificates to trust over https; None for requests' own choice.
     """
 
-    def __init__(self, address: str, token: Token | None, timeout: float = 60.0) -> None:
-        self._server = Server(address, token, timeout)
+    def __init__(
+        self, address: str, token: Token | None, timeout: float = 60.0, ca: Path | None = None
+    ) -> None:
+        self._server = Server(address, token, timeout, ca)
 
     def renew_token(self, purpose: Purpose) -> None:
         """Ends a token for everybody; the server writes the new one into its own key file.

@@ -10,55 +10,28 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from deepfake_tools.comparison import CheckError
+from deepfake_tools.deployment import ConflictError, Server
 from deepfake_tools.failures import ModelNotServedError, NoWorkerError, ServiceError
+from deepfake_tools.load import Load
 from deepfake_tools.local_server import LocalServer
-from deepfake_tools.properties import read_settings
+from deepfake_tools.service import Service
+from deepfake_tools.store import Store
+from deepfake_tools.swapping import TimedManagement, judge_swaps, swap_repeatedly
+from deepfake_tools.tokens import Purpose, find_key
 from deepfake_tools.trial import trial_image
 
 from tests.archives import write_archive
+from tests.serving.conftest import CONFIG
+from tests.serving.manage_runs import MANAGE, Manage
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.serving
-
-MANAGE = Path(__file__).parents[2] / "scripts" / "manage.py"
 
 
 @pytest.fixture(scope="module")
 def server(start_server: Callable[..., LocalServer]) -> LocalServer:
     return start_server()
-
-
-class Manage:
-    def __init__(self, server: LocalServer, store: Path) -> None:
-        self.store = store
-        self._server = server
-
-    def command(self, *arguments: object, key_file: Path | None = None) -> list[str]:
-        return [
-            *(sys.executable, str(MANAGE), *map(str, arguments)),
-            *("--model-store", str(self.store)),
-            *("--key-file", str(key_file or self._server.key_file)),
-            *("--server", self._server.inference_url),
-            *("--management", self._server.management_url),
-        ]
-
-    def __call__(
-        self, *arguments: object, key_file: Path | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*arguments, key_file=key_file),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-    @property
-    def served_properties(self) -> Path:
-        return self.store.parent / "served.properties"
-
-    def chosen(self) -> list[str]:
-        return read_settings(self.served_properties.read_text())["load_models"].split(",")
 
 
 @pytest.fixture
@@ -362,6 +335,104 @@ def test_unregister_removes_one_version_or_the_model(server, manage):
     with pytest.raises(ModelNotServedError):
         versions(server, "acme--gone")
     assert "acme--gone@1.mar" not in manage.chosen()
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        (folder / name).write_bytes(trial_image())
+    return folder
+
+
+def test_a_version_that_scores_as_the_old_one_passes_the_check(server, manage, pictures):
+    manage("register", write_archive(manage.store, "acme--check"))
+    archive = write_archive(manage.store, "acme--check", "2", fake_probability=0.35)
+
+    done = manage("swap", archive, "--check", pictures, "--max-slowdown", 100)
+
+    assert done.returncode == 0, done.stderr
+    assert "changed by 0.1000 on average, 0.1000 at most" in done.stdout
+    assert "100.00% agree, 0 flipped" in done.stdout
+    assert answering(server, "acme--check") == "2"
+
+
+def test_a_version_that_fails_the_check_is_refused(server, manage, elsewhere, pictures):
+    manage("register", write_archive(manage.store, "acme--worse"))
+    archive = write_archive(elsewhere, "acme--worse", "2", fake_probability=0.75, delay_s=0.05)
+
+    done = manage("swap", archive, "--check", pictures, "--max-slowdown", 0.5)
+
+    assert done.returncode == CheckError.exit_code
+    assert "acme--worse version 2 is refused: the 95th percentile of its latency" in done.stderr
+    assert "0.00% of the labels agree, below 95.00%" in done.stderr
+    assert f"REAL 0.2500 -> FAKE 0.7500  {pictures / 'a.png'}" in done.stdout
+    assert versions(server, "acme--worse") == [answering(server, "acme--worse")] == ["1"]
+    assert "acme--worse@1.mar" in manage.chosen()
+    assert not (manage.store / archive.name).exists()
+
+
+def test_swaps_to_and_fro_under_load_lose_nothing(server, manage, store):
+    archives = tuple(write_archive(store, "acme--fro", version) for version in "12")
+    manage("register", archives[0])
+    management = TimedManagement(
+        server.management_url, find_key(Purpose.MANAGEMENT, server.key_file), 60
+    )
+    deployed = Server(management, server.inference(), server.logs, 60, say=lambda _: None)
+    service = Service(deployed, Store(store), CONFIG)
+
+    with Load(server.inference, "acme--fro", trial_image(), clients=8) as load:
+        switches = swap_repeatedly(
+            service, management, archives, trial_image(), 4, lambda: load.wait_for(16)
+        )
+
+    report = judge_swaps(load.exchanges, switches)
+    print(report)
+    assert (report.swaps, len(report.failed), len(report.wrong)) == (4, 0, 0), str(report)
+    assert report.versions.keys() == {"1", "2"}
+
+
+def test_of_two_swaps_from_one_store_the_second_is_told_to_wait(server, manage):
+    manage("register", write_archive(manage.store, "acme--two"))
+    slow = write_archive(manage.store, "acme--two", "2", load_delay_s=3)
+
+    with subprocess.Popen(manage.command("swap", slow)) as first:
+        wait_until(lambda: "2" in versions(server, "acme--two"))
+        second = manage("swap", write_archive(manage.store, "acme--two", "3"))
+
+    assert first.returncode == 0
+    assert second.returncode == 16
+    assert f"process {first.pid} on" in second.stderr
+    assert versions(server, "acme--two") == [answering(server, "acme--two")] == ["2"]
+
+
+def test_of_two_swaps_from_two_stores_one_wins_and_the_other_is_told(server, manage, tmp_path):
+    """As from two machines that manage one server: no lock keeps them apart."""
+    manage("register", write_archive(manage.store, "acme--far"))
+    other = Manage(server, tmp_path / "other" / "model_store")
+    other.store.mkdir(parents=True)
+    # The server reads from its own store; the other machine has copies.
+    mine = write_archive(manage.store, "acme--far", "2")
+    write_archive(manage.store, "acme--far", "3", load_delay_s=3)
+    theirs = write_archive(other.store, "acme--far", "3", load_delay_s=3)
+
+    with (
+        clients(server, "acme--far") as running,
+        subprocess.Popen(
+            other.command("swap", theirs), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as slow,
+    ):
+        wait_until(lambda: "3" in versions(server, "acme--far"))
+        done = manage("swap", mine)
+        said, why = slow.communicate()
+
+    assert done.returncode == 0, done.stderr
+    assert slow.returncode == ConflictError.exit_code, why
+    assert "version 2 has become the default meanwhile" in why
+    assert "undone: acme--far version 2 is the default" in said
+    assert {answer for client in running for answer in client.answers} == {"1", "2"}
+    assert versions(server, "acme--far") == ["2"]
 
 
 def test_what_has_been_chosen_is_served_after_a_crash(server, manage):

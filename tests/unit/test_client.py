@@ -179,12 +179,12 @@ def test_an_unusable_token_file_is_named_before_anything_is_sent(client: Client,
     assert run.err.startswith("error: cannot read gone: No such file")
 
 
-def test_a_key_file_that_others_can_read_is_said(client: Client, image: Image, tmp_path: Path):
+def test_a_key_file_that_others_can_read_is_refused(client: Client, image: Image, tmp_path: Path):
     (tmp_path / "key_file.json").chmod(0o644)
     with StubServer(Served()) as stub:
         run = client("--image", image("a.jpg"), server=stub.address)
-    assert run.code == 0
-    assert "warning: key_file.json can be read by other users" in run.err
+    assert (run.code, stub.requests) == (11, [])
+    assert "chmod 600 key_file.json" in run.err
 
 
 def test_no_server(client: Client, image: Image, silent_address: str):

@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from deepfake_tools.credentials import Credentials
+from deepfake_tools.credentials import Credentials, fresh_key
 from deepfake_tools.failures import TokenError
+from deepfake_tools.tokens import Purpose
 
 from tests.unit.torchserve_stub import (
     REFUSED,
@@ -117,3 +118,15 @@ def test_a_key_file_that_is_just_being_written_is_read_again(keys: Path):
     assert credentials.replace(refused)
     later.join()
     assert value(credentials) == "new"
+
+
+def test_a_command_renews_the_token_that_it_needs_once_its_time_is_over(keys: Path):
+    server = Renewing(keys)
+    with StubServer(server) as stub:
+        assert fresh_key(Purpose.INFERENCE, None, stub.address) is None
+        write(keys, "good", FUTURE)
+        assert fresh_key(Purpose.INFERENCE, keys, stub.address).value == "good"
+        write(keys, "old", PAST)
+        assert fresh_key(Purpose.INFERENCE, keys, stub.address).value == "renewed-1"
+        assert fresh_key(Purpose.INFERENCE, keys, stub.address).value == "renewed-1"
+    assert server.renewals == 1

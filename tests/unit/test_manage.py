@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from deepfake_tools.inspection import ArchiveError
 from deepfake_tools.properties import read_settings
+from deepfake_tools.readiness import NotReadyError
 from deepfake_tools.trial import trial_image
 
 from tests.archives import write_archive
@@ -71,6 +72,29 @@ def test_an_image_that_is_not_there_is_named(store, capsys):
     assert capsys.readouterr().err == "error: no.jpg: No such file or directory\n"
 
 
+def test_a_start_ends_a_stop_that_was_broken_off(store, tmp_path, capsys):
+    (tmp_path / "draining").write_text("manage.py stop")
+    write_archive(store)
+
+    assert manage.main(["ready", *NOWHERE]) == NotReadyError.exit_code
+    assert "is being stopped" in capsys.readouterr().err
+    assert manage.main(["config"]) == 0
+    assert manage.main(["ready", *NOWHERE]) == UNREACHABLE
+
+
+def test_a_stop_without_a_server_says_so(store, tmp_path, capsys):
+    assert manage.main(["stop", "--pid-file", str(tmp_path / "pid"), *NOWHERE]) == UNREACHABLE
+    assert "no TorchServe runs" in capsys.readouterr().err
+    assert not (tmp_path / "draining").exists()
+
+
+def test_a_folder_to_check_with_must_hold_images(store, tmp_path, capsys):
+    arguments = ["swap", str(write_archive(store)), "--check", str(tmp_path), *NOWHERE]
+
+    assert manage.main(arguments) == 2
+    assert "there is no image" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -80,6 +104,13 @@ def test_an_image_that_is_not_there_is_named(store, capsys):
         "scale a --workers ²",
         "list --management ftp://x",
         "list --timeout nan",
+        "ready --wait -1",
+        "probe --listen 8083",
+        "probe --listen 127.0.0.1:x",
+        "probe --listen 127.0.0.1:65536",
+        "stop --grace nan",
+        "swap a@1.mar --min-agreement 1.1",
+        "swap a@1.mar --max-slowdown -1",
     ],
 )
 def test_wrong_arguments_are_refused(arguments, capsys):
@@ -89,7 +120,7 @@ def test_wrong_arguments_are_refused(arguments, capsys):
     assert exit_.value.code == 2
 
 
-@pytest.mark.parametrize("command", ["", "list", "register", "swap", "rollback", "scale"])
+@pytest.mark.parametrize("command", ["", *manage.COMMANDS])
 def test_every_command_explains_itself(command):
     done = subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "manage.py"), *command.split(), "--help"],

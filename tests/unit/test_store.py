@@ -1,6 +1,8 @@
 import os
+import socket
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -210,10 +212,27 @@ def test_two_commands_do_not_share_the_store(store):
         ).stdout
 
     with store.lock():
-        assert f"process {os.getpid()} is changing" in other_command()
+        assert f"process {os.getpid()} on {socket.gethostname()} is changing" in other_command()
     assert other_command() == "in\n"
 
 
 def test_a_store_that_is_not_there_is_named(tmp_path):
     with pytest.raises(StoreError, match="no model store at"), Store(tmp_path / "none").lock():
         pass
+
+
+def test_a_command_may_wait_for_another(store):
+    entered = []
+
+    def wait() -> None:
+        with store.lock(wait_s=30):
+            entered.append(True)
+
+    other = threading.Thread(target=wait)
+    with store.lock():
+        other.start()
+        with pytest.raises(StoreError), store.lock(wait_s=0.1):
+            pass
+        assert not entered
+    other.join()
+    assert entered

@@ -1,4 +1,5 @@
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def test_the_places_are_looked_at_in_order(tmp_path: Path, monkeypatch: pytest.M
     assert found(key_file=write_keys(tmp_path / "o.json", "option")) == "option-inference"
     token_file = tmp_path / "token"
     token_file.write_text("in-file\n")
+    token_file.chmod(0o600)
     assert found(token_file=token_file) == "in-file"
 
 
@@ -88,6 +90,7 @@ def test_a_key_file_says_when_its_tokens_expire(tmp_path: Path, year: str, expir
 def test_a_key_file_that_is_none_is_named(tmp_path: Path, content: bytes):
     path = tmp_path / "k.json"
     path.write_bytes(content)
+    path.chmod(0o600)
     with pytest.raises(TokenError, match=r"k\.json"):
         find_token(Purpose.INFERENCE, key_file=path)
 
@@ -96,6 +99,7 @@ def test_a_key_file_that_is_none_is_named(tmp_path: Path, content: bytes):
 def test_a_token_that_fits_no_header_is_refused(tmp_path: Path, content: str):
     path = tmp_path / "token"
     path.write_text(content)
+    path.chmod(0o600)
     with pytest.raises(TokenError, match="token does not hold a token"):
         find_token(Purpose.INFERENCE, token_file=path)
 
@@ -112,16 +116,30 @@ def test_a_place_that_is_named_must_be_there(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
-def test_a_file_that_others_can_read_is_said(tmp_path: Path, mode: int):
-    path = write_keys(tmp_path / "k.json", "x")
-    path.chmod(mode)
-    token = find_key(Purpose.INFERENCE, path)
-    assert token is not None
-    assert token.warning == (f"{path} can be read by other users of this machine: chmod 600 {path}")
+def test_a_file_that_others_can_read_is_refused_with_the_remedy(tmp_path: Path, mode: int):
+    keys = write_keys(tmp_path / "k.json", "secret")
+    token = tmp_path / "token"
+    token.write_text("secret")
+    for path in (keys, token):
+        path.chmod(mode)
+    with pytest.raises(TokenError, match=f"by other users .* chmod 600 {keys},") as refused:
+        find_key(Purpose.INFERENCE, keys)
+    with pytest.raises(TokenError, match=f"by other users .* chmod 600 {token},"):
+        find_token(Purpose.INFERENCE, token_file=token)
+    assert "secret-" not in str(refused.value)
 
 
-def test_a_private_file_needs_no_warning_and_no_secret_is_shown(tmp_path: Path):
-    token = find_key(Purpose.INFERENCE, write_keys(tmp_path / "k.json", "secret"))
+def test_no_secret_is_shown(tmp_path: Path):
+    token = find_key(Purpose.INFERENCE, write_keys(tmp_path / "k.json", "hidden"))
     assert token is not None
-    assert token.warning == ""
-    assert "secret" not in repr(token)
+    assert "hidden" not in repr(token)
+
+
+def test_a_token_may_come_out_of_a_pipe():
+    reading, writing = os.pipe()
+    os.write(writing, b"from-a-pipe\n")
+    os.close(writing)
+    token = find_token(Purpose.INFERENCE, token_file=Path(f"/dev/fd/{reading}"))
+    os.close(reading)
+    assert token is not None
+    assert token.value == "from-a-pipe"

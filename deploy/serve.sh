@@ -1,0 +1,19 @@
+#!/bin/sh
+# Serves the archives of ./model_store in the foreground; SIGINT and SIGTERM end it without losing a request.
+# `make serve` and the container run it. torchserve, java and python come from PATH; GRACE is manage.py stop's --grace.
+# Arguments go to manage.py: --model-store DIR, --config FILE.
+set -eu
+# An archive brings its own code to a worker; the key file is the one that this server writes here.
+unset PYTHONPATH TORCHSERVE_KEY_FILE
+manage=$(dirname "$0")/../scripts/manage.py
+config=$(python "$manage" config "$@")
+
+end() {
+    # A second signal interrupts `stop`, and then the server ends at once.
+    trap : INT TERM
+    python "$manage" stop --grace "${GRACE:-0}" "$@" || torchserve --stop --foreground
+}
+trap 'end "$@"' INT TERM
+# A background job ignores Ctrl-C itself. The second wait is for the launcher, since a signal ends the first one early.
+torchserve --start --foreground --ts-config "$config" &
+wait $! || wait $!

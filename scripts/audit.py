@@ -1,0 +1,130 @@
+"""Looks for known vulnerabilities: in Python's libraries by pip-audit, in TorchServe's by a table.
+
+What TorchServe's age forces on us is listed in docs/dependencies.md, with what shields against
+it. This says what is not in there.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from deepfake_tools.bundled import bundled_versions, torchserve_jar
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = ROOT / "docs" / "dependencies.md"
+CONSTRAINTS = ROOT / "constraints.txt"
+# As in "| `netty` | 4.1.53.Final |".
+BUNDLED_ROW = re.compile(r"^\| `([\w-]+)` \| ([\w.]+) \|", re.MULTILINE)
+FOUND, UNKNOWN = 1, 3
+EPILOG = f"""\
+exit codes:
+  0  nothing is known against any library, but for what docs/dependencies.md lists
+  {FOUND}  something else is known, or TorchServe brings other libraries than are listed
+  {UNKNOWN}  the vulnerability service did not answer for every library: nothing can be said
+"""
+
+
+class AuditError(Exception):
+    """The vulnerability service did not answer."""
+
+
+def main() -> int:
+    """Prints what is known, and returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--service",
+        choices=("osv", "pypi"),
+        default="osv",
+        help="who is asked about Python's libraries: osv.dev, or pypi.org (%(default)s)",
+    )
+    args = parser.parse_args()
+    listed = TABLE.read_text(encoding="utf-8")
+    findings = java_findings(listed)
+    try:
+        findings += python_findings(run_pip_audit(args.service), listed)
+    except AuditError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UNKNOWN
+    finally:
+        for finding in findings:
+            print(f"! {finding}")
+    if not findings:
+        print("nothing is known but for what docs/dependencies.md lists")
+    return FOUND if findings else 0
+
+
+def java_findings(listed: str) -> list[str]:
+    """Prints what TorchServe's jar holds, and returns where the table is about something else."""
+    jar = torchserve_jar()
+    if jar is None:
+        return ["TorchServe is not installed here: pip install -e '.[serve]'"]
+    expected = dict(BUNDLED_ROW.findall(listed))
+    findings = []
+    for library, version in bundled_versions(jar).items():
+        print(f"  {library} {version} in {jar.name}")
+        if expected.get(library) != version:
+            findings.append(
+                f"TorchServe brings {library} {version}, and {TABLE.name} lists "
+                f"{expected.get(library, 'none')}: look for what is known of it, and change the "
+                "table"
+            )
+    return findings
+
+
+def run_pip_audit(service: str) -> list[dict[str, Any]]:
+    """Returns what pip-audit says of each line of constraints.txt.
+
+    Raises:
+        AuditError: It did not get through to the service.
+    """
+    command = [sys.executable, "-m", "pip_audit", "--requirement", str(CONSTRAINTS), "--no-deps"]
+    command += ["--disable-pip", "--format", "json", "--progress-spinner", "off"]
+    command += ["--vulnerability-service", service]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        dependencies: list[dict[str, Any]] = json.loads(done.stdout)["dependencies"]
+    except (ValueError, KeyError, TypeError) as error:
+        lines = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise AuditError(
+            f"pip-audit could not ask {service}, so nothing is known of Python's libraries: "
+            f"{lines[-1][:300]}"
+        ) from error
+    return dependencies
+
+
+def python_findings(dependencies: list[dict[str, Any]], listed: str) -> list[str]:
+    """Returns a line for each vulnerability that the table does not list.
+
+    Args:
+        dependencies: As pip-audit describes them.
+        listed: The table's text; an identifier in it counts as known.
+
+    Raises:
+        AuditError: Of some library nothing is known, which is not the same as nothing wrong.
+    """
+    if skipped := [entry["name"] for entry in dependencies if "skip_reason" in entry]:
+        raise AuditError(
+            f"the service knows nothing of {len(skipped)} of {len(dependencies)} libraries, such "
+            f"as {', '.join(skipped[:3])}: is the public index reached?"
+        )
+    print(f"  {len(dependencies)} Python libraries")
+    findings = []
+    for entry in dependencies:
+        for flaw in entry["vulns"]:
+            names = [flaw["id"], *flaw["aliases"]]
+            if not any(name in listed for name in names):
+                fixed = ", ".join(flaw["fix_versions"]) or "no version"
+                findings.append(
+                    f"{entry['name']} {entry['version']}: {', '.join(names)}, fixed in {fixed}"
+                )
+    return findings
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""Readiness in, a port that tells it to load balancers out, which carry no token."""
+
+import threading
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from deepfake_tools.failures import ServiceError
+
+# A look at the server holds for this long, so that many balancers cost it no more than one.
+REMEMBER_S = 0.5
+# A stranger who connects and says nothing.
+SILENCE_LIMIT_S = 5.0
+
+Check = Callable[[], str]
+"""Returns what is well in one line, or raises ServiceError."""
+
+
+class Probe:
+    """Answers GET /ready and GET /live with 200 or 503, and a line that says why.
+
+    Args:
+        host: The address to listen on.
+        port: The port; 0 for any free one.
+        draining: Raises while the server is being stopped; asked on every request.
+        ready: Says whether requests are answered.
+        live: Says whether the server's process answers at all.
+
+    Attributes:
+        port: The port that it listens on.
+    """
+
+    def __init__(
+        self, host: str, port: int, draining: Callable[[], None], ready: Check, live: Check
+    ) -> None:
+        remembered = _Remembered(ready)
+
+        def check_ready() -> str:
+            draining()
+            return remembered()
+
+        checks: dict[str, Check] = {"/ready": check_ready, "/live": _Remembered(live)}
+        self._http = ThreadingHTTPServer((host, port), _handler(checks))
+        self._http.daemon_threads = True
+        self.port = self._http.server_port
+
+    def serve(self) -> None:
+        """Answers until `close`, from another thread, or an interruption."""
+        with self._http:
+            self._http.serve_forever(poll_interval=0.1)
+
+    def close(self) -> None:
+        """Ends `serve`."""
+        self._http.shutdown()
+
+
+class _Remembered:
+    """A check whose outcome holds for a moment; of several threads one makes it."""
+
+    def __init__(self, check: Check) -> None:
+        self._check = check
+        self._lock = threading.Lock()
+        self._until = 0.0
+        self._outcome: str | ServiceError = ""
+
+    def __call__(self) -> str:
+        with self._lock:
+            if time.monotonic() > self._until:
+                try:
+                    self._outcome = self._check()
+                except ServiceError as error:
+                    self._outcome = error
+                self._until = time.monotonic() + REMEMBER_S
+            outcome = self._outcome
+        if isinstance(outcome, ServiceError):
+            raise outcome
+        return outcome
+
+
+def _handler(checks: dict[str, Check]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = SILENCE_LIMIT_S
+        server_version = "probe"
+        sys_version = ""
+
+        def do_GET(self) -> None:
+            check = checks.get(self.path.partition("?")[0])
+            if check is None:
+                self._answer(HTTPStatus.NOT_FOUND, f"ask for {' or '.join(checks)}")
+                return
+            try:
+                self._answer(HTTPStatus.OK, check())
+            except ServiceError as error:
+                self._answer(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def _answer(self, status: HTTPStatus, text: str) -> None:
+            body = (text + "\n").encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "text/plain; charset=utf-8")
+            self.send_header("Cache-Control", "no-store")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            """Keeps a line a second out of the log."""
+
+    return Handler

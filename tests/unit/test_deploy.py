@@ -1,0 +1,93 @@
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+UNITS = sorted(DEPLOY.glob("*.service"))
+INSTALLED = "/opt/clip-deepfake"
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """A folder that looks as if the project were installed in it."""
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    for name in ("python", "torchserve"):
+        (tmp_path / ".venv" / "bin" / name).symlink_to(sys.executable)
+    return tmp_path
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_systemd_finds_nothing_wrong_with_a_unit(unit, installed):
+    copy = installed / unit.name
+    copy.write_text(unit.read_text().replace(INSTALLED, str(installed)))
+
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(copy)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_every_command_of_a_unit_is_one_that_manage_knows(unit):
+    commands = re.findall(
+        r"^Exec\w+=-?(\S+/manage\.py|\S+ \S+/manage\.py) (.*)$", unit.read_text(), re.MULTILINE
+    )
+
+    assert commands
+    for _, arguments in commands:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "scripts" / "manage.py"), *arguments.split(), "--help"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_what_was_not_run_says_so():
+    for path in (*UNITS, DEPLOY / "Containerfile"):
+        assert re.match(r"# Linted with .*; not (built or )?run by", path.read_text()), path
+
+
+@pytest.mark.skipif(shutil.which("hadolint") is None, reason="hadolint is not installed")
+def test_hadolint_finds_nothing_wrong_with_the_container():
+    done = subprocess.run(
+        ["hadolint", str(DEPLOY / "Containerfile")], capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_what_the_container_copies_is_there():
+    copied = re.findall(r"^COPY (.*) \S+$", (DEPLOY / "Containerfile").read_text(), re.MULTILINE)
+
+    assert copied
+    for name in " ".join(copied).split():
+        assert (ROOT / name).exists(), name
+
+
+def test_serving_by_script_ends_where_the_configuration_cannot_be_written(tmp_path):
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["sh", str(DEPLOY / "serve.sh")],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 16
+    assert "there is no model store" in done.stderr

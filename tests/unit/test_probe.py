@@ -1,0 +1,79 @@
+import socket
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+
+import pytest
+from deepfake_tools.failures import ServerUnreachableError
+from deepfake_tools.probe import Probe
+from deepfake_tools.readiness import NotReadyError
+
+
+class Checks:
+    """What the probe asks, and how often it did."""
+
+    def __init__(self) -> None:
+        self.draining = False
+        self.looks = 0
+
+    def check_draining(self) -> None:
+        if self.draining:
+            raise NotReadyError("being stopped")
+
+    def ready(self) -> str:
+        self.looks += 1
+        return "ready: ä"
+
+    def live(self) -> str:
+        raise ServerUnreachableError("no server answers")
+
+
+@pytest.fixture
+def checks() -> Checks:
+    return Checks()
+
+
+@pytest.fixture
+def address(checks: Checks) -> Iterator[str]:
+    probe = Probe("127.0.0.1", 0, checks.check_draining, checks.ready, checks.live)
+    thread = threading.Thread(target=probe.serve)
+    thread.start()
+    yield f"http://127.0.0.1:{probe.port}"
+    probe.close()
+    thread.join()
+
+
+@pytest.fixture
+def ask(address: str) -> Callable[..., tuple[int, str]]:
+    def ask(path: str, method: str = "GET") -> tuple[int, str]:
+        request = urllib.request.Request(address + path, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    return ask
+
+
+def test_it_answers_with_a_status_and_a_line(ask):
+    assert ask("/ready?from=balancer") == (200, "ready: ä\n")
+    assert ask("/ready", "HEAD") == (200, "")
+    assert ask("/live") == (503, "no server answers\n")
+    assert ask("/") == (404, "ask for /ready or /live\n")
+
+
+def test_the_end_of_readiness_shows_at_once_and_many_questions_cost_one_look(ask, checks):
+    assert {ask("/ready")[0] for _ in range(5)} == {200}
+    checks.draining = True
+    assert ask("/ready") == (503, "being stopped\n")
+    checks.draining = False
+    assert ask("/ready")[0] == 200
+    assert checks.looks < 6
+
+
+def test_a_stranger_who_says_nothing_keeps_nobody_waiting(ask, address):
+    with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as silent:
+        silent.sendall(b"GET /re")
+        assert ask("/ready")[0] == 200
