@@ -15,6 +15,7 @@ from torch.nn import functional
 from clip_deepfake.card import Card, EncoderConfig, Feature, HeadCard
 from clip_deepfake.errors import LoadError
 from clip_deepfake.preprocessing import Preprocessing
+from clip_deepfake.tensors import check_shapes
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -229,12 +230,5 @@ def build_module(
 
 def _adopt(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
     wanted = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if wanted != found:
-        wrong = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
-        first = wrong[0]
-        raise LoadError(
-            f"{len(wrong)} of the {what}'s tensors do not fit the card, the first is {first}: "
-            f"{wanted.get(first, 'unknown')} wanted, {found.get(first, 'missing')} found"
-        )
+    check_shapes(wanted, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, what)
     module.load_state_dict(dict(tensors), assign=True)

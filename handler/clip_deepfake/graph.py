@@ -14,7 +14,7 @@ from openvino import opset13 as op
 from clip_deepfake.card import EncoderConfig, Feature
 from clip_deepfake.errors import LoadError
 from clip_deepfake.preprocessing import Preprocessing
-from clip_deepfake.tensors import FloatArray
+from clip_deepfake.tensors import FloatArray, check_shapes, encoder_shapes
 
 Node = Any
 """OpenVINO's nodes and their outputs, which its functions take alike."""
@@ -40,15 +40,12 @@ def encoder_graph(
         any batch.
 
     Raises:
-        LoadError: when a tensor is missing or of another shape than the card says.
+        LoadError: when a tensor is missing, left over or of another shape than the card says, or
+            its activation is not known.
     """
-    try:
-        return _Builder(config, tensors).build(feature, preprocessing)
-    except KeyError as error:
-        raise LoadError(f"the encoder's tensor {error} is missing") from error
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise LoadError(f"the encoder's tensors do not fit the card: {reason}") from error
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    check_shapes(encoder_shapes(config), found, "encoder")
+    return _Builder(config, tensors).build(feature, preprocessing)
 
 
 class _Builder:
@@ -84,8 +81,6 @@ class _Builder:
         )
         shift = -(weight * mean / std).sum(axis=(1, 2, 3))
         positions = self.tensors[prefix + "position_embedding.weight"]
-        if positions.shape != (self.tokens, config.hidden_size):
-            raise ValueError(f"position_embedding.weight is {positions.shape}")
         stride = [config.patch_size] * 2
         planes = op.transpose(op.convert(pixels, np.float32), _whole(0, 3, 1, 2))
         grid = op.convolution(planes, _real(weight / (255 * std)), stride, [0, 0], [0, 0], [1, 1])

@@ -1,12 +1,13 @@
 """Uint8 pixels in, float32 logits out, by OpenVINO on the CPU."""
 
 import os
-import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino as ov
 
 from clip_deepfake.card import (
     ENCODER_FILE,
@@ -20,14 +21,9 @@ from clip_deepfake.card import (
 from clip_deepfake.cores import available_cores, has_int8_dot_product
 from clip_deepfake.engines import Features, Logits, Pixels
 from clip_deepfake.errors import LoadError
+from clip_deepfake.graph import encoder_graph
 from clip_deepfake.memory import release_pages
-from clip_deepfake.tensors import FloatArray, load_arrays
-
-# It reports every import to a server and writes into HOME, unless it cannot be imported.
-sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-import openvino as ov  # noqa: E402
-
-from clip_deepfake.graph import encoder_graph  # noqa: E402
+from clip_deepfake.tensors import FloatArray, check_shapes, load_arrays
 
 SMALLEST_NORM = 1e-12
 """As ``torch.nn.functional.normalize`` has it."""
@@ -48,9 +44,7 @@ class LinearHead:
             LoadError: when they are not these.
         """
         wanted = {"weight": (card.outputs, width), "bias": (card.outputs,)}
-        found = {name: tensor.shape for name, tensor in tensors.items()}
-        if wanted != found:
-            raise LoadError(f"the head's tensors are {found}, the card wants {wanted}")
+        check_shapes(wanted, {name: tensor.shape for name, tensor in tensors.items()}, "head")
         self._l2_normalize = card.l2_normalize
         self._weight, self._bias = tensors["weight"].T.copy(), tensors["bias"].copy()
 
@@ -80,7 +74,7 @@ class OpenVinoEngine:
             precision: of the computation, as answers tell it.
             threads: to compute with; None takes every core that this process may use.
         """
-        compiled = ov.Core().compile_model(graph, "CPU", _settings(threads))
+        compiled = _core().compile_model(graph, "CPU", _settings(threads))
         self._request = compiled.create_infer_request()
         self._head = head
         self.exact = precision == "float32"
@@ -94,6 +88,16 @@ class OpenVinoEngine:
         """Maps uint8 (batch, side, side, 3) to what the head makes its logits of."""
         (features,) = self._request.infer([pixels], share_inputs=True).values()
         return self._head.read(features)
+
+
+@cache
+def _core() -> ov.Core:
+    """The one of this process, kept to its end.
+
+    Each loads its CPU plugin, which gives the thread a signal stack and takes it away again when it
+    goes; of two that overlap, the second leaves the first one's, and the next Ctrl-C is a crash.
+    """
+    return ov.Core()
 
 
 def _settings(threads: int | None) -> dict[str, Any]:
@@ -143,7 +147,7 @@ def open_openvino_engine(card: Card, directory: Path, threads: int | None = None
 
 def _read_graph(path: Path) -> ov.Model:
     try:
-        return ov.Core().read_model(path)
+        return _core().read_model(path)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise LoadError(f"{path.name} is no graph that OpenVINO reads: {reason}") from error

@@ -301,14 +301,17 @@ def test_a_flipped_weight_byte_is_found_at_load(
         load_detector(folder)
 
 
-def test_other_logits_than_the_cards_are_found_at_load(build_small: Build, tmp_path: Path) -> None:
-    built = build_small()
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_other_logits_than_the_cards_are_found_at_load(
+    build_small: Build, tmp_path: Path, engine: str
+) -> None:
+    built = build_small(engine=engine)
     folder = unpack(built, tmp_path / "unpacked")
     logits = [value + 0.002 for value in built.card.self_test.logits]
     test = msgspec.structs.replace(built.card.self_test, logits=logits)
     card = msgspec.structs.replace(built.card, self_test=test)
     (folder / "detector.json").write_bytes(card.to_json())
-    with pytest.raises(LoadError, match="self-test failed on torch cpu float32"):
+    with pytest.raises(LoadError, match=f"self-test failed on {engine} cpu float32"):
         load_detector(folder)
 
 

@@ -1,11 +1,11 @@
 import msgspec
 import pytest
 import torch
-from clip_deepfake.card import EncoderConfig
 from clip_deepfake.encoder import ACTIVATIONS, build_module
 from clip_deepfake.errors import LoadError
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from transformers.activations import ACT2FN
+
+from tests.unit.towers import reference, shape_of
 
 SHAPES = {
     "plain": {},
@@ -14,29 +14,6 @@ SHAPES = {
     "gelu": {"hidden_act": "gelu"},
     "wide eps": {"layer_norm_eps": 1e-3},
 }
-
-
-def reference(**changes: object) -> CLIPVisionModelWithProjection:
-    settings = {
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "image_size": 48,
-        "patch_size": 16,
-        "projection_dim": 24,
-    }
-    torch.manual_seed(3)
-    model = CLIPVisionModelWithProjection(CLIPVisionConfig(**(settings | changes)))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model.eval()
-
-
-def shape_of(model: CLIPVisionModelWithProjection) -> EncoderConfig:
-    fields = EncoderConfig.__struct_fields__
-    return EncoderConfig(**{name: getattr(model.config, name) for name in fields})
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -101,7 +101,8 @@ def test_a_missing_csv_is_named(tmp_path: Path) -> None:
 def test_the_module_needs_no_library() -> None:
     code = (
         "import sys; import clip_deepfake.labels; "
-        "print(*{name.partition('.')[0] for name in sys.modules} - sys.stdlib_module_names)"
+        "found = {name.partition('.')[0] for name, module in sys.modules.items() if module}; "
+        "print(*found - sys.stdlib_module_names)"
     )
     found = subprocess.run(
         [sys.executable, "-S", "-c", code],

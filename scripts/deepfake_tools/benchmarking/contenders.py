@@ -52,6 +52,7 @@ class ArchiveContender:
         store = self._archive.path.parent
         with LocalServer(store, plan.config, settings={"load_models": ""}) as server:
             pids = self._register(server, number, record)
+            self._load(server, pids, max(plan.clients), plan.warm_up, record)
             for clients in plan.clients:
                 figures = self._load(server, pids, clients, plan, record)
                 place = Place(self._name, Way.SERVED, clients)

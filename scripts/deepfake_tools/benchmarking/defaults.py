@@ -45,9 +45,11 @@ def build_archives(model: str | None, scratch: Path, say: Callable[[str], None])
 def _build_random(name: str, scratch: Path, say: Callable[[str], None]) -> list[Path]:
     say(f"RANDOM WEIGHTS in the architecture of {name}: as fast as the real ones, no detector")
     vision = VISION_SHAPES[name]
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        write_clip(Path(folder), clip_config(vision.tower, TEXT, vision.projection))
-        return _build(folder, scratch, "--served-name", served_name(name))
+    with tempfile.TemporaryDirectory(dir=scratch) as parent:
+        # The card names the model by its folder.
+        folder = Path(parent, f"{served_name(name)}-random-weights")
+        write_clip(folder, clip_config(vision.tower, TEXT, vision.projection))
+        return _build(str(folder), scratch, "--served-name", served_name(name))
 
 
 def _build(model: str, scratch: Path, *naming: str) -> list[Path]:

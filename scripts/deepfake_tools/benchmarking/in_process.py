@@ -14,8 +14,10 @@ import clip_deepfake
 import msgspec
 import numpy as np
 import psutil
+from clip_deepfake.card import LANDMARKS_FILE
 from clip_deepfake.detector import FLOAT32_TOLERANCE, Detector, load_detector
-from clip_deepfake.images import decode
+from clip_deepfake.faces import Aligner
+from clip_deepfake.images import RGB, decode
 from clip_deepfake.preprocessing import CenterCrop, Preprocessing, Resize, Step
 from clip_deepfake.protocol import Request, form_answer
 from clip_deepfake.verdicts import Verdict
@@ -40,6 +42,7 @@ def measure(job: InProcessJob) -> InProcessResult:
     card = detector.card
     tolerance = FLOAT32_TOLERANCE if detector.engine.exact else card.self_test.tolerance
     logits = _judge(detector, images)
+    aligner = Aligner(Path(job.folder, LANDMARKS_FILE), card.faces) if card.faces else None
     passes = tuple(_time_engine(detector, images, size, job) for size in job.passes)
     return InProcessResult(
         engine=detector.engine.name,
@@ -49,7 +52,7 @@ def measure(job: InProcessJob) -> InProcessResult:
         judged=_time_verdicts(detector, images, logits, tolerance, job),
         memory_mb=psutil.Process().memory_info().rss / 1e6,
         clip_logits=_clip_logits(detector, images) if job.clip else (),
-        stages=tuple(_stages(detector, images, timing) for timing in passes if job.stages),
+        stages=tuple(_stages(detector, aligner, images, timing) for timing in passes if job.stages),
     )
 
 
@@ -126,25 +129,37 @@ def _repeat(work: Callable[[], object], size: int, job: InProcessJob) -> Timing:
     )
 
 
-def _stages(detector: Detector, images: Sequence[bytes], engine: Timing) -> Stages:
+def _stages(
+    detector: Detector, aligner: Aligner | None, images: Sequence[bytes], engine: Timing
+) -> Stages:
     batch = list(islice(cycle(images), engine.size))
     limit, preprocessing = detector.card.limits.max_pixels, detector.card.preprocessing
     decoded = [decode(image, limit) for image in batch]
+    pictures, align_ms = decoded, 0.0
+    if aligner is not None:
+        pictures = [_crop(aligner, image) for image in decoded]
+        align_ms = _median_ms(lambda: [aligner.find(image) for image in decoded])
     verdicts = detector.judge(batch)
     identity = detector.card.short() | {"engine": detector.engine.name}
     decode_ms = _median_ms(lambda: [decode(image, limit) for image in batch])
-    resize_ms = _median_ms(lambda: [preprocessing.apply(image) for image in decoded])
-    # Both are done for several images at a time: what that gains is shared out between them.
-    gain = _median_ms(lambda: detector.prepare(batch)) / (decode_ms + resize_ms)
+    resize_ms = _median_ms(lambda: [preprocessing.apply(image) for image in pictures])
+    # These are done for several images at a time: what that gains is shared out between them.
+    gain = _median_ms(lambda: detector.prepare(batch)) / (decode_ms + align_ms + resize_ms)
     return Stages(
         size=engine.size,
         decode_ms=gain * decode_ms,
+        align_ms=gain * align_ms,
         resize_ms=gain * resize_ms,
         engine_ms=median(engine.times_ms),
         answer_ms=_median_ms(
             lambda: [form_answer(Request((b"",)), [verdict], identity) for verdict in verdicts]
         ),
     )
+
+
+def _crop(aligner: Aligner, image: RGB) -> RGB:
+    judged = aligner.find(image).judged
+    return judged[0].crop if judged else image
 
 
 def _median_ms(work: Callable[[], object]) -> float:

@@ -120,6 +120,7 @@ class Stages:
     Attributes:
         size: Images in the batch.
         decode_ms: Bytes to RGB.
+        align_ms: RGB to aligned faces; 0 where the card aligns none.
         resize_ms: RGB to the encoder's pixels.
         engine_ms: Pixels to logits.
         answer_ms: Logits to JSON texts.
@@ -127,6 +128,7 @@ class Stages:
 
     size: int
     decode_ms: float
+    align_ms: float
     resize_ms: float
     engine_ms: float
     answer_ms: float

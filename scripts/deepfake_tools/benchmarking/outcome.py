@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from deepfake_tools.benchmarking.cells import Figures, Place, median_starts, medians
+from deepfake_tools.benchmarking.cells import Cell, Figures, Place, median_starts, medians
 from deepfake_tools.benchmarking.goals import Goal, Subject, find_goals
 from deepfake_tools.benchmarking.machine import Machine
 from deepfake_tools.benchmarking.plan import Plan, Record
@@ -15,6 +15,9 @@ from deepfake_tools.benchmarking.rivals import LITSERVE
 from deepfake_tools.benchmarking.rounds import Entry
 from deepfake_tools.benchmarking.text import cells_text, goals_text, machine_text, profile_text
 from deepfake_tools.results import replacing
+
+UNDISTURBED_SHARE = 0.1
+"""Of the machine's cores that may be busy with something else during a measurement."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,12 @@ class Outcome:
         return find_goals(self.medians, ready_s, subjects, LITSERVE)
 
     @cached_property
+    def disturbed(self) -> list[Cell]:
+        """Cells during which something else was at work on the machine."""
+        most = UNDISTURBED_SHARE * self.machine.cores
+        return [cell for cell in self.record.cells if (cell.figures.other_cores or 0.0) > most]
+
+    @cached_property
     def profile(self) -> list[RequestTime]:
         """Where requests spent their time; empty unless the stages were timed."""
         return list(profile(self.medians, self.record.stages))
@@ -66,6 +75,8 @@ class Outcome:
             self._answers_text(),
             goals_text(self.goals),
         ]
+        if self.disturbed:
+            parts.append(self._disturbed_text())
         if self.profile:
             parts.append(
                 "where the time of a mean request goes, in ms; the stages are a whole batch's, "
@@ -80,6 +91,14 @@ class Outcome:
             f"{entry.archive.batch_size}, preprocessing {entry.archive.card.preprocessing.name}"
             for entry in self.entries
         )
+
+    def _disturbed_text(self) -> str:
+        lines = ["DISTURBED, and not to be quoted: something else was at work during"]
+        lines += [
+            f"  round {cell.round}: {cell.place}: {cell.figures.other_cores or 0.0:.2f} cores"
+            for cell in self.disturbed
+        ]
+        return "\n".join(lines)
 
     def _answers_text(self) -> str:
         lines = ["every served answer was compared; largest difference of a logit:"]
@@ -107,6 +126,7 @@ class Outcome:
             "ready_s": median_starts(self.record.starts),
             "goals": [asdict(goal) | {"verdict": goal.verdict} for goal in self.goals],
             "profile": [asdict(time) | {"rest_ms": time.rest_ms} for time in self.profile],
+            "disturbed": [asdict(cell.place) | {"round": cell.round} for cell in self.disturbed],
             "differences": self.record.differences,
             "cells": [asdict(cell) for cell in self.record.cells],
             "starts": [asdict(start) for start in self.record.starts],

@@ -1,11 +1,14 @@
 """What all measurements of a run have in common, and where they go."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from deepfake_tools.benchmarking.cells import Cell, Start
 from deepfake_tools.benchmarking.jobs import Stages
+
+START_WARM_UP = 4.0
+"""Warm-ups that a server gets at first: Java compiles what it runs often."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,11 @@ class Plan:
     gpu: int | None
     config: Path
     scratch: Path
+
+    @property
+    def warm_up(self) -> "Plan":
+        """The same for a server that has just come up: nothing of it is kept."""
+        return replace(self, seconds=START_WARM_UP * self.warm_up_s)
 
     @property
     def image_names(self) -> tuple[str, ...]:

@@ -25,7 +25,8 @@ class RequestTime:
         wait_ms: In TorchServe's queue and batch window.
         transport_ms: Between client and TorchServe.
         worker_ms: From leaving the queue to the answer.
-        decode_ms: Of the batch, in one process; likewise the next three.
+        decode_ms: Of the batch, in one process; likewise the next four.
+        align_ms: See there.
         resize_ms: See there.
         engine_ms: See there.
         answer_ms: See there.
@@ -40,6 +41,7 @@ class RequestTime:
     transport_ms: float
     worker_ms: float
     decode_ms: float
+    align_ms: float
     resize_ms: float
     engine_ms: float
     answer_ms: float
@@ -47,8 +49,8 @@ class RequestTime:
     @property
     def rest_ms(self) -> float:
         """The worker's time beyond its stages: the way to it and back, and its own batching."""
-        stages = self.decode_ms + self.resize_ms + self.engine_ms + self.answer_ms
-        return self.worker_ms - stages
+        prepared_ms = self.decode_ms + self.align_ms + self.resize_ms
+        return self.worker_ms - (prepared_ms + self.engine_ms + self.answer_ms)
 
 
 def profile(
@@ -74,6 +76,7 @@ def profile(
             transport_ms=figures.mean_ms - figures.server_ms,
             worker_ms=worker_ms,
             decode_ms=batch.decode_ms,
+            align_ms=batch.align_ms,
             resize_ms=batch.resize_ms,
             engine_ms=batch.engine_ms,
             answer_ms=batch.answer_ms,

@@ -3,8 +3,7 @@
 import socket
 import time
 import urllib.request
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -29,73 +28,68 @@ TOLERANCE = 0.05
 """Of a rival's logits: another decoder, and another resize where torchvision is installed."""
 
 
-class LitServeContender:
-    """transformers behind LitServe.
+@dataclass(frozen=True)
+class Rival:
+    """The same detector by transformers.
 
-    Args:
+    Attributes:
         job: The checkpoint.
         expected: Each image's logits after CLIP's own preprocessing.
     """
 
-    def __init__(self, job: TransformersJob, expected: Sequence[Logits]) -> None:
-        self._job = job
-        self._expected = tuple(expected)
+    job: TransformersJob
+    expected: tuple[Logits, ...]
+
+
+class LitServeContender(Rival):
+    """It behind LitServe."""
 
     def measure(self, number: int, plan: Plan, record: Record) -> None:
         """Starts the server, asks it, ends it."""
-        job = replace(self._job, port=_free_port())
+        job = replace(self.job, port=_free_port())
         begun = time.perf_counter()
         with child("litserve_app", job, plan.scratch) as server:
             _await_health(server, job.port)
             record.starts.append(Start(LITSERVE, number, time.perf_counter() - begun))
             usage = Usage(server.pid)
+            self._load(job.port, usage, max(plan.clients), plan.warm_up, record)
             for clients in plan.clients:
-                figures = run_load(
-                    LITSERVE,
-                    self._load_job(job.port, clients, plan),
-                    plan,
-                    record,
-                    lambda: Reading(usage.cpu_s(), busy_s(), usage.largest_mb()),
-                )
+                figures = self._load(job.port, usage, clients, plan, record)
                 record.add(Cell(Place(LITSERVE, Way.SERVED, clients), number, figures))
 
-    def _load_job(self, port: int, clients: int, plan: Plan) -> LoadJob:
-        return LoadJob(
+    def _load(self, port: int, usage: Usage, clients: int, plan: Plan, record: Record) -> Figures:
+        job = LoadJob(
             port=port,
             path="/predict",
             headers={"Content-Type": "application/json"},
             form="base64",
             images=plan.image_names,
-            expected=self._expected,
+            expected=self.expected,
             tolerance=TOLERANCE,
             clients=clients,
             warm_up_s=plan.warm_up_s,
             seconds=plan.seconds,
         )
 
+        def read() -> Reading:
+            return Reading(usage.cpu_s(), busy_s(), usage.largest_mb())
 
-class ScriptContender:
-    """A process that imports transformers, loads the weights, judges one image and ends.
+        return run_load(LITSERVE, job, plan, record, read)
 
-    Args:
-        job: The checkpoint.
-        expected: Each image's logits after CLIP's own preprocessing.
-    """
 
-    def __init__(self, job: TransformersJob, expected: Sequence[Logits]) -> None:
-        self._job = job
-        self._expected = tuple(expected)
+class ScriptContender(Rival):
+    """A process that imports transformers, loads the weights, judges one image and ends."""
 
     def measure(self, number: int, plan: Plan, record: Record) -> None:
         """Judges one image, another one each round."""
         index = number % len(plan.images)
-        job = replace(self._job, images=(plan.image_names[index],))
+        job = replace(self.job, images=(plan.image_names[index],))
         begun = time.perf_counter()
         with child("research_script", job, plan.scratch) as script:
             (line,) = script.lines()
         seconds = time.perf_counter() - begun
         difference = largest_difference(
-            msgspec.json.decode(line, type=Logits), self._expected[index]
+            msgspec.json.decode(line, type=Logits), self.expected[index]
         )
         if not difference <= TOLERANCE:
             raise BenchmarkError(f"{SCRIPT}: {job.images[0]}: logits off by {difference:g}")
