@@ -77,6 +77,10 @@ class NotOfferedError(RequestError):
     status = 501
 
 
+class HeaderError(Exception):
+    """A header of a known format in a file that cannot be decoded, or that must not be."""
+
+
 class LoadError(Exception):
     """An archive that must not serve: damaged, incompatible, or not what its card says."""
 

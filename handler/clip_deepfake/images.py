@@ -1,35 +1,33 @@
 """Bytes in, RGB image out: bounded, turned as its EXIF data says, or an error to act on."""
 
-import io
 import os
 from typing import cast
 
 # OpenCV reads its own ceiling once, at import. It is the second fence: the header check below is
-# the first, and a file that shows one size to Pillow and another to OpenCV meets this one.
+# the first, and a file that shows one size there and another to OpenCV meets this one.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 28))
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
 from clip_deepfake.errors import (
     EmptyImageError,
+    HeaderError,
     ImageError,
     ImageTooLargeError,
     TruncatedImageError,
 )
+from clip_deepfake.headers import check_inflation, read_header
 
 RGB = npt.NDArray[np.uint8]
 """Image as uint8 (height, width, 3), channels in the order red, green, blue."""
-
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
 # OpenCV writes a line to stderr for every damaged file; the error that is raised says it better.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-def decode(data: bytes | bytearray | memoryview, max_pixels: int) -> RGB:
+def decode(data: bytes | bytearray, max_pixels: int) -> RGB:
     """Decodes an image as OpenCV's colour reading does, since research code reads with it.
 
     Args:
@@ -47,13 +45,7 @@ def decode(data: bytes | bytearray | memoryview, max_pixels: int) -> RGB:
     """
     if not data:
         raise EmptyImageError("the image has no bytes; send the content of an image file")
-    width, height = _size_in_header(data)
-    if width < 1 or height < 1:
-        raise EmptyImageError(f"the image is {width}x{height} pixels; it needs at least one")
-    if width * height > max_pixels:
-        raise ImageTooLargeError(
-            f"the image has {width}x{height} pixels, over the limit of {max_pixels}; scale it down"
-        )
+    width, height = _checked_size(data, max_pixels)
     image = _pixels(data)
     if image is None or sorted(image.shape[:2]) != sorted((height, width)):
         raise TruncatedImageError(
@@ -63,24 +55,32 @@ def decode(data: bytes | bytearray | memoryview, max_pixels: int) -> RGB:
     return image
 
 
-def _size_in_header(data: bytes | bytearray | memoryview) -> tuple[int, int]:
+def _checked_size(data: bytes | bytearray, max_pixels: int) -> tuple[int, int]:
+    """Reads width and height, and refuses what would cost more than an image of that size."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as header:
-            return header.size
-    except Image.DecompressionBombError as error:
-        raise ImageTooLargeError(f"{error}; scale the image down") from error
-    except UnidentifiedImageError as error:
-        raise ImageError(
-            f"the {len(data)} bytes are not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
-        ) from error
-    except Exception as error:
-        # A format that was recognised; Pillow raises a dozen kinds for what may be wrong with it.
+        header = read_header(data)
+        if header is None:
+            raise ImageError(
+                f"the {len(data)} bytes are not a JPEG, PNG, WebP, BMP, TIFF or GIF image"
+            )
+        width, height = header.width, header.height
+        if width < 1 or height < 1:
+            raise EmptyImageError(f"the image is {width}x{height} pixels; it needs at least one")
+        if width * height > max_pixels:
+            raise ImageTooLargeError(
+                f"the image has {width}x{height} pixels, over the limit of {max_pixels}; "
+                "scale it down"
+            )
+        if header.inflated is not None:
+            check_inflation(data, header.inflated)
+    except HeaderError as error:
         raise TruncatedImageError(
-            f"the image's header cannot be read ({error}); the file is cut short or damaged"
+            f"the image's header cannot be trusted: {error}; the file is cut short or damaged"
         ) from error
+    return width, height
 
 
-def _pixels(data: bytes | bytearray | memoryview) -> RGB | None:
+def _pixels(data: bytes | bytearray) -> RGB | None:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error:

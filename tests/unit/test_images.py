@@ -115,7 +115,7 @@ def test_a_file_cut_short_is_said_to_be(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7\n", b"\xff\xd8\xff"]
+    "data", [b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7\n", b"\xff\xd8"]
 )
 def test_what_is_no_image_is_refused(data: bytes) -> None:
     with pytest.raises(ImageError, match=f"the {len(data)} bytes are not a JPEG"):
