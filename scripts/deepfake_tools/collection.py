@@ -10,7 +10,8 @@ from pathlib import Path
 
 from clip_deepfake.labels import Label, folder_label, read_labels
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+from deepfake_tools.image_files import SUFFIXES, is_image, walk_images
+
 LIST_SUFFIX = ".txt"
 
 
@@ -150,18 +151,11 @@ def _images_of(folder: str) -> tuple[list[str], bool]:
         CollectionError: There are none, or a folder cannot be read.
     """
     paths: list[str] = []
-    seen: set[tuple[int, int]] = set()
     shallow = False
     try:
-        for place, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
-            identity = Path(place).stat()
-            if (identity.st_dev, identity.st_ino) in seen:
-                folders.clear()
-                continue
-            seen.add((identity.st_dev, identity.st_ino))
-            paths += [str(Path(place, name)) for name in names if _is_image(name)]
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            if place == folder and paths:
+        for number, (folders, images) in enumerate(walk_images(folder)):
+            paths += images
+            if number == 0 and images:
                 shallow = bool(folders)
                 break
     except OSError as error:
@@ -169,14 +163,6 @@ def _images_of(folder: str) -> tuple[list[str], bool]:
     if not paths:
         raise CollectionError(f"there is no image ({', '.join(SUFFIXES)}) in {folder} or below it")
     return sorted(paths), shallow
-
-
-def _refuse(error: OSError) -> None:
-    raise error
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def _listed(file: str) -> _Entry:
@@ -201,7 +187,7 @@ def _matched(pattern: str) -> _Entry:
     for match in glob.glob(pattern, recursive=True):  # noqa: PTH207 - knows absolute ones
         if Path(match).is_dir():
             paths += [] if "**" in pattern else _images_of(match)[0]
-        elif _is_image(Path(match).name):
+        elif is_image(Path(match).name):
             paths.append(match)
     if not paths:
         raise CollectionError(f"the pattern {pattern} matches no image ({', '.join(SUFFIXES)})")

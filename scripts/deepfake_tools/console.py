@@ -5,8 +5,8 @@ from pathlib import Path
 
 from deepfake_tools.collection import Collection
 from deepfake_tools.journal import Journal
+from deepfake_tools.progress import Progress
 from deepfake_tools.records import Record
-from deepfake_tools.run_progress import RunProgress
 
 SHOWN_ERRORS = 10
 
@@ -25,14 +25,14 @@ class Console:
     def __init__(self, collection: Collection, journal: Journal) -> None:
         self._images = collection.images
         self._done, self._errors = journal.done, 0
-        self._progress: RunProgress | None = None
+        self._progress: Progress | None = None
         self._order: list[int] = []
         self._waiting: dict[int, Record] = {}
         if collection.named:
             # Backwards: the next one is the last.
             self._order = list(journal.missing())[::-1]
         else:
-            self._progress = RunProgress(sys.stderr, journal.places, journal.done)
+            self._progress = Progress(sys.stderr, "images", journal.places, journal.done)
 
     def show(self, records: list[Record]) -> None:
         """Prints what there is to say about some answers, or about none for a while."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clip_deepfake.labels import Label, folder_label, read_labels
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+from deepfake_tools.image_files import walk_images
 
 
 class TrainingError(Exception):
@@ -74,25 +74,10 @@ def _label(path: Path, folder: Path, listed: Mapping[Path, Label] | None) -> Lab
 
 
 def find_images(folder: Path) -> Iterator[Path]:
-    """Yields the image files in a folder and below it, sorted, without hidden ones.
-
-    Links to folders are followed, each folder once.
+    """Yields the image files in a folder and below it, as ``walk_images`` finds them.
 
     Raises:
         OSError: when a folder cannot be read.
     """
-    seen = set()
-    for place, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
-        identity = Path(place).stat()
-        if (identity.st_dev, identity.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((identity.st_dev, identity.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                yield Path(place, name)
-
-
-def _refuse(error: OSError) -> None:
-    raise error
+    for _, images in walk_images(folder):
+        yield from map(Path, images)

@@ -48,7 +48,7 @@ def extract(
     images: Sequence[LabelledImage],
     extractor: Extractor,
     cache: FeatureCache,
-    report: Callable[[int, int], None],
+    report: Callable[[int], None],
 ) -> FeatureTable:
     """Computes what is not in the cache, and puts it there batch by batch.
 
@@ -56,7 +56,7 @@ def extract(
         images: to compute features of.
         extractor: computes them.
         cache: of the extractor's key.
-        report: told, after each batch, how many images are done and how many were computed.
+        report: told, after each batch, how many images are done.
     """
     known: list[LabelledImage] = []
     digests: list[bytes] = []
@@ -75,7 +75,7 @@ def extract(
             else:
                 known.append(image)
                 digests.append(file.digest)
-        report(start + len(batch), computed)
+        report(start + len(batch))
     return FeatureTable(known, digests, cache.table(digests), broken, computed)
 
 

@@ -1,56 +1,78 @@
-"""How far a long piece of work is -> a line on the terminal, rewritten in place."""
+"""Counts in, a bar on a terminal or a line now and then elsewhere out: rate, time left, errors."""
 
+import shutil
 import time
+from collections import deque
 from typing import TextIO
+
+REDRAW_SECONDS = 0.2
+LINE_SECONDS = 10.0
+WINDOW_SECONDS = 30.0
+LONGEST_BAR = 30
 
 
 class Progress:
-    """Says how many of a number of things are done, how fast, and how long the rest takes.
+    """How far a long piece of work is.
 
-    On a terminal one line is rewritten; in a file or a pipe there is a line for every tenth part.
+    Args:
+        stream: Where it is shown.
+        what: Is counted, in the plural.
+        total: How many there are.
+        done: How many were done before.
     """
 
-    def __init__(self, what: str, total: int, stream: TextIO) -> None:
-        """Starts the clock.
-
-        Args:
-            what: is being done, as the line's first words.
-            total: of the things to do.
-            stream: usually standard error.
-        """
+    def __init__(self, stream: TextIO, what: str, total: int, done: int = 0) -> None:
+        self._stream = stream
         self._what = what
         self._total = total
-        self._stream = stream
-        self._rewrite = stream.isatty()
-        self._interval = 0.2 if self._rewrite else 0.0
-        self._started = self._shown = time.monotonic()
-        self._tenths = 0
+        self._is_terminal = stream.isatty()
+        self._shown = time.monotonic()
+        self._drawn = False
+        # Of some moments in the last half minute: when, and how many were done.
+        self._samples = deque([(self._shown, done)])
 
-    def show(self, done: int, worked: int) -> None:
-        """Tells the state, unless it was told a moment ago.
-
-        Args:
-            done: things that need no more work.
-            worked: of these, the ones that took work now; the rate is theirs.
-        """
+    def update(self, done: int, errors: int = 0) -> None:
+        """Shows how far the work is, if it is time to."""
         now = time.monotonic()
-        tenths = 10 * done // max(self._total, 1)
-        is_news = now - self._shown >= self._interval if self._rewrite else tenths > self._tenths
-        if not is_news and done < self._total:
+        if now - self._shown < (REDRAW_SECONDS if self._is_terminal else LINE_SECONDS):
             return
-        self._shown, self._tenths = now, tenths
-        rate = worked / max(now - self._started, 1e-9)
-        line = f"{self._what} {done}/{self._total}"
-        if worked:
-            line += f", {rate:.3g}/s, {_duration((self._total - done) / rate)} left"
-        last = "\n" if done >= self._total else ""
-        self._stream.write(f"\r\033[K{line}{last}" if self._rewrite else f"{line}\n")
+        self._shown = now
+        self._samples.append((now, done))
+        while now - self._samples[0][0] > WINDOW_SECONDS and len(self._samples) > 2:
+            self._samples.popleft()
+        text = self._text(done, errors)
+        if self._is_terminal:
+            width = shutil.get_terminal_size().columns
+            bar = _bar(done / self._total, width - len(text) - 2)
+            self._stream.write("\r\x1b[K" + (bar + text)[: width - 1])
+            self._drawn = True
+        else:
+            self._stream.write(text + "\n")
         self._stream.flush()
 
+    def clear(self) -> None:
+        """Removes the bar, so that something else can be printed."""
+        if self._drawn:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+            self._drawn = False
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    def _text(self, done: int, errors: int) -> str:
+        (start, before), (now, _) = self._samples[0], self._samples[-1]
+        rate = (done - before) / max(now - start, 1e-3)
+        left = _clock((self._total - done) / rate) if rate > 0 else "?"
+        failed = f", {errors} failed" if errors else ""
+        return f"{done}/{self._total} {self._what}, {rate:.1f} a second, {left} left{failed}"
+
+
+def _bar(share: float, width: int) -> str:
+    width = min(width - 3, LONGEST_BAR)
+    if width < 5:
+        return ""
+    return f"[{'#' * int(share * width):<{width}}] "
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -83,10 +83,9 @@ def train(options: TrainingOptions, say: Say) -> TrainedHead:
     )
     images = make_training_set(_extract(dataset, extractor, options.cache, say))
     plan = _plan(images, options.seed, say)
-    fits = Progress("cross-validation: fits", len(STRENGTHS) * len(plan.folds), sys.stderr)
-    validation = cross_validate(
-        images.features, images.labels, plan.folds, lambda done: fits.show(done, done)
-    )
+    fits = Progress(sys.stderr, "fits", len(STRENGTHS) * len(plan.folds))
+    validation = cross_validate(images.features, images.labels, plan.folds, fits.update)
+    fits.clear()
     balanced, at_target = _thresholds(images, validation, options.target_fpr, say)
     threshold = balanced if at_target is None else at_target
     rows = plan.held_out.train
@@ -109,9 +108,10 @@ def train(options: TrainingOptions, say: Say) -> TrainedHead:
 
 
 def _extract(dataset: Dataset, extractor: Extractor, cache: Path, say: Say) -> FeatureTable:
-    progress = Progress("features", len(dataset.images), sys.stderr)
+    progress = Progress(sys.stderr, "images", len(dataset.images))
     store = FeatureCache(cache, extractor.key, extractor.width)
-    table = extract(dataset.images, extractor, store, progress.show)
+    table = extract(dataset.images, extractor, store, progress.update)
+    progress.clear()
     for item in table.broken:
         say(f"left out: {item.path}: {item.reason}")
     found = len(table.images) - table.computed
