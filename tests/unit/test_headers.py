@@ -19,7 +19,7 @@ def tiled_tiff() -> bytes:
     import tifffile
 
     buffer = io.BytesIO()
-    tifffile.imwrite(buffer, np.asarray(PHOTO), tile=(16, 16), byteorder=">")
+    tifffile.imwrite(buffer, np.asarray(PHOTO), tile=(32, 32), byteorder=">")
     return buffer.getvalue()
 
 
