@@ -88,7 +88,7 @@ def _jpeg(data: Bytes) -> Header:
             frame = _JpegFrame(marker, *struct.unpack_from(">HHB", data, position + 3))
         elif marker == JPEG_SCAN[1] and frame is not None:
             (components,) = struct.unpack_from("B", data, position + 2)
-            if frame.takes_scans(components) and data.count(JPEG_SCAN, position) > MOST_SCANS:
+            if frame.takes_scans(components) and data.count(JPEG_SCAN, found.start()) > MOST_SCANS:
                 raise HeaderError(f"it has more than {MOST_SCANS} scans")
             return Header(frame.width, frame.height)
         elif marker in JPEG_ENDS:

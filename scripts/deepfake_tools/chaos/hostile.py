@@ -1,0 +1,221 @@
+"""Nothing in, image files out that are made to hurt whoever opens them.
+
+Each is below the server's limit of 32 MiB a request, and made in a moment.
+"""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from PIL import Image
+
+MEGABYTE = 1 << 20
+LIMIT_PIXELS = 50_000_000
+SIDE = 7000
+"""Of a square image just below the default limit of pixels."""
+
+JUDGED = "judged"
+"""In the place of an error's code: the image is one, and gets a verdict."""
+
+
+@dataclass(frozen=True)
+class Hostile:
+    """A file and what may become of it.
+
+    Attributes:
+        name: What it is.
+        make: Returns its bytes.
+        outcomes: The error codes that are right, or `JUDGED`.
+        growth_mb: Most memory that opening it may take, in MiB: 12 bytes for each pixel that it
+            really has, and some for the decoder.
+    """
+
+    name: str
+    make: Callable[[], bytes]
+    outcomes: frozenset[str]
+    growth_mb: int = 96
+
+
+def _png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _png(width: int, height: int, pixels: bytes, between: bytes = b"") -> bytes:
+    """An RGB PNG of compressed rows, with chunks between its header and them."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"".join(
+        [
+            b"\x89PNG\r\n\x1a\n",
+            _png_chunk(b"IHDR", header),
+            between,
+            _png_chunk(b"IDAT", pixels),
+            _png_chunk(b"IEND", b""),
+        ]
+    )
+
+
+def _zeros(megabytes: int) -> bytes:
+    """So many mebibytes of zeros, compressed; the same block again and again, made once."""
+    deflate = zlib.compressobj(9)
+    first = deflate.compress(bytes(MEGABYTE)) + deflate.flush(zlib.Z_FULL_FLUSH)
+    block = deflate.compress(bytes(MEGABYTE)) + deflate.flush(zlib.Z_FULL_FLUSH)
+    return first + block * (megabytes - 1) + deflate.flush()
+
+
+def _small_png(between: bytes = b"") -> bytes:
+    return _png(8, 8, zlib.compress(bytes(8 * 25)), between)
+
+
+def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _jpeg(after_start: bytes = b"", **options: object) -> bytes:
+    """A small JPEG with something behind its first marker."""
+    data = _encoded(Image.new("RGB", (64, 64), (9, 99, 199)), "JPEG", **options)
+    return data[:2] + after_start + data[2:]
+
+
+def _segment(marker: int, data: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
+
+
+def _jpeg_of_scans() -> bytes:
+    """The last scan of a progressive JPEG, again and again: each is a pass over all pixels."""
+    image = Image.new("RGB", (SIDE, SIDE), (9, 99, 199))
+    data = _encoded(image, "JPEG", progressive=True, subsampling=0)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + scan * (20 * MEGABYTE // len(scan)) + data[-2:]
+
+
+def _exif(entries: bytes, count: int) -> bytes:
+    return _segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", count) + entries)
+
+
+def _tiff(entries: list[tuple[int, int, int, int]], following: int = 0, data: bytes = b"") -> bytes:
+    """An 8x8 TIFF; each further entry is tag, type, count, value."""
+    own = [(256, 3, 1, 8), (257, 3, 1, 8), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1)]
+    own += [(277, 3, 1, 1)]
+    every = sorted(own + entries)
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in every)
+    head = b"II*\0" + struct.pack("<IH", 8, len(every))
+    return head + directory + struct.pack("<I", following) + data
+
+
+def _tiff_pixels(at: int, length: int) -> list[tuple[int, int, int, int]]:
+    return [(273, 4, 1, at), (278, 3, 1, 8), (279, 4, 1, length)]
+
+
+def _gif(side: int, frames: int) -> bytes:
+    """A GIF of so many frames, each of a single pixel."""
+    frame = (
+        b"\x21\xf9\x04\0\0\0\0\0," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\0"
+    )
+    screen = struct.pack("<HHBBB", side, side, 0x80, 0, 0) + bytes(6)
+    return b"GIF89a" + screen + frame * frames + b";"
+
+
+def _animation(kind: str, side: int, frames: int) -> bytes:
+    images = [Image.new("RGB", (side, side), (index % 251, 9, 99)) for index in range(frames)]
+    return _encoded(images[0], kind, save_all=True, append_images=images[1:])
+
+
+def _bmp_header(width: int, height: int) -> bytes:
+    head = b"BM" + struct.pack("<IHHI", 54, 0, 0, 54)
+    return head + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+
+
+def _webp_header(width: int, height: int) -> bytes:
+    canvas = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    return b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0" + bytes(4) + canvas
+
+
+def _refused(name: str, code: str, make: Callable[[], bytes]) -> Hostile:
+    return Hostile(name, make, frozenset({code}))
+
+
+def _judged(name: str, make: Callable[[], bytes], growth_mb: int = 96) -> Hostile:
+    return Hostile(name, make, frozenset({JUDGED}), growth_mb)
+
+
+PROFILE = b"ICC_PROFILE\0\1\1"
+SVG = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'
+LOOP = struct.pack("<HHIII", 0x8769, 4, 1, 8, 8)
+
+HOSTILE = (
+    _refused("PNG of 100 megapixels", "image_too_large", lambda: _png(10_000, 10_000, _zeros(286))),
+    _refused(
+        "PNG whose rows go on for 8 GB", "truncated_image", lambda: _png(99, 99, _zeros(8192))
+    ),
+    _judged("PNG of 2 million chunks", lambda: _small_png(_png_chunk(b"abCd", b"") * 2_000_000)),
+    _judged(
+        "PNG with a text of 200 MB",
+        lambda: _small_png(_png_chunk(b"zTXt", b"k\0\0" + _zeros(200))),
+    ),
+    _judged(
+        "PNG with a colour profile of 200 MB",
+        lambda: _small_png(_png_chunk(b"iCCP", b"k\0\0" + _zeros(200))),
+    ),
+    _judged(
+        "PNG with a broken colour profile",
+        lambda: _small_png(_png_chunk(b"iCCP", b"k\0\0" + zlib.compress(b"no profile" * 99))),
+    ),
+    _judged("animated PNG of 500 frames", lambda: _animation("PNG", 64, 500)),
+    _refused("BMP of 60000 x 60000", "image_too_large", lambda: _bmp_header(60_000, 60_000)),
+    _refused("BMP that ends in its header", "truncated_image", lambda: _bmp_header(7000, 7000)),
+    _refused(
+        "JPEG of 7 million comments",
+        "truncated_image",
+        lambda: _jpeg(_segment(0xFE, b"") * 7_000_000),
+    ),
+    _judged("JPEG of 30 MB of filling", lambda: _jpeg(b"\xff" * 30_000_000)),
+    _refused("JPEG of 270,000 scans", "truncated_image", _jpeg_of_scans),
+    _judged("JPEG with 24 MB of EXIF", lambda: _jpeg(_exif(bytes(60_000), 5000) * 400)),
+    _judged("JPEG whose EXIF runs in circles", lambda: _jpeg(_exif(LOOP, 1))),
+    _judged(
+        "JPEG with a broken colour profile",
+        lambda: _jpeg(_segment(0xE2, PROFILE + b"\xff" * 60_000)),
+    ),
+    _refused(
+        "TIFF whose fields claim 2 GB",
+        "truncated_image",
+        lambda: _tiff([(40_000 + n, 1, 7 * MEGABYTE, 8) for n in range(300)], 0, bytes(8 << 20)),
+    ),
+    Hostile(
+        "TIFF whose directory is its own successor",
+        lambda: _tiff(_tiff_pixels(8, 64), 8, bytes(64)),
+        frozenset({JUDGED, "truncated_image"}),
+    ),
+    _refused(
+        "TIFF of 8x8 pixels with a tile of 16384x16384",
+        "truncated_image",
+        lambda: _tiff(
+            [(322, 4, 1, 16384), (323, 4, 1, 16384), (324, 4, 1, 8), (325, 4, 1, 64)], 0, bytes(64)
+        ),
+    ),
+    _judged("GIF of 10,000 frames", lambda: _gif(8, 10_000)),
+    _judged("GIF of 10,000 frames on 49 megapixels", lambda: _gif(SIDE, 10_000), 600),
+    _judged("animated WebP of 500 frames", lambda: _animation("WEBP", 64, 500)),
+    _refused("WebP of 16384 x 16384", "image_too_large", lambda: _webp_header(16_384, 16_384)),
+    _refused("SVG", "not_an_image", lambda: SVG),
+    _refused("PDF", "not_an_image", lambda: b"%PDF-1.7\n1 0 obj<</Type/Catalog>>endobj\n%%EOF"),
+    _refused("SVG behind a JPEG's first bytes", "truncated_image", lambda: b"\xff\xd8\xff" + SVG),
+    _refused("PDF behind a PNG's first bytes", "truncated_image", lambda: b"\x89PNG\r\n\x1a\n%PDF"),
+)
+
+
+def largest_allowed() -> bytes:
+    """The image below the default limit that takes the most memory: TIFF, four channels, 16 bit."""
+    pixels = _zeros(SIDE * SIDE * 8 // MEGABYTE + 1)
+    entries = [
+        (256, 4, 1, SIDE), (257, 4, 1, SIDE), (258, 3, 4, 8 + 2 + 9 * 12 + 4), (259, 3, 1, 8),
+        (262, 3, 1, 2), (273, 4, 1, 8 + 2 + 9 * 12 + 4 + 8), (277, 3, 1, 4), (278, 4, 1, SIDE),
+        (279, 4, 1, len(pixels)),
+    ]  # fmt: skip
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    return head + directory + bytes(4) + struct.pack("<4H", 16, 16, 16, 16) + pixels

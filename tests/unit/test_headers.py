@@ -1,0 +1,123 @@
+import io
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from clip_deepfake.errors import HeaderError, TruncatedImageError
+from clip_deepfake.headers import MOST_SCANS, Header, check_inflation, read_header
+from clip_deepfake.images import decode
+from PIL import Image
+
+from tests.unit.test_images import KINDS, encoded, photograph
+
+PHOTO = photograph(80)
+
+
+def tiled_tiff() -> bytes:
+    import tifffile
+
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, np.asarray(PHOTO), tile=(32, 32), byteorder=">")
+    return buffer.getvalue()
+
+
+MORE = {
+    "interlaced png": cv2.imencode(".png", np.zeros((7, 13, 3), np.uint8))[1].tobytes(),
+    "big-endian tiff with tiles": tiled_tiff(),
+    "bigtiff": encoded(PHOTO, "TIFF", big_tiff=True),
+    "jpeg in a tiff": encoded(PHOTO, "TIFF", compression="jpeg"),
+    "bilevel fax": encoded(PHOTO.convert("1"), "TIFF", compression="group4"),
+    "animated webp": encoded(PHOTO, "WEBP", save_all=True, append_images=[PHOTO.rotate(9)]),
+    "jpeg of several pictures": encoded(PHOTO, "MPO", save_all=True, append_images=[PHOTO]),
+    "jpeg with a thumbnail's markers": encoded(
+        PHOTO, "JPEG", exif=b"Exif\0\0" + b"\xff\xc0\0\x11\x08\0\x05\0\x05" + b"\xff\xda" * 200
+    ),
+    "16-colour bmp": encoded(PHOTO.quantize(16), "BMP"),
+}
+
+
+@pytest.mark.parametrize("data", (KINDS | MORE).values(), ids=KINDS | MORE)
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_the_size_is_the_one_that_pillow_reads(data: bytes, kind: type) -> None:
+    header = read_header(kind(data))
+    assert header is not None
+    with Image.open(io.BytesIO(data)) as image:
+        assert (header.width, header.height) == image.size
+
+
+@pytest.mark.parametrize("data", MORE.values(), ids=MORE)
+def test_what_is_odd_but_right_is_decoded(data: bytes) -> None:
+    assert decode(data, 1_000_000).ndim == 3
+
+
+def test_a_bmp_from_top_to_bottom_has_a_height() -> None:
+    head = b"BM" + bytes(12) + struct.pack("<Iii", 40, 30, -20)
+    assert read_header(head) == Header(30, 20)
+
+
+def test_an_old_bmp_has_short_numbers() -> None:
+    head = b"BM" + bytes(12) + struct.pack("<IHHHH", 12, 30, 20, 1, 24)
+    assert read_header(head) == Header(30, 20)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"RIFF1234WAVE", b"GIF87", b"II*\1"])
+def test_what_begins_as_no_known_format_has_no_header(data: bytes) -> None:
+    assert read_header(data) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_ends_in_its_header_is_damaged(kind: str) -> None:
+    with pytest.raises(HeaderError):
+        read_header(KINDS[kind][: 12 if "webp" in kind else 8])
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {}])
+def test_scans_are_counted_where_a_decoder_goes_through_all(options: dict[str, bool]) -> None:
+    data = encoded(PHOTO, "JPEG", **options)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    many = data[:-2] + scan * (MOST_SCANS + 1) + data[-2:]
+    if options:
+        with pytest.raises(TruncatedImageError, match="more than 100 scans"):
+            decode(many, 1_000_000)
+    else:
+        # One scan holds all components, and a decoder stops after it.
+        assert decode(many, 1_000_000).shape == (80, 112, 3)
+
+
+def test_scans_of_single_components_are_counted() -> None:
+    frame = b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, 9, 9, 3) + bytes(9)
+    scan = b"\xff\xda" + struct.pack(">HB", 8, 1) + bytes(5)
+    assert read_header(b"\xff\xd8" + frame + scan) == Header(9, 9)
+    with pytest.raises(HeaderError, match="scans"):
+        read_header(b"\xff\xd8" + frame + scan * (MOST_SCANS + 1))
+
+
+def png_with(pixels: bytes, side: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    cut = len(pixels) // 2
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", pixels[:cut])
+        + chunk(b"IDAT", pixels[cut:])
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(("rows", "is_right"), [(1000, True), (5000, False)])
+def test_a_png_may_hold_the_rows_that_it_says(rows: int, is_right: bool) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, rows * 3001, np.uint8)
+    data = png_with(zlib.compress(noise.tobytes(), 1), 1000)
+    header = read_header(data)
+    assert header is not None
+    assert header.inflated is not None
+    if is_right:
+        check_inflation(data, header.inflated)
+    else:
+        with pytest.raises(HeaderError, match="more pixels than it says"):
+            check_inflation(data, header.inflated)
