@@ -95,8 +95,16 @@ def test_photographs_of_ones_own_get_a_verdict_and_no_figures(
     assert "It is no deepfake detector" in run.stdout
 
 
-@pytest.mark.parametrize("step", ["training", "building", "starting", "asking"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [
+        ("training", signal.SIGINT),
+        ("building", signal.SIGTERM),
+        ("starting", signal.SIGINT),
+        ("asking", signal.SIGINT),
+        ("asking", signal.SIGTERM),
+    ],
+)
 def test_an_interrupted_demo_leaves_nothing(demo: Demo, step: str, number: signal.Signals) -> None:
     for line in demo.output:
         if line.startswith(f"-- {step}"):
