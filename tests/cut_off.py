@@ -22,30 +22,34 @@ def watch(event, arguments):
 sys.addaudithook(watch)
 sys.path.insert(0, sys.argv[1])
 from clip_deepfake.detector import load_detector
-detector = load_detector(Path(sys.argv[1]))
-(verdict,) = detector.judge([Path(sys.argv[2]).read_bytes()])
+image, answers = Path(sys.argv[2]).read_bytes(), []
+for archive in (sys.argv[1], *sys.argv[3:]):
+    detector = load_detector(Path(archive))
+    (verdict,) = detector.judge([image])
+    answers.append([detector.engine.name, verdict.fake_probability])
 print(json.dumps({
-    "fake_probability": verdict.fake_probability,
-    "engine": detector.engine.name,
+    "answers": answers,
     "modules": sorted(name for name, module in sys.modules.items() if module),
     "forbidden": forbidden,
 }))
 """
 
 
-def judge_cut_off(archive: Path, image: Path, home: Path) -> dict[str, Any]:
-    """Loads an unpacked archive without a network, and judges an image.
+def judge_cut_off(image: Path, home: Path, *archives: Path) -> dict[str, Any]:
+    """Loads unpacked archives without a network, and judges an image with each.
 
     Args:
-        archive: its folder; its own code is imported.
         image: a file.
         home: becomes HOME.
+        archives: their folders; the code of the first is imported.
 
     Returns:
-        ``fake_probability``, ``engine``, the names of the ``modules`` that were imported, and what
-        is ``forbidden``: connections that were tried and files that were opened for writing.
+        ``answers``, engine and ``fake_probability`` for each archive, the names of the ``modules``
+        that were imported, and what is ``forbidden``: connections that were tried and files that
+        were opened for writing.
     """
-    command = [sys.executable, "-B", "-c", _JUDGE, str(archive), str(image)]
+    first, *others = map(str, archives)
+    command = [sys.executable, "-B", "-c", _JUDGE, first, str(image), *others]
     isolated = ["unshare", "--net", "--map-root-user"]
     if subprocess.run([*isolated, "true"], check=False).returncode == 0:
         command = isolated + command

@@ -15,12 +15,12 @@ from transformers import CLIPModel
 FOLDERS, PER_FOLDER = 12, 10
 
 
-def write_images(root: Path) -> list[Path]:
-    """Writes 120 smooth random images into real/clip_*/ and as many, tinted, into fake/clip_*/."""
+def write_images(root: Path, folders: int = FOLDERS) -> list[Path]:
+    """Writes smooth random images into real/clip_*/ and as many, tinted, into fake/clip_*/."""
     rng = np.random.default_rng(0)
     paths = []
     for kind in ("fake", "real"):
-        for number in range(FOLDERS * PER_FOLDER):
+        for number in range(folders * PER_FOLDER):
             image = cv2.GaussianBlur(rng.integers(0, 256, (40, 56, 3)).astype(np.uint8), (0, 0), 3)
             tint = np.array([14, -7, -14]) * (kind == "fake") + rng.normal(0, 6, 3)
             path = root / kind / f"clip_{number // PER_FOLDER:02}" / f"{number:03}.png"

@@ -68,8 +68,10 @@ class _Builder:
         found = self.norm(op.squeeze(tokens, _whole(1)), "vision_model.post_layernorm")
         if feature == "image_embeds":
             found = self.product(found, "visual_projection")
-        found.set_friendly_name("feature")
-        return ov.Model([op.result(found)], [pixels], "encoder")
+        result = op.result(found)
+        # Without a name it gets a number that is counted per process.
+        result.output(0).set_names({"feature"})
+        return ov.Model([result], [pixels], "encoder")
 
     def embed(self, pixels: Node, preprocessing: Preprocessing) -> Node:
         """Uint8 pixels to tokens (batch, 1 + patches, hidden)."""

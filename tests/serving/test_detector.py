@@ -228,9 +228,11 @@ def test_the_worker_left_its_home_empty(served: Served) -> None:
 def test_a_detector_cut_off_from_the_network_connects_nowhere_and_writes_nothing(
     served: Served, expected: dict[Path, float], examples: list[Path], tmp_path: Path
 ) -> None:
-    found = judge_cut_off(served.archive, examples[0], tmp_path)
+    found = judge_cut_off(examples[0], tmp_path, served.archive)
     assert found["forbidden"] == []
-    assert found["fake_probability"] == pytest.approx(expected[examples[0]], abs=1e-5)
+    ((engine, probability),) = found["answers"]
+    assert engine == "openvino cpu float32"
+    assert probability == pytest.approx(expected[examples[0]], abs=1e-5)
     assert list(tmp_path.iterdir()) == []
 
 

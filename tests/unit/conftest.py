@@ -55,11 +55,11 @@ def builder(tmp_path: Path) -> Builder:
 
 @pytest.fixture(scope="session")
 def tinted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with 120 images in real/ and 120 in fake/."""
+    """A folder with 60 images in real/ and 60 in fake/."""
     from tests.tinted import write_images
 
     folder = tmp_path_factory.mktemp("tinted")
-    write_images(folder)
+    write_images(folder, folders=6)
     return folder
 
 

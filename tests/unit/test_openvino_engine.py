@@ -187,13 +187,12 @@ def test_a_missing_file_is_named(card: Card, tmp_path: Path, name: str) -> None:
         open_engine(card, tmp_path)
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_a_worker_reaches_nothing_and_imports_no_more_than_it_needs(
-    pair: Pair, precision: str, examples: list[Path], tmp_path: Path
+    pair: Pair, examples: list[Path], tmp_path: Path
 ) -> None:
-    folder = pair.int8_folder if precision == "int8" else pair.float32_folder
-    found = judge_cut_off(folder, examples[0], tmp_path)
-    assert found["engine"] == f"openvino cpu {precision}"
+    found = judge_cut_off(examples[0], tmp_path, pair.float32_folder, pair.int8_folder)
+    engines = [engine for engine, _ in found["answers"]]
+    assert engines == ["openvino cpu float32", "openvino cpu int8"]
     assert found["forbidden"] == []
     assert list(tmp_path.iterdir()) == []
     needless = {"transformers", "openvino_telemetry", "nncf", "sklearn", "torch._dynamo"}
