@@ -126,7 +126,7 @@ def test_clients_that_look_at_nothing_lose_only_what_they_send_after_the_end_of_
 ):
     with Load(server.inference, NAME, trial_image(), CLIENTS) as load:
         load.wait_for(3 * CLIENTS)
-        command = [*stop_command(manage, 1), "--drain", "2"]
+        command = stop_command(manage, 1)
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as stop:
             assert "readiness is off" in stop.stdout.readline()
             off = time.monotonic()
