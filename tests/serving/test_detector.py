@@ -1,6 +1,7 @@
 """The detector under a real TorchServe: full-size models from the Hub stand-in to verdicts."""
 
 import base64
+import hashlib
 import io
 import json
 import shutil
@@ -13,19 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import msgspec
 import pytest
 import requests
 import torch
+from clip_deepfake.card import parse_card
+from clip_deepfake.detector import load_detector
+from clip_deepfake.verdicts import Verdict
 from deepfake_tools.local_server import LocalServer
 from deepfake_tools.torchserve import served_name
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file, save
 from transformers import CLIPModel
 
 from tests.clips import CONFIGS, write_repository
 from tests.conftest import ROOT
 from tests.cut_off import judge_cut_off
 from tests.hub_server import HubServer
+from tests.tinted import write_images
 
 pytestmark = pytest.mark.serving
 
@@ -126,6 +132,7 @@ def test_served_scores_are_those_of_transformers(
         assert verdict["label"] == ("FAKE" if probability > 0.5 else "REAL")
         assert verdict["detector"]["model"] == MODEL
         assert verdict["detector"]["head"] == "untrained"
+        assert verdict["detector"]["engine"] == "openvino cpu float32"
 
 
 def test_every_form_of_request_gets_the_same_verdicts(
@@ -257,24 +264,78 @@ def test_the_other_published_shapes_are_built_tested_and_served(
     assert answer.json()["detector"]["model"] == model
 
 
+def refusal(served: Served, store: Path, name: str, reason: str) -> None:
+    """Has an archive registered, sees its worker log the reason and not come up, and ends it."""
+    management = served.server.management()
+    management.register(f"{name}@1.mar", workers=1)
+    log = served.server.logs / "model_log.log"
+    line = f"clip_deepfake load failed: {name} 1: {reason}"
+    served.server.wait_for(lambda: line in log.read_text(), "the worker's reason", 60)
+    assert management.version(name).ready_workers == 0
+    management.unregister(name, "1")
+    (store / f"{name}@1.mar").unlink()
+
+
+def rewrite(source: Path, target: Path, change: Callable[[dict[str, bytes]], None]) -> None:
+    """Writes an archive anew, a valid zip, with its entries changed."""
+    with zipfile.ZipFile(source) as archive:
+        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    change(entries)
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+
+
 def test_a_worker_refuses_weights_that_are_not_the_cards(
     served: Served, small_clip: Path, store: Path
 ) -> None:
-    """The archive is a valid zip; only TorchServe is asked, so that its worker has to find out."""
+    """Only TorchServe is asked, so that its worker has to find out."""
+
+    def flip(entries: dict[str, bytes]) -> None:
+        weights = bytearray(entries["encoder.safetensors"])
+        weights[-5] ^= 1
+        entries["encoder.safetensors"] = bytes(weights)
+
     build(str(small_clip), store, "--served-name", "flipped")
     path = store / "flipped@1.mar"
-    with zipfile.ZipFile(path) as archive:
-        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
-    weights = bytearray(entries["encoder.safetensors"])
-    weights[-5] ^= 1
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in (entries | {"encoder.safetensors": bytes(weights)}).items():
-            archive.writestr(name, content)
+    rewrite(path, path, flip)
+    refusal(served, store, "flipped", "encoder.safetensors is damaged")
+
+
+def test_an_int8_archive_is_served_and_one_that_computes_otherwise_is_not(
+    served: Served, small_clip: Path, store: Path, examples: list[Path], tmp_path: Path
+) -> None:
+    write_images(tmp_path / "images", folders=2)
+    options = ("--precision", "int8", "--calibration", str(tmp_path / "images"))
+    build(str(small_clip), store, "--served-name", "small8", *options)
     management = served.server.management()
-    management.register(path.name, workers=1)
-    log = served.server.logs / "model_log.log"
-    reason = "clip_deepfake load failed: flipped 1: encoder.safetensors is damaged"
-    served.server.wait_for(lambda: reason in log.read_text(), "the worker's reason", 60)
-    assert management.version("flipped").ready_workers == 0
-    management.unregister("flipped", "1")
-    path.unlink()
+    management.register("small8@1.mar", workers=1)
+    served.server.wait_ready("small8")
+    photo = examples[0].read_bytes()
+    answer = served.post("/predictions/small8", data=photo, headers=OCTETS)
+    management.unregister("small8", "1")
+    assert answer.status_code == 200, answer.text
+    detector = answer.json()["detector"]
+    assert (detector["precision"], detector["engine"]) == ("int8", "openvino cpu int8")
+    shutil.unpack_archive(store / "small8@1.mar", tmp_path / "archive", "zip")
+    (verdict,) = load_detector(tmp_path / "archive").judge([photo])
+    assert isinstance(verdict, Verdict)
+    assert answer.json()["fake_probability"] == pytest.approx(verdict.fake_probability, abs=1e-5)
+
+    def negate(entries: dict[str, bytes]) -> None:
+        """The head's weights, with a card that knows of it: its digests are right."""
+        tensors = load(entries["head.safetensors"])
+        head = save({name: -tensor for name, tensor in tensors.items()})
+        card = parse_card(entries["detector.json"])
+        files = card.files | {"head.safetensors": hashlib.sha256(head).hexdigest()}
+        changed = msgspec.structs.replace(card, name="negated", files=files)
+        manifest = entries["MAR-INF/MANIFEST.json"].replace(b'"small8"', b'"negated"')
+        entries |= {
+            "head.safetensors": head,
+            "detector.json": changed.to_json(),
+            "MAR-INF/MANIFEST.json": manifest,
+        }
+
+    rewrite(store / "small8@1.mar", store / "negated@1.mar", negate)
+    (store / "small8@1.mar").unlink()
+    refusal(served, store, "negated", "self-test failed on openvino cpu int8: logits ")

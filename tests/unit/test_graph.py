@@ -7,7 +7,7 @@ import numpy as np
 import openvino as ov
 import pytest
 import torch
-from clip_deepfake.card import Card, EncoderConfig, Feature
+from clip_deepfake.card import Card, Feature
 from clip_deepfake.encoder import ACTIVATIONS, build_module
 from clip_deepfake.errors import LoadError
 from clip_deepfake.graph import encoder_graph
@@ -15,9 +15,10 @@ from clip_deepfake.openvino_engine import LinearHead, OpenVinoEngine
 from clip_deepfake.preprocessing import Preprocessing, squash
 from clip_deepfake.tensors import FloatArray, encoder_shapes
 from clip_deepfake.torch_engine import TorchEngine
+from deepfake_tools.standin import VISION_SHAPES
 from transformers import CLIPVisionModelWithProjection
 
-from tests.unit.towers import reference, shape_of
+from tests.unit.towers import published, reference, shape_of
 
 SHAPES = {
     "plain": {},
@@ -46,18 +47,22 @@ def varied(side: int, images: int) -> np.ndarray:
     return pixels
 
 
-def computed(
-    config: EncoderConfig,
+def both(
+    model: CLIPVisionModelWithProjection,
     feature: Feature,
     preprocessing: Preprocessing,
-    model: CLIPVisionModelWithProjection,
     pixels: np.ndarray,
-) -> np.ndarray:
-    graph = encoder_graph(config, feature, preprocessing, arrays(model))
-    (found,) = ov.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(
-        [pixels]
-    ).values()
-    return found
+) -> tuple[np.ndarray, np.ndarray]:
+    """The feature by OpenVINO and by transformers, float32 (images, width)."""
+    graph = encoder_graph(shape_of(model), feature, preprocessing, arrays(model))
+    compiled = ov.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    (found,) = compiled([pixels]).values()
+    mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
+    values = ((torch.from_numpy(pixels) / 255 - mean) / std).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        pooled = model.vision_model(values).pooler_output
+        expected = pooled if feature == "pooler_output" else model(values).image_embeds
+    return found, expected.numpy()
 
 
 @pytest.mark.parametrize(
@@ -66,19 +71,23 @@ def computed(
 )
 def test_features_are_those_of_transformers(shape: str, feature: Feature) -> None:
     model = reference(**SHAPES[shape])
-    config = shape_of(model)
-    preprocessing = msgspec.structs.replace(squash(config.image_size), **UNLIKE)
-    pixels = varied(config.image_size, 5)
-    values = (torch.from_numpy(pixels) / 255 - torch.tensor(UNLIKE["mean"])) / torch.tensor(
-        UNLIKE["std"]
-    )
-    with torch.inference_mode():
-        outputs = model(values.permute(0, 3, 1, 2), output_hidden_states=True)
-        pooled = model.vision_model.post_layernorm(outputs.hidden_states[-1][:, 0])
-    expected = pooled if feature == "pooler_output" else outputs.image_embeds
-    found = computed(config, feature, preprocessing, model, pixels)
+    side = model.config.image_size
+    preprocessing = msgspec.structs.replace(squash(side), **UNLIKE)
+    found, expected = both(model, feature, preprocessing, varied(side, 5))
     assert found.dtype == np.float32
     assert np.allclose(found, expected, atol=5e-5)
+
+
+@pytest.mark.parametrize("name", VISION_SHAPES)
+def test_logits_of_the_published_shapes_are_those_of_transformers(name: str) -> None:
+    """As wide and with as many patches as they are, but of two layers, which take a second."""
+    model = published(name, layers=2)
+    side = model.config.image_size
+    found, expected = both(model, "image_embeds", squash(side), varied(side, 4))
+    torch.manual_seed(0)
+    head = torch.nn.Linear(expected.shape[1], 2).weight.detach().numpy().T
+    assert np.abs(found @ head - expected @ head).max() < 1e-4
+    assert np.abs(np.diff(expected @ head, axis=0)).max() > 0.01, "images that differ in logits"
 
 
 @pytest.mark.parametrize(

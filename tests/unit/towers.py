@@ -2,7 +2,11 @@
 
 import torch
 from clip_deepfake.card import EncoderConfig
+from deepfake_tools.standin import VISION_SHAPES, clip_config, random_weights, tower_shape
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+TEXT = tower_shape(48, layers=1, heads=3, vocab_size=99)
+"""Of the text tower, which no detector uses, hardly anything."""
 
 
 def reference(**changes: object) -> CLIPVisionModelWithProjection:
@@ -21,6 +25,17 @@ def reference(**changes: object) -> CLIPVisionModelWithProjection:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model.eval()
+
+
+def published(name: str, layers: int) -> CLIPVisionModelWithProjection:
+    """One of openai's towers, as wide as it is and with so many layers, of random weights."""
+    shape = VISION_SHAPES[name]
+    tower = {**shape.tower, "num_hidden_layers": layers}
+    config = clip_config(tower, TEXT, shape.projection)
+    model = CLIPVisionModelWithProjection(CLIPVisionConfig(**config["vision_config"]))
+    weights = random_weights(config)
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
     return model.eval()
 
 
