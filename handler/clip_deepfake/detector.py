@@ -1,7 +1,7 @@
 """Image bytes in, verdicts out."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -30,9 +30,6 @@ logger = logging.getLogger(__name__)
 
 FLOAT32_TOLERANCE = 1e-3
 """Largest absolute difference of logits between float32 on two machines, libraries or devices."""
-
-LARGEST_PASS = 64
-"""Images in one forward pass; more are computed in several, which bounds memory."""
 
 ImageBytes = bytes | bytearray
 
@@ -94,17 +91,22 @@ class Detector:
             EngineLostError: when this process will compute nothing more.
         """
         watches = [Stopwatch() for _ in images]
-        prepared = list(self._pool.map(self._prepare, images, watches))
-        watches.append(Stopwatch())
-        judgements = self._judge_pixels(
-            [pixels for item in prepared if isinstance(item, Prepared) for pixels in item.pixels],
-            watches[-1],
-        )
+        engine_watch = Stopwatch()
+        prepared: list[Prepared | DetectorError] = []
+
+        def pictures() -> Iterator[Pixels]:
+            # As they come: a full pass is computed while the images behind it are prepared.
+            for item in self._pool.map(self._prepare, images, watches):
+                prepared.append(item)
+                if isinstance(item, Prepared):
+                    yield from item.pixels
+
+        judgements = iter(list(self._judge_pixels(pictures(), engine_watch)))
         results = tuple(
             self._verdict(item, judgements) if isinstance(item, Prepared) else item
             for item in prepared
         )
-        return Examined(results, Stopwatch.total(watches))
+        return Examined(results, Stopwatch.total([*watches, engine_watch]))
 
     def prepare(self, images: Sequence[ImageBytes]) -> list[Prepared | DetectorError]:
         """Decodes, aligns and preprocesses images, several at a time.
@@ -141,10 +143,10 @@ class Detector:
         return Prepared(pixels, found)
 
     def _judge_pixels(
-        self, pixels: Sequence[Pixels], watch: Stopwatch
+        self, pictures: Iterable[Pixels], watch: Stopwatch
     ) -> Iterator[Judgement | DetectorError]:
-        for start in range(0, len(pixels), LARGEST_PASS):
-            some = pixels[start : start + LARGEST_PASS]
+        waiting = iter(pictures)
+        while some := list(islice(waiting, self.engine.largest_pass)):
             with watch.timing("engine", len(some)):
                 judged = self._judge_batch(some)
             yield from judged

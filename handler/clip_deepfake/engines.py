@@ -21,6 +21,13 @@ Logits = npt.NDArray[np.float32]
 Features = npt.NDArray[np.float32]
 """What a head reads, float32 (batch, feature size)."""
 
+CPU_PASS = 8
+"""Pictures in one pass on a CPU. More are hardly faster, and OpenVINO keeps what it has compiled
+for each number of pictures that it meets: some 10 MB each with ViT-B/32, as long as it lives."""
+
+GPU_PASS = 64
+"""Pictures in one pass on a GPU, which bounds its memory."""
+
 
 class Engine(Protocol):
     """Whatever turns pixels into logits.
@@ -28,10 +35,12 @@ class Engine(Protocol):
     Attributes:
         name: library, device and precision of the computation, as answers tell it.
         exact: whether it computes in float32.
+        largest_pass: pictures that it should be given at once.
     """
 
     name: str
     exact: bool
+    largest_pass: int
 
     def __call__(self, pixels: Pixels) -> Logits:
         """Maps uint8 (batch, side, side, 3) to float32 logits (batch, outputs)."""

@@ -19,7 +19,7 @@ from clip_deepfake.card import (
     Quantization,
 )
 from clip_deepfake.cores import available_cores, has_int8_dot_product
-from clip_deepfake.engines import Features, Logits, Pixels
+from clip_deepfake.engines import CPU_PASS, Features, Logits, Pixels
 from clip_deepfake.errors import LoadError
 from clip_deepfake.graph import encoder_graph
 from clip_deepfake.memory import release_pages
@@ -62,6 +62,8 @@ class LinearHead:
 
 class OpenVinoEngine:
     """Runs an encoder's graph with OpenVINO's CPU plugin, one batch at a time on all threads."""
+
+    largest_pass = CPU_PASS
 
     def __init__(
         self, graph: ov.Model, head: LinearHead, precision: str, threads: int | None = None

@@ -7,7 +7,7 @@ import torch
 from clip_deepfake.card import ENCODER_FILE, HEAD_FILE, Card
 from clip_deepfake.device_faults import device_faults
 from clip_deepfake.encoder import DetectorModule, build_module
-from clip_deepfake.engines import Features, Logits, Pixels
+from clip_deepfake.engines import CPU_PASS, GPU_PASS, Features, Logits, Pixels
 from clip_deepfake.tensors import load_tensors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -34,6 +34,7 @@ class TorchEngine:
         self._device = device
         dtype = next(self._module.encoder.parameters()).dtype
         self.exact = dtype == torch.float32
+        self.largest_pass = CPU_PASS if device.type == "cpu" else GPU_PASS
         self.name = f"torch {device.type} {str(dtype).removeprefix('torch.')}"
 
     def __call__(self, pixels: Pixels) -> Logits:

@@ -11,6 +11,7 @@ class StandInEngine:
     """Answers each image's mean red, in [0, 1], as its second logit; notes the size of every pass.
 
     Attributes:
+        largest_pass: pictures that it wants at once.
         passes: pictures in each call.
         failures: raised by the next calls, one by one.
         value: answered instead, when given.
@@ -18,6 +19,7 @@ class StandInEngine:
 
     name = "stand-in"
     exact = True
+    largest_pass = 6
 
     def __init__(self, *failures: Exception, value: float | None = None) -> None:
         self.passes: list[int] = []

@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 from clip_deepfake.card import Card
-from clip_deepfake.detector import LARGEST_PASS, Detector
+from clip_deepfake.detector import Detector
 from clip_deepfake.verdicts import Verdict
 from scipy.special import expit
 
@@ -33,9 +33,13 @@ def test_a_whole_batch_is_one_pass_and_keeps_its_order(small_card: Card) -> None
 
 def test_more_images_than_a_pass_takes_are_split(small_card: Card) -> None:
     engine = StandInEngine()
-    verdicts = Detector(small_card, engine).judge([image(1)] * (LARGEST_PASS + 3))
-    assert engine.passes == [LARGEST_PASS, 3]
-    assert len(verdicts) == LARGEST_PASS + 3
+    most = engine.largest_pass
+    pictures = [image(red) for red in range(most + 1)] + [b"no image"] + [image(255)] * most
+    verdicts = Detector(small_card, engine).judge(pictures)
+    assert engine.passes == [most, most, 1]
+    found = [verdict.logits[1] if isinstance(verdict, Verdict) else None for verdict in verdicts]
+    expected = [red / 255 for red in range(most + 1)] + [None] + [1.0] * most
+    assert found == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_failing_engine_is_an_internal_error_for_each_image(small_card: Card) -> None:

@@ -14,7 +14,7 @@ import torch
 from clip_deepfake import cores, openvino_engine, torch_engine
 from clip_deepfake.card import Card, Quantization, read_card
 from clip_deepfake.detector import load_detector
-from clip_deepfake.engines import open_engine
+from clip_deepfake.engines import CPU_PASS, GPU_PASS, open_engine
 from clip_deepfake.errors import LoadError
 from safetensors.torch import save_file
 
@@ -72,13 +72,15 @@ def chosen(card: Card, engine: str) -> Card:
 def test_the_card_chooses(card: Card, tmp_path: Path, engine: str, name: str) -> None:
     found = open_engine(chosen(card, engine), tmp_path)
     assert (found.name, found.exact) == (name, True)
+    assert found.largest_pass == CPU_PASS
     expected = open_engine(chosen(card, "torch"), tmp_path)
     assert np.allclose(found(PIXELS), expected(PIXELS), atol=2e-5)
 
 
 @pytest.mark.parametrize("engine", ["auto", "torch"])
 def test_a_gpu_is_torchs(card: Card, tmp_path: Path, on_gpu: None, engine: str) -> None:
-    assert open_engine(chosen(card, engine), tmp_path, 0).name == "torch meta float32"
+    found = open_engine(chosen(card, engine), tmp_path, 0)
+    assert (found.name, found.largest_pass) == ("torch meta float32", GPU_PASS)
 
 
 def test_openvino_leaves_a_gpu_unused_and_says_so(
