@@ -77,7 +77,7 @@ def load(tmp_path: Path) -> Callable[..., tuple[Figures, Record]]:
         )
         plan = Plan(tuple(images), (clients,), 0.6, 0.05, None, Path("none"), tmp_path)
         record = Record(lambda _: None)
-        return run_load("stub", job, plan, record, lambda: Reading(0.0, 0.0, 1.0)), record
+        return run_load("stub", job, plan, record, lambda: Reading(0.0, 0.0), lambda: 7.0), record
 
     return run
 
@@ -94,6 +94,7 @@ def test_answers_are_counted_timed_and_compared(serve, load):
     assert figures.images_per_s * figures.mean_ms / 1e3 == pytest.approx(3, rel=0.25)
     assert 1e3 * ANSWER_S <= figures.p50_ms <= figures.p95_ms <= figures.p99_ms
     assert record.differences == {"stub": pytest.approx(0.005)}
+    assert (figures.memory_mb, figures.memory_growth) == (7.0, None)
     assert set(asked) == set(LOGITS)
 
 

@@ -22,6 +22,7 @@ from deepfake_tools.benchmarking.defaults import BUILDS, build_archives
 from deepfake_tools.benchmarking.goals import Goal, Subject, find_goals
 from deepfake_tools.benchmarking.jobs import Stages, largest_difference
 from deepfake_tools.benchmarking.machine import describe_machine
+from deepfake_tools.benchmarking.memory_trace import MemoryTrace, Sample, settled_growth
 from deepfake_tools.benchmarking.photographs import find_images, write_images
 from deepfake_tools.benchmarking.plot import write_plot
 from deepfake_tools.benchmarking.profile import profile
@@ -86,6 +87,41 @@ def test_bounds_are_missed_from_above():
     found = goals_of([served("ours", 1, 1.0, memory_mb=840.0)], "int8", ready_s=6.0)
     assert found["register to READY"].verdict == "met"
     assert found["worker memory"].verdict == "MISSED by 100.0%"
+
+
+def test_a_long_load_has_bounds_of_its_own():
+    long = replace(PLAIN, p50_ms=10.0, p99_ms=650.0, memory_growth=0.02)
+    cells = [Cell(Place("ours", Way.SERVED, clients), 1, long) for clients in (1, 64)]
+    found = goals_of(cells)
+    growth = found["64 clients, growth of memory after 20 s"]
+    slowest = found["64 clients, 99th percentile against one client's median"]
+    assert (growth.reached, growth.unit, growth.verdict) == (pytest.approx(2.0), "%", "met")
+    assert (slowest.reached, slowest.verdict) == (65.0, "MISSED by 1.6%")
+    assert not any("growth" in what for what in goals_of([served("ours", 64, 1.0)]))
+
+
+@pytest.mark.parametrize(
+    ("readings", "growth"),
+    [
+        ([(second, 100.0 + 10 * min(second, 20)) for second in range(60)], 0.0),
+        ([(second, 100.0 + second) for second in range(61)], 40 / 120),
+        ([(second, 500.0 - second) for second in range(60)], 0.0),
+        ([(second, 100.0) for second in range(29)], None),
+    ],
+    ids=["settled", "growing", "falling", "too short"],
+)
+def test_growth_counts_after_20_seconds(readings: list[tuple[float, float]], growth: float | None):
+    found = settled_growth([Sample(1000.0 + at, memory) for at, memory in readings])
+    assert found == (growth if growth is None else pytest.approx(growth))
+
+
+def test_a_memory_is_read_at_both_ends():
+    readings = iter([3.0, 5.0, 4.0])
+    with MemoryTrace(lambda: next(readings)) as trace:
+        pass
+    assert [sample.memory_mb for sample in trace.samples] == [3.0, 5.0]
+    assert trace.largest_mb == 5.0
+    assert trace.growth is None
 
 
 def test_large_encoders_have_the_same_ratios_within_a_tenth_and_no_bounds():

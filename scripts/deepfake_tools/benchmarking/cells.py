@@ -55,6 +55,7 @@ class Figures:
         load_cores: The same of the load process.
         other_cores: The same of all else on the machine, which should be idle.
         memory_mb: Resident memory of its largest process, in 10**6 bytes.
+        memory_growth: The share by which it grew after the first 20 s; None in a shorter time.
         queue_ms: Mean time that TorchServe kept a request in its queue and batch window.
         server_ms: Mean time from a request's arrival in TorchServe to its answer.
     """
@@ -68,6 +69,7 @@ class Figures:
     load_cores: float | None = None
     other_cores: float | None = None
     memory_mb: float | None = None
+    memory_growth: float | None = None
     queue_ms: float | None = None
     server_ms: float | None = None
 

@@ -103,11 +103,13 @@ class ArchiveContender:
             return Reading(
                 usage.cpu_s(),
                 busy_s(),
-                max(memory_mb(pid) for pid in pids),
                 read_counters(server.metrics_url, name.name),
             )
 
-        return run_load(self._name, job, plan, record, read)
+        def largest_mb() -> float:
+            return max(memory_mb(pid) for pid in pids)
+
+        return run_load(self._name, job, plan, record, read, largest_mb)
 
 
 def in_process_job(

@@ -15,6 +15,8 @@ ONE_TIMES = {"float32": 1.9, "int8": 5.0}
 OF_PROCESS = 0.9
 READY_S = 6.0
 MEMORY_MB = {"float32": 900.0, "int8": 420.0}
+MEMORY_GROWTH = 0.03
+"""After the first 20 s of load."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,21 @@ def _of_subject(
     yield Goal(name, "register to READY", ready_s[name], "s", ready, at_most=True)
     largest = max(figures.memory_mb or 0.0 for figures in served.values())
     yield Goal(name, "worker memory", largest, "MB", memory, at_most=True)
+    yield from _of_long_load(name, served)
+
+
+def _of_long_load(name: str, served: Mapping[int, Figures]) -> Iterator[Goal]:
+    """Where the load lasted long enough to say something of it."""
+    for clients, figures in served.items():
+        if figures.memory_growth is None:
+            continue
+        what = f"{_clients(clients)}, growth of memory after 20 s"
+        growth, wanted = 100 * figures.memory_growth, 100 * MEMORY_GROWTH
+        yield Goal(name, what, growth, "%", wanted, at_most=True)
+        if clients > 1 and 1 in served:
+            what = f"{_clients(clients)}, 99th percentile against one client's median"
+            ratio = figures.p99_ms / served[1].p50_ms
+            yield Goal(name, what, ratio, "times", float(clients), at_most=True)
 
 
 def _clients(count: int) -> str:

@@ -10,6 +10,7 @@ from deepfake_tools.benchmarking.cells import BenchmarkError, Figures, percentil
 from deepfake_tools.benchmarking.child import child
 from deepfake_tools.benchmarking.counters import Counters, between
 from deepfake_tools.benchmarking.jobs import LoadEvent, LoadJob, LoadResult
+from deepfake_tools.benchmarking.memory_trace import MemoryTrace
 from deepfake_tools.benchmarking.plan import Plan, Record
 
 
@@ -20,20 +21,31 @@ class Reading:
     Attributes:
         cpu_s: Processor time of all its processes.
         busy_s: Processor time of everything on the machine.
-        memory_mb: Resident memory of its largest worker, in 10**6 bytes.
         counters: TorchServe's own.
     """
 
     cpu_s: float
     busy_s: float
-    memory_mb: float
     counters: Counters | None = None
 
 
 def run_load(
-    contender: str, job: LoadJob, plan: Plan, record: Record, read: Callable[[], Reading]
+    contender: str,
+    job: LoadJob,
+    plan: Plan,
+    record: Record,
+    read: Callable[[], Reading],
+    memory_mb: Callable[[], float],
 ) -> Figures:
     """Lets the load process ask, and reads the server when it begins and ends to measure.
+
+    Args:
+        contender: The server's name.
+        job: What to ask.
+        plan: How to measure.
+        record: Told how far the answers were off.
+        read: Reads the server.
+        memory_mb: Reads the resident memory of its largest worker, in 10**6 bytes.
 
     Raises:
         BenchmarkError: An answer was missing or wrong.
@@ -41,12 +53,13 @@ def run_load(
     with child("load", job, plan.scratch) as load:
         lines = load.lines()
         before = _reading_at(next(lines), read)
-        after = _reading_at(next(lines), read)
+        with MemoryTrace(memory_mb) as memory:
+            after = _reading_at(next(lines), read)
         result = msgspec.json.decode(next(lines), type=LoadResult)
     if result.failure is not None:
         raise BenchmarkError(f"{contender}: wrong answer, so there is no figure: {result.failure}")
     record.note_difference(contender, result.largest_difference)
-    return _figures(contender, result, before, after)
+    return _figures(contender, result, before, after, memory)
 
 
 def _reading_at(line: bytes, read: Callable[[], Reading]) -> Reading:
@@ -54,7 +67,9 @@ def _reading_at(line: bytes, read: Callable[[], Reading]) -> Reading:
     return read()
 
 
-def _figures(contender: str, result: LoadResult, before: Reading, after: Reading) -> Figures:
+def _figures(
+    contender: str, result: LoadResult, before: Reading, after: Reading, memory: MemoryTrace
+) -> Figures:
     latencies = result.latencies_ms
     if not latencies:
         raise BenchmarkError(
@@ -73,7 +88,8 @@ def _figures(contender: str, result: LoadResult, before: Reading, after: Reading
         cpu_cores=own_s / result.seconds,
         load_cores=result.cpu_s / result.seconds,
         other_cores=max(0.0, busy_s - own_s - result.cpu_s) / result.seconds,
-        memory_mb=after.memory_mb,
+        memory_mb=memory.largest_mb,
+        memory_growth=memory.growth,
         queue_ms=server.queue_ms if server else None,
         server_ms=server.server_ms if server else None,
     )

@@ -72,9 +72,9 @@ class LitServeContender(Rival):
         )
 
         def read() -> Reading:
-            return Reading(usage.cpu_s(), busy_s(), usage.largest_mb())
+            return Reading(usage.cpu_s(), busy_s())
 
-        return run_load(LITSERVE, job, plan, record, read)
+        return run_load(LITSERVE, job, plan, record, read, usage.largest_mb)
 
 
 class ScriptContender(Rival):
