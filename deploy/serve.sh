@@ -15,5 +15,5 @@ end() {
 }
 trap 'end "$@"' INT TERM
 # A background job ignores Ctrl-C itself. The second wait is for the launcher, since a signal ends the first one early.
-torchserve --start --foreground --ts-config "$config" &
+torchserve --start --foreground --ts-config "$config" --log-config "$(dirname "$0")/../log4j2.xml" &
 wait $! || wait $!

@@ -62,7 +62,8 @@ class LocalServer:
 
         Args:
             store: Folder of the archives.
-            config: Settings of the server, but for its ports and its store.
+            config: Settings of the server, but for its ports and its store; the log4j2.xml beside
+                it is taken too.
             directory: Where the server runs and leaves its logs and key file; None for a
                 temporary folder.
             settings: Further settings to replace.
@@ -71,6 +72,7 @@ class LocalServer:
                 management ports.
         """
         self._config = config
+        self._log_config = config.with_name("log4j2.xml")
         self._own_directory = directory
         self._scratch: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -160,17 +162,13 @@ class LocalServer:
         self.key_file.unlink(missing_ok=True)
         text = self._config.read_text(encoding="utf-8")
         self.properties.write_text(with_settings(text, self._settings), encoding="utf-8")
+        command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground"]
+        command += ["--ts-config", str(self.properties)]
+        if self._log_config.exists():
+            command += ["--log-config", str(self._log_config)]
         with (self.directory / "torchserve.out").open("wb") as output:
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "ts.model_server",
-                    "--start",
-                    "--foreground",
-                    "--ts-config",
-                    str(self.properties),
-                ],
+                command,
                 cwd=self.directory,
                 env=self._environ(),
                 stdin=subprocess.DEVNULL,

@@ -26,7 +26,8 @@ from deepfake_tools.benchmarking.memory_trace import MemoryTrace, Sample, settle
 from deepfake_tools.benchmarking.photographs import find_images, write_images
 from deepfake_tools.benchmarking.plot import write_plot
 from deepfake_tools.benchmarking.profile import profile
-from deepfake_tools.benchmarking.text import cells_text, goals_text, profile_text, table
+from deepfake_tools.benchmarking.text import cells_text, goals_text, profile_text
+from deepfake_tools.columns import table
 from PIL import Image
 
 PLAIN = Figures(images_per_s=10.0, mean_ms=100.0, p50_ms=90.0, p95_ms=150.0, p99_ms=200.0)

@@ -6,6 +6,7 @@ from deepfake_tools.benchmarking.cells import Cell, Figures, Place
 from deepfake_tools.benchmarking.goals import Goal
 from deepfake_tools.benchmarking.machine import Machine
 from deepfake_tools.benchmarking.profile import RequestTime
+from deepfake_tools.columns import table
 
 HEADER = (
     "contender",
@@ -125,17 +126,3 @@ def profile_text(times: Iterable[RequestTime]) -> str:
         for time in times
     ]
     return table([STAGE_HEADER, *rows])
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Aligns columns: those of numbers to the right."""
-    columns = list(zip(*rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    numeric = [all(cell[:1].isdigit() or not cell for cell in column[1:]) for column in columns]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numeric, strict=True)
-        ).rstrip()
-        for row in rows
-    )

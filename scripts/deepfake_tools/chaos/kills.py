@@ -1,0 +1,163 @@
+"""Workers that are killed, and one that hangs, under client.py's load: nothing is lost."""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepfake_tools.benchmarking.photographs import write_images
+from deepfake_tools.chaos.client_run import ClientResult, ClientRun
+from deepfake_tools.chaos.drill import Finding, Ground
+from deepfake_tools.chaos.rates import recovery_s
+from deepfake_tools.local_server import LocalServer
+
+TOLERANCE = 2e-5
+"""Of `fake_probability`: how many images share a pass shows in its last digits."""
+
+BACK_WITHIN_S = 10.0
+AFTER_S = 4.0
+"""Watched after the last damage, at least."""
+
+
+@dataclass(frozen=True)
+class _Size:
+    """Of a drill.
+
+    Attributes:
+        images: Different ones.
+        kills: How often a worker is killed.
+        every_s: How far apart.
+        hung_s: Seconds of answers around the worker that hangs.
+    """
+
+    images: int
+    kills: int
+    every_s: float
+    hung_s: float
+
+
+FULL = _Size(images=200, kills=4, every_s=25.0, hung_s=8.0)
+SHORT = _Size(images=60, kills=1, every_s=5.0, hung_s=5.0)
+
+
+def kill_workers(ground: Ground) -> Finding:
+    """Kills a worker again and again with SIGKILL, and stops one with SIGSTOP."""
+    size = SHORT if ground.short else FULL
+    folder = ground.scratch / "kill"
+    paths = write_images(ground.photographs, folder / "images", size.images)
+    with ground.serving() as server:
+        with ClientRun(server, ground.name, folder / "images", folder / "undisturbed") as run:
+            plain = run.result()
+        ground.say(f"undisturbed: {len(plain.probabilities)} of {size.images} images answered")
+        expected = {Path(path).name: value for path, value in plain.probabilities.items()}
+        speed = _speed(run)
+        seconds = size.every_s * size.kills + AFTER_S
+        killed = _copies(paths, folder / "killed", int(speed * seconds))
+        figures, faults = _kill(ground, server, size, killed, expected)
+        stopped = _copies(paths, folder / "stopped", int(speed * size.hung_s))
+        more_figures, more_faults = _hang(ground, server, stopped, expected)
+    if len(plain.probabilities) < size.images:
+        faults.append("undisturbed, not every image was answered")
+    first = f"undisturbed: {speed:.0f} images a second"
+    return Finding((first, *figures, *more_figures), (*faults, *more_faults))
+
+
+def _speed(run: ClientRun) -> float:
+    """Images a second between its first and its last answers."""
+    begun = next(moment for moment, count in run.progress if count)
+    ended, count = run.progress[-1]
+    return count / max(ended - begun, 0.1)
+
+
+def _copies(paths: Sequence[Path], folder: Path, count: int) -> Path:
+    """Makes a folder of so many images, each of the given ones many times, as hard links."""
+    folder.mkdir()
+    for number in range(count):
+        path = paths[number % len(paths)]
+        path_again = folder / f"{number // len(paths):03}" / path.name
+        path_again.parent.mkdir(exist_ok=True)
+        path_again.hardlink_to(path)
+    return folder
+
+
+def _kill(
+    ground: Ground, server: LocalServer, size: _Size, images: Path, expected: dict[str, float]
+) -> tuple[list[str], list[str]]:
+    moments = []
+    with ClientRun(server, ground.name, images, images.with_name("killed-results")) as run:
+        run.watch(lambda: run.answers > 0)
+        for number in range(size.kills):
+            run.watch_for(size.every_s)
+            moments.append(time.monotonic())
+            os.kill(_worker(server, ground.name), signal.SIGKILL)
+            ground.say(f"worker {number + 1} of {size.kills} killed")
+        result = run.result()
+    times = [recovery_s(run.progress, moment) for moment in moments]
+    back = ", ".join("never" if time_s is None else f"{time_s:.1f}" for time_s in times)
+    figures = [
+        f"{len(moments)} workers killed with SIGKILL, one every {size.every_s:g} s: "
+        f"{_outcome(result, expected)}",
+        f"back to full rate after {back} s",
+    ]
+    faults = _faults(result, expected)
+    if any(time_s is None or time_s > BACK_WITHIN_S for time_s in times):
+        faults.append(f"not back to full rate within {BACK_WITHIN_S:g} s each time")
+    return figures, faults
+
+
+def _hang(
+    ground: Ground, server: LocalServer, images: Path, expected: dict[str, float]
+) -> tuple[list[str], list[str]]:
+    limit_s = ground.response_timeout_s
+    with ClientRun(server, ground.name, images, images.with_name("stopped-results")) as run:
+        run.watch(lambda: run.answers > 0)
+        run.watch_for(1.0)
+        pid, begun = _worker(server, ground.name), time.monotonic()
+        os.kill(pid, signal.SIGSTOP)
+        ground.say(f"a worker hangs; it may take {limit_s} s")
+        # The answers to what it had in hand come first; then none, until another one is up.
+        run.watch_for(1.0)
+        before = run.answers
+        run.watch(lambda: run.answers > before)
+        answered_s = time.monotonic() - begun
+        result = run.result()
+    replaced = _worker(server, ground.name) != pid
+    figures = [
+        f"a worker stopped with SIGSTOP, responseTimeout {limit_s} s: answers again after "
+        f"{answered_s:.1f} s; {_outcome(result, expected)}"
+    ]
+    return figures, _faults(result, expected) + ([] if replaced else ["it was not replaced"])
+
+
+def _worker(server: LocalServer, name: str) -> int:
+    """Returns the process id of the worker, once it is READY."""
+    server.wait_ready(name)
+    (worker,) = server.management().version(name).workers
+    return worker.pid
+
+
+def _wrong(result: ClientResult, expected: dict[str, float]) -> int:
+    return sum(
+        abs(value - expected[Path(path).name]) > TOLERANCE
+        for path, value in result.probabilities.items()
+    )
+
+
+def _outcome(result: ClientResult, expected: dict[str, float]) -> str:
+    count = len(result.probabilities)
+    return (
+        f"{count + len(result.failed)} images asked about, {count} answered, "
+        f"{_wrong(result, expected)} wrongly, {result.retries} requests repeated, "
+        f"in {result.seconds:.0f} s"
+    )
+
+
+def _faults(result: ClientResult, expected: dict[str, float]) -> list[str]:
+    faults = []
+    if result.failed or result.exit_code:
+        faults.append(f"{len(result.failed)} images unanswered, exit code {result.exit_code}")
+    if wrong := _wrong(result, expected):
+        faults.append(f"{wrong} wrong answers")
+    return faults

@@ -1,0 +1,172 @@
+"""Thousands of damaged images for a served model: each has a right answer, and the worker lives."""
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection
+from urllib.parse import urlsplit
+
+from deepfake_tools.chaos.drill import Finding, Ground
+from deepfake_tools.chaos.memory import PeakMemory
+from deepfake_tools.chaos.mutations import FORMATS, MUTATIONS, Mutant, mutants, originals
+from deepfake_tools.columns import table
+from deepfake_tools.local_server import LocalServer
+from deepfake_tools.tokens import Purpose, find_key
+
+COUNT = 6000
+SHORT_COUNT = 480
+CLIENTS = 8
+TIME_LIMIT_S = 60.0
+GROWTH = 0.10
+WARM_UP = 400
+"""Undamaged images beforehand: by then the worker has met every size of batch."""
+
+VERDICT = "verdict"
+NO_ANSWER = 0
+"""In the place of a status."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of one mutant.
+
+    Attributes:
+        mutant: What was sent.
+        status: HTTP's, or `NO_ANSWER`.
+        code: `VERDICT`, the error's code, or why there is no answer.
+    """
+
+    mutant: Mutant
+    status: int
+    code: str
+
+
+class _Clients:
+    """Asks about files from several threads on connections that stay open."""
+
+    def __init__(self, server: LocalServer, name: str, files: Iterable[Mutant]) -> None:
+        token = find_key(Purpose.INFERENCE, server.key_file)
+        self._port = urlsplit(server.inference_url).port or 0
+        self._path = f"/predictions/{name}"
+        self._headers = {
+            "Authorization": f"Bearer {token.value if token else ''}",
+            "Content-Type": "application/octet-stream",
+        }
+        self._files = iter(files)
+        self._lock = threading.Lock()
+        self._replies: list[Reply] = []
+
+    def ask(self) -> Sequence[Reply]:
+        """Returns what came of each file, in any order."""
+        threads = [threading.Thread(target=self._run) for _ in range(CLIENTS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return self._replies
+
+    def _run(self) -> None:
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=TIME_LIMIT_S)
+        for mutant in self._taken():
+            try:
+                connection.request("POST", self._path, mutant.data, self._headers)
+                answer = connection.getresponse()
+                reply = Reply(mutant, answer.status, _code(answer.read()))
+            except OSError as error:
+                reply = Reply(mutant, NO_ANSWER, type(error).__name__)
+                connection.close()
+            self._replies.append(reply)
+        connection.close()
+
+    def _taken(self) -> Iterator[Mutant]:
+        while True:
+            with self._lock:
+                mutant = next(self._files, None)
+            if mutant is None:
+                return
+            yield mutant
+
+
+def _code(body: bytes) -> str:
+    try:
+        answer = json.loads(body)
+        return VERDICT if "fake_probability" in answer else str(answer["error"]["code"])
+    except (ValueError, TypeError, KeyError):
+        return "another shape than ours"
+
+
+def ask_about_mutants(ground: Ground) -> Finding:
+    """Sends damaged images of eight formats, and watches the worker."""
+    count = SHORT_COUNT if ground.short else COUNT
+    files = originals(ground.photographs)
+    whole = [Mutant(name, "none", data) for name, some in files.items() for data in some]
+    with ground.serving() as server:
+        before = _worker(server, ground.name)
+        warm = _Clients(server, ground.name, (whole * WARM_UP)[:WARM_UP]).ask()
+        ground.say(f"{count} damaged images ...")
+        memory = PeakMemory(before)
+        begun = time.monotonic()
+        replies = _Clients(server, ground.name, mutants(files, count)).ask()
+        seconds, growth = time.monotonic() - begun, memory.growth()
+        same_worker = _worker(server, ground.name) == before
+    faults = _faults(replies, count)
+    if any(reply.code != VERDICT for reply in warm):
+        faults.append("an undamaged image got no verdict")
+    if growth > GROWTH:
+        faults.append(f"the worker's memory grew by {growth:.1%}, over {GROWTH:.0%}")
+    if not same_worker:
+        faults.append("the worker was started anew")
+    figures = [
+        f"{len(replies)} damaged images, {len(replies) / seconds:.0f} a second",
+        f"statuses: {_counts(str(reply.status) for reply in replies)}",
+        f"answers: {_counts(reply.code for reply in replies)}",
+        f"the worker's memory: {memory} ({growth:+.1%})",
+        *_verdicts_text(replies).splitlines(),
+    ]
+    return Finding(tuple(figures), tuple(faults))
+
+
+def _worker(server: LocalServer, name: str) -> int:
+    (worker,) = server.management().version(name).workers
+    return worker.pid
+
+
+def _faults(replies: Sequence[Reply], count: int) -> list[str]:
+    bad = [
+        reply
+        for reply in replies
+        if reply.status == NO_ANSWER or reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    ]
+    strange = [
+        reply for reply in replies if (reply.status == HTTPStatus.OK) != (reply.code == VERDICT)
+    ]
+    faults = [f"{len(replies)} of {count} were asked about"] if len(replies) < count else []
+    for what, some in (("5xx or no answer", bad), ("another status than its answer's", strange)):
+        if some:
+            first = some[0]
+            faults.append(
+                f"{len(some)} with {what}: {first.status} {first.code} for {first.mutant.format}, "
+                f"{first.mutant.mutation}"
+            )
+    return faults
+
+
+def _counts(words: Iterable[str]) -> str:
+    return ", ".join(f"{number} {word}" for word, number in Counter(words).most_common())
+
+
+def _verdicts_text(replies: Sequence[Reply]) -> str:
+    """How many of each kind were images still."""
+    asked = Counter((reply.mutant.format, reply.mutant.mutation) for reply in replies)
+    judged = Counter(
+        (reply.mutant.format, reply.mutant.mutation) for reply in replies if reply.code == VERDICT
+    )
+    rows = [
+        (one.name, *(f"{judged[one.name, how]}/{asked[one.name, how]}" for how in MUTATIONS))
+        for one in FORMATS
+    ]
+    return table([("verdicts of", *MUTATIONS), *rows])

@@ -1,0 +1,69 @@
+"""Swaps under load, and two at once: each request is answered, by the version that it should be."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from deepfake_tools.chaos.drill import Finding, Ground
+from deepfake_tools.deployment import Server
+from deepfake_tools.load import Load
+from deepfake_tools.local_server import LocalServer
+from deepfake_tools.service import Service
+from deepfake_tools.store import Store, StoreError
+from deepfake_tools.swapping import TimedManagement, judge_swaps, swap_repeatedly
+from deepfake_tools.tokens import Purpose, find_key
+
+CLIENTS = 16
+SWAPS = 20
+SHORT_SWAPS = 2
+BETWEEN = 64
+"""Answers between two swaps."""
+
+READY_LIMIT_S = 120.0
+MANAGE = Path(__file__).resolve().parents[2] / "manage.py"
+
+
+def swap_under_load(ground: Ground) -> Finding:
+    """Swaps to and fro between two versions, then lets two swaps meet."""
+    times = SHORT_SWAPS if ground.short else SWAPS
+    image = ground.photographs[0].read_bytes()
+    with ground.serving() as server:
+        management = TimedManagement(
+            server.management_url, find_key(Purpose.MANAGEMENT, server.key_file), READY_LIMIT_S
+        )
+        deployed = Server(management, server.inference(), server.logs, READY_LIMIT_S, ground.say)
+        service = Service(deployed, Store(ground.store), server.properties)
+        with Load(server.inference, ground.name, image, CLIENTS) as load:
+            switches = swap_repeatedly(
+                service, management, ground.archives, image, times, lambda: load.wait_for(BETWEEN)
+            )
+            met = _two_at_once(server, ground)
+            load.wait_for(BETWEEN)
+        served = server.management().version(ground.name).version
+    # What became of the two belongs to no switch that was timed.
+    report = judge_swaps([e for e in load.exchanges if e.ended <= switches[-1].after], switches)
+    lost = [exchange for exchange in load.exchanges if exchange.failure is not None]
+    faults = [f"{len(lost)} requests failed: {lost[0].failure}"] if lost else []
+    if report.wrong:
+        faults.append(f"{len(report.wrong)} answers by the wrong version")
+    if sorted(met) != [0, StoreError.exit_code] or served != "2":
+        faults.append(f"two swaps at once ended with {met}, and version {served} is served")
+    figures = (
+        str(report),
+        f"two swaps to version 2 at once, exit codes {met[0]} and {met[1]}: version {served} is "
+        f"served; {len(load.exchanges)} requests in all, {len(lost)} failed",
+    )
+    return Finding(figures, tuple(faults))
+
+
+def _two_at_once(server: LocalServer, ground: Ground) -> list[int]:
+    """Starts `manage.py swap` to version 2 twice, and returns both exit codes."""
+    command: list[object] = [sys.executable, MANAGE, "swap", ground.archives[1]]
+    command += ["--model-store", ground.store, "--key-file", server.key_file]
+    command += ["--server", server.inference_url, "--management", server.management_url]
+    words = [str(word) for word in command]
+    both = [
+        subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(2)
+    ]
+    return [process.wait(READY_LIMIT_S) for process in both]
