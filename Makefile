@@ -2,7 +2,7 @@
 #   PYTHON    the Python, 3.11 or newer, that .venv is made with
 #   PIP_ARGS  further arguments for pip install; pip's own PIP_* variables work too
 #   MODEL, IMAGE   what `make demo` asks, and about which photograph
-#   ARGS      further options of scripts/benchmark.py
+#   ARGS      further options of scripts/benchmark.py or scripts/chaos.py
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -20,7 +20,7 @@ unexport PYTHONPATH
 WITH_JAVA = PATH="$(CURDIR)/$(BIN):$$PATH"; [ ! -e $(BIN)/java ] || unset JAVA_HOME;
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve benchmark equality test lint audit clean
+.PHONY: help demo serve benchmark chaos equality test lint audit clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ serve: $(SERVING)  ## Serve the archives in model_store/ in the foreground; Ctrl
 benchmark: $(BENCHMARK)  ## Measure, beside LitServe and plain scripts [ARGS="--archive FILE.mar"]
 	@$(WITH_JAVA) $(BIN)/python scripts/benchmark.py \
 	    --versus --json benchmark.json --plot benchmark.png $(ARGS)
+
+chaos: $(SERVING)  ## Do damage to a server under load, and say what came of it [ARGS="--short"]
+	@$(WITH_JAVA) $(BIN)/python scripts/chaos.py $(ARGS)
 
 equality: $(DEVELOPMENT)  ## Compare the four published architectures, full size, with transformers
 	@$(BIN)/python -m pytest -s tests/full_size

@@ -77,7 +77,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def run(arguments: argparse.Namespace, scratch: Path) -> bool:
     """Runs the drills, prints what they found, and returns whether all passed."""
-    require_extra("chaos.py", "psutil", "torch", "ts", extra="train")
+    require_extra("chaos.py", "cv2", "psutil", "torch", "ts", extra="build")
     from deepfake_tools.chaos.preparing import prepare
 
     ground = prepare(

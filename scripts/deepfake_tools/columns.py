@@ -1,6 +1,8 @@
 """Rows of text in, columns that stand below one another out."""
 
+import textwrap
 from collections.abc import Sequence
+from itertools import zip_longest
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -15,3 +17,19 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def wrapped_table(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> str:
+    """Aligns columns that are no wider than this, of cells that go on in the next line.
+
+    Args:
+        rows: The first one is the header.
+        widths: Of each column, in characters.
+    """
+    lines = []
+    for row in rows:
+        cells = [textwrap.wrap(cell, width) for cell, width in zip(row, widths, strict=True)]
+        for parts in zip_longest(*cells, fillvalue=""):
+            padded = (part.ljust(width) for part, width in zip(parts, widths, strict=True))
+            lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)

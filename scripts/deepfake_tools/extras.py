@@ -25,7 +25,14 @@ BENCHMARK = {
     "transformers": "transformers",
     "ts": "torchserve",
 }
-LIBRARIES = {"benchmark": BENCHMARK, "evaluate": EVALUATE, "faces": FACES, "int8": INT8}
+BUILD = {"cv2": "opencv-python-headless", "psutil": "psutil", "torch": "torch", "ts": "torchserve"}
+LIBRARIES = {
+    "benchmark": BENCHMARK,
+    "build": BUILD,
+    "evaluate": EVALUATE,
+    "faces": FACES,
+    "int8": INT8,
+}
 """Package names by module, by the extra that brings them."""
 
 

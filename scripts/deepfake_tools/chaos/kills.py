@@ -10,7 +10,7 @@ from pathlib import Path
 from deepfake_tools.benchmarking.photographs import write_images
 from deepfake_tools.chaos.client_run import ClientResult, ClientRun
 from deepfake_tools.chaos.drill import Finding, Ground
-from deepfake_tools.chaos.rates import recovery_s
+from deepfake_tools.chaos.rates import rate, recovery_s
 from deepfake_tools.local_server import LocalServer
 
 TOLERANCE = 2e-5
@@ -27,19 +27,21 @@ class _Size:
 
     Attributes:
         images: Different ones.
+        undisturbed: Images of the run that shows how fast it is, and what is right.
         kills: How often a worker is killed.
         every_s: How far apart.
         hung_s: Seconds of answers around the worker that hangs.
     """
 
     images: int
+    undisturbed: int
     kills: int
     every_s: float
     hung_s: float
 
 
-FULL = _Size(images=200, kills=4, every_s=25.0, hung_s=8.0)
-SHORT = _Size(images=60, kills=1, every_s=5.0, hung_s=5.0)
+FULL = _Size(images=200, undisturbed=1000, kills=4, every_s=25.0, hung_s=12.0)
+SHORT = _Size(images=60, undisturbed=1200, kills=1, every_s=5.0, hung_s=5.0)
 
 
 def kill_workers(ground: Ground) -> Finding:
@@ -48,9 +50,10 @@ def kill_workers(ground: Ground) -> Finding:
     folder = ground.scratch / "kill"
     paths = write_images(ground.photographs, folder / "images", size.images)
     with ground.serving() as server:
-        with ClientRun(server, ground.name, folder / "images", folder / "undisturbed") as run:
+        undisturbed = _copies(paths, folder / "undisturbed", size.undisturbed)
+        with ClientRun(server, ground.name, undisturbed, folder / "undisturbed-results") as run:
             plain = run.result()
-        ground.say(f"undisturbed: {len(plain.probabilities)} of {size.images} images answered")
+        ground.say(f"undisturbed: {len(plain.probabilities)} of {size.undisturbed} images answered")
         expected = {Path(path).name: value for path, value in plain.probabilities.items()}
         speed = _speed(run)
         seconds = size.every_s * size.kills + AFTER_S
@@ -58,17 +61,16 @@ def kill_workers(ground: Ground) -> Finding:
         figures, faults = _kill(ground, server, size, killed, expected)
         stopped = _copies(paths, folder / "stopped", int(speed * size.hung_s))
         more_figures, more_faults = _hang(ground, server, stopped, expected)
-    if len(plain.probabilities) < size.images:
+    if len(plain.probabilities) < size.undisturbed:
         faults.append("undisturbed, not every image was answered")
     first = f"undisturbed: {speed:.0f} images a second"
     return Finding((first, *figures, *more_figures), (*faults, *more_faults))
 
 
 def _speed(run: ClientRun) -> float:
-    """Images a second between its first and its last answers."""
-    begun = next(moment for moment, count in run.progress if count)
-    ended, count = run.progress[-1]
-    return count / max(ended - begun, 0.1)
+    """Images a second in the second half of a run; in the first the client finds its pace."""
+    begun, ended = run.progress[0][0], run.progress[-1][0]
+    return rate(run.progress, (begun + ended) / 2, ended)
 
 
 def _copies(paths: Sequence[Path], folder: Path, count: int) -> Path:
@@ -97,7 +99,7 @@ def _kill(
     times = [recovery_s(run.progress, moment) for moment in moments]
     back = ", ".join("never" if time_s is None else f"{time_s:.1f}" for time_s in times)
     figures = [
-        f"{len(moments)} workers killed with SIGKILL, one every {size.every_s:g} s: "
+        f"workers killed with SIGKILL: {len(moments)}, one every {size.every_s:g} s: "
         f"{_outcome(result, expected)}",
         f"back to full rate after {back} s",
     ]

@@ -8,10 +8,11 @@ from pathlib import Path
 from deepfake_tools.chaos import image_cases, registration_cases, token_cases
 from deepfake_tools.chaos.drill import READY_LIMIT_S, Finding, Ground
 from deepfake_tools.chaos.site import NOTHING, Row, Site
-from deepfake_tools.columns import table
+from deepfake_tools.columns import wrapped_table
 from deepfake_tools.local_server import LocalServer
 
 HEADER = ("", "case", "request", "outcome", "logged")
+WIDTHS = (1, 30, 34, 44, 46)
 
 CERTIFICATE = (
     *("openssl", "req", "-x509", "-newkey", "rsa:3072", "-noenc", "-days", "2"),
@@ -43,7 +44,7 @@ def _table(rows: Sequence[Row]) -> list[str]:
         ("" if row.is_right else "!", row.case, row.request, row.outcome, row.logged)
         for row in rows
     ]
-    return table([HEADER, *body]).splitlines()
+    return wrapped_table([HEADER, *body], WIDTHS).splitlines()
 
 
 def _rows(ground: Ground, folder: Path) -> Iterator[Row]:

@@ -17,11 +17,11 @@ SCRIPTS = Path(__file__).resolve().parents[2]
 LOG_FILES = ("access_log.log", "ts_log.log", "model_log.log")
 LOG_LIMIT_S = 3.0
 TIME_LIMIT_S = 60.0
-SHOWN = 90
+SHOWN = 160
 NOTHING = "nothing"
 
-STAMP = re.compile(r"^\S+ (?:\[\w+ *\] )?(?:\S+ \S+ - )?")
-"""What each line of TorchServe's logs begins with: time, level, thread, logger."""
+STAMP = re.compile(r"^\S+ (?:\[\w+ *\] \S+ \S+ )?- (?:/[\d.:]+ )?")
+"""What each line of TorchServe's logs begins with: time, level, thread and logger, or the peer."""
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ def key_file_rows(site: Site, image: Path, folder: Path) -> Iterator[Row]:
         yield Row(
             "a key file that others can read",
             f"{script} --key-file FILE",
-            f"exit code {done.returncode}: {_last(done.stderr).replace(str(public), 'FILE')}",
+            f"exit code {done.returncode}: {_last(done.stderr, public)}",
             NOTHING,
             done.returncode == 11 and f"chmod 600 {public}" in done.stderr,
         )
@@ -162,5 +162,6 @@ def _type(text: str) -> str:
         return "another shape"
 
 
-def _last(text: str) -> str:
-    return shortened(text.strip().splitlines()[-1]) if text.strip() else "no word"
+def _last(text: str, path: Path) -> str:
+    lines = text.strip().splitlines()
+    return shortened(lines[-1].replace(str(path), "FILE")) if lines else "no word"
