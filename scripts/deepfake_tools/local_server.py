@@ -72,12 +72,12 @@ class LocalServer:
                 management ports.
         """
         self._config = config
-        self._log_config = config.with_name("log4j2.xml")
+        self._log_config = config.resolve().with_name("log4j2.xml")
         self._own_directory = directory
         self._scratch: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._environment = dict(environment or {})
-        ports = _free_ports(6)
+        ports = free_ports(6)
         self._ca = ca
         scheme = "http" if ca is None else "https"
         self.inference_url, self.management_url = (
@@ -311,7 +311,7 @@ class LocalServer:
         return "\n".join(texts)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Finds ports that nobody listens on at this moment."""
     sockets = [socket.socket() for _ in range(count)]
     try:

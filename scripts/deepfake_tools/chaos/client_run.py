@@ -78,6 +78,11 @@ class ClientRun:
         self._process.wait()
 
     @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self._process.poll() is not None
+
+    @property
     def answers(self) -> int:
         """How many images had an answer when it was last looked at."""
         return self.progress[-1][1] if self.progress else 0
@@ -89,7 +94,7 @@ class ClientRun:
             TimeoutError: There has been no answer for a long time.
         """
         moved = time.monotonic()
-        while self._process.poll() is None and not until():
+        while not self.is_over and not until():
             before = self.answers
             self.progress.append((time.monotonic(), self._answered()))
             if self.answers != before:
