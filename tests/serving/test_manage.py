@@ -11,18 +11,12 @@ from pathlib import Path
 
 import pytest
 from deepfake_tools.comparison import CheckError
-from deepfake_tools.deployment import ConflictError, Server
+from deepfake_tools.deployment import ConflictError
 from deepfake_tools.failures import ModelNotServedError, NoWorkerError, ServiceError
-from deepfake_tools.load import Load
 from deepfake_tools.local_server import LocalServer
-from deepfake_tools.service import Service
-from deepfake_tools.store import Store
-from deepfake_tools.swapping import TimedManagement, judge_swaps, swap_repeatedly
-from deepfake_tools.tokens import Purpose, find_key
 from deepfake_tools.trial import trial_image
 
 from tests.archives import write_archive
-from tests.serving.conftest import CONFIG
 from tests.serving.manage_runs import MANAGE, Manage
 from tests.waiting import wait_until
 
@@ -371,26 +365,6 @@ def test_a_version_that_fails_the_check_is_refused(server, manage, elsewhere, pi
     assert versions(server, "acme--worse") == [answering(server, "acme--worse")] == ["1"]
     assert "acme--worse@1.mar" in manage.chosen()
     assert not (manage.store / archive.name).exists()
-
-
-def test_swaps_to_and_fro_under_load_lose_nothing(server, manage, store):
-    archives = tuple(write_archive(store, "acme--fro", version) for version in "12")
-    manage("register", archives[0])
-    management = TimedManagement(
-        server.management_url, find_key(Purpose.MANAGEMENT, server.key_file), 60
-    )
-    deployed = Server(management, server.inference(), server.logs, 60, say=lambda _: None)
-    service = Service(deployed, Store(store), CONFIG)
-
-    with Load(server.inference, "acme--fro", trial_image(), clients=8) as load:
-        switches = swap_repeatedly(
-            service, management, archives, trial_image(), 4, lambda: load.wait_for(16)
-        )
-
-    report = judge_swaps(load.exchanges, switches)
-    print(report)
-    assert (report.swaps, len(report.failed), len(report.wrong)) == (4, 0, 0), str(report)
-    assert report.versions.keys() == {"1", "2"}
 
 
 def test_of_two_swaps_from_one_store_the_second_is_told_to_wait(server, manage):

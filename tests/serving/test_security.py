@@ -94,40 +94,6 @@ def tokens(server: LocalServer) -> dict[str, str]:
     return {purpose: entry["key"] for purpose, entry in keys.items()}
 
 
-@pytest.mark.parametrize(
-    ("port", "method", "path"),
-    [
-        ("inference", "GET", "/ping"),
-        ("inference", "POST", f"/predictions/{NAME}"),
-        ("inference", "POST", f"/explanations/{NAME}"),
-        ("inference", "POST", f"/v1/models/{NAME}:predict"),
-        ("inference", "POST", f"/v2/models/{NAME}/infer"),
-        ("management", "GET", "/models"),
-        ("management", "GET", f"/models/{NAME}"),
-        ("management", "POST", "/models?url=x.mar"),
-        ("management", "PUT", f"/models/{NAME}?min_worker=1"),
-        ("management", "PUT", f"/models/{NAME}/1/set-default"),
-        ("management", "DELETE", f"/models/{NAME}"),
-        ("management", "GET", "/token?type=inference"),
-    ],
-)
-def test_without_the_right_token_nothing_is_answered(server, certificate, port, method, path):
-    known = tokens(server)
-    address = server.inference_url if port == "inference" else server.management_url
-    other = "management" if port == "inference" else "inference"
-    refused = [None, "", "guessed", known[other], f"{known[port]}x"]
-    if "/token" not in path:
-        refused.append(known["API"])
-
-    for token in refused:
-        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        answer = requests.request(
-            method, address + path, headers=headers, data=b"", verify=certificate, timeout=30
-        )
-        assert answer.status_code == 400, (token, answer.text)
-        assert answer.json()["type"] == "InvalidKeyException"
-
-
 def test_an_expired_token_is_refused_and_renewed_by_the_api_key(tmp_path):
     (tmp_path / "model_store").mkdir()
     settings = {"token_expiration_min": "0"}
@@ -146,53 +112,6 @@ def test_an_expired_token_is_refused_and_renewed_by_the_api_key(tmp_path):
         assert renewed is not None
         assert renewed.value == tokens(it)["management"] != before["management"]
         assert tokens(it)["API"] == before["API"]
-
-
-def test_the_metrics_port_is_on_loopback_alone(server):
-    process = psutil.Process(int(server.pid_file.read_text()))
-    listening = {
-        connection.laddr.ip.removeprefix("::ffff:")
-        for connection in process.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN
-    }
-
-    assert listening == {"127.0.0.1"}
-
-
-@pytest.mark.parametrize(
-    "url",
-    ["http://127.0.0.1:9/x.mar", "https://example.org/x.mar", "file:///etc/passwd", "s3://b/x.mar"],
-)
-def test_nothing_is_registered_from_an_address(server, certificate, url):
-    headers = {"Authorization": f"Bearer {tokens(server)['management']}"}
-    answer = requests.post(
-        server.management_url + "/models",
-        params={"url": url},
-        headers=headers,
-        verify=certificate,
-        timeout=30,
-    )
-
-    assert answer.status_code in (400, 404), answer.text
-    assert [model.name for model in server.management().models()] == [NAME]
-
-
-def test_nothing_is_registered_from_above_the_store(server, certificate, store):
-    outside = write_archive(store.parent, "acme--outside")
-    headers = {"Authorization": f"Bearer {tokens(server)['management']}"}
-    answers = [
-        requests.post(
-            server.management_url + "/models",
-            params={"url": url},
-            headers=headers,
-            verify=certificate,
-            timeout=30,
-        )
-        for url in (f"../{outside.name}", f"x/../../{outside.name}", f"..%2F{outside.name}")
-    ]
-
-    assert [answer.status_code for answer in answers] == [404] * 3
-    assert [model.name for model in server.management().models()] == [NAME]
 
 
 def test_no_token_is_in_a_command_line_or_in_a_log(server, manage, certificate, photo, tmp_path):

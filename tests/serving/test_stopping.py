@@ -1,7 +1,6 @@
 import signal
 import subprocess
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -16,7 +15,6 @@ from deepfake_tools.trial import trial_image
 
 from tests.archives import write_archive
 from tests.serving.manage_runs import Manage
-from tests.waiting import wait_until
 
 pytestmark = pytest.mark.serving
 
@@ -119,20 +117,3 @@ def test_a_stop_at_full_load_loses_nothing_behind_a_balancer(server, manage, bal
     assert not server.key_file.exists()
     assert not DrainingMark(Store(store)).path.exists()
     assert balancer.ask("/ready")[0] == balancer.ask("/live")[0] == 503
-
-
-def test_clients_that_look_at_nothing_lose_only_what_they_send_after_the_end_of_readiness(
-    server, manage
-):
-    with Load(server.inference, NAME, trial_image(), CLIENTS) as load:
-        load.wait_for(3 * CLIENTS)
-        command = stop_command(manage, 1)
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as stop:
-            assert "readiness is off" in stop.stdout.readline()
-            off = time.monotonic()
-            stop.communicate()
-        wait_until(lambda: len(load.failures) >= CLIENTS)
-
-    assert stop.returncode == 0
-    assert load.failures
-    assert all(failure.sent > off for failure in load.failures)

@@ -1,0 +1,87 @@
+"""What the drills compute, without a server."""
+
+import io
+from itertools import accumulate
+from pathlib import Path
+
+import pytest
+from clip_deepfake.errors import DetectorError
+from clip_deepfake.images import decode
+from deepfake_tools.chaos.mutations import FORMATS, MUTATIONS, mutants, originals
+from deepfake_tools.chaos.rates import rate, recovery_s
+from deepfake_tools.chaos.soak import Trend, Usage, trend
+from deepfake_tools.columns import table, wrapped_table
+from PIL import Image
+
+
+def progress(speeds: list[float], step_s: float = 0.1) -> list[tuple[float, int]]:
+    """Answers that came at so many a second, in one second after the other."""
+    steps = round(1 / step_s)
+    each = [speed * step_s for speed in speeds for _ in range(steps)]
+    return [(100 + step_s * i, round(count)) for i, count in enumerate(accumulate(each, initial=0))]
+
+
+def test_a_rate_is_answers_a_second() -> None:
+    assert rate(progress([50] * 10), 102, 108) == pytest.approx(50, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("after", "seconds"),
+    [([50] * 10, 0.0), ([0] * 3 + [50] * 10, 2.6), ([0] * 3 + [30] * 10, None), ([0] * 9, None)],
+    ids=["no matter", "three seconds of nothing", "slower for good", "nothing more"],
+)
+def test_recovery_is_when_answers_come_as_before(after: list[float], seconds: float | None) -> None:
+    found = recovery_s(progress([50] * 6 + after), 106.0)
+    assert found == (seconds if seconds is None else pytest.approx(seconds, abs=0.21))
+
+
+def test_originals_are_images_of_eight_formats(examples: list[Path]) -> None:
+    files = originals(examples[:2])
+    assert list(files) == [one.name for one in FORMATS]
+    assert len(set(files)) == 8
+    for some in files.values():
+        for data in some:
+            assert decode(data, 10**6).shape == (120, 160, 3)
+    kinds = {Image.open(io.BytesIO(some[0])).format for some in files.values()}
+    assert kinds == {"JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"}
+
+
+def test_mutants_are_damaged_in_every_way_and_the_same_for_the_same_seed(
+    examples: list[Path],
+) -> None:
+    files = originals(examples[:1])
+    found = list(mutants(files, 320))
+    assert found == list(mutants(files, 320))
+    assert found != list(mutants(files, 320, seed=1))
+    assert {(one.format, one.mutation) for one in found} == {
+        (one.name, how) for one in FORMATS for how in MUTATIONS
+    }
+    assert not any(one.data in files[one.format] for one in found)
+    outcomes = set()
+    for one in found:
+        try:
+            decode(one.data, 10**6)
+            outcomes.add("judged")
+        except DetectorError as error:
+            outcomes.add(error.code)
+    assert {"judged", "truncated_image", "not_an_image"} <= outcomes
+
+
+def test_a_trend_compares_the_second_quarter_with_the_last() -> None:
+    memory = [50.0] * 10 + [100.0] * 10 + [150.0] * 10 + [120.0] * 9 + [900.0]
+    found = trend([Usage(value, 7 + (index > 30)) for index, value in enumerate(memory)])
+    assert found == Trend(Usage(100.0, 7), Usage(120.0, 8))
+    assert found.growth == pytest.approx(0.2)
+    assert found.more_files == 1
+
+
+def test_wrapped_cells_go_on_in_their_own_column() -> None:
+    rows = [("a", "b"), ("one two three", "x"), ("", "four five")]
+    assert wrapped_table(rows, (7, 5)).splitlines() == [
+        "a        b",
+        "one two  x",
+        "three",
+        "         four",
+        "         five",
+    ]
+    assert table([("a", "n"), ("long", "7")]).splitlines() == ["a     n", "long  7"]
