@@ -113,9 +113,29 @@ def _png(data: Bytes) -> Header:
     length, kind, width, height, depth, colour = struct.unpack_from(">I4sIIBB", data, 8)
     if (length, kind) != (13, b"IHDR") or colour not in PNG_CHANNELS:
         raise HeaderError("its first chunk is no PNG header")
+    _check_chunks(data)
     row = 1 + (width * PNG_CHANNELS[colour] * depth + 7) // 8
     # An interlaced image is seven smaller ones, whose rows are rounded up one by one.
     return Header(width, height, inflated=2 * height * row + 64)
+
+
+def _check_chunks(data: Bytes) -> None:
+    """Makes sure that no chunk of a PNG says that it is longer than the file.
+
+    Its decoder makes room for a chunk, twice over, before it looks whether there is one: up to
+    4 GB for a file of some bytes.
+    """
+    position = 8
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if length > len(data) - position - 8:
+            raise HeaderError(
+                f"its chunk {kind.decode('ascii', 'replace')!r} would be {length} bytes long, more "
+                "than the file holds"
+            )
+        if kind == b"IEND":
+            return
+        position += 12 + length
 
 
 def check_inflation(data: Bytes, most: int) -> None:

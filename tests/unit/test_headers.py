@@ -121,3 +121,17 @@ def test_a_png_may_hold_the_rows_that_it_says(rows: int, is_right: bool) -> None
     else:
         with pytest.raises(HeaderError, match="more pixels than it says"):
             check_inflation(data, header.inflated)
+
+
+@pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFFFFF, 100])
+@pytest.mark.parametrize("before", [b"IDAT", b"IEND"])
+def test_a_chunk_that_is_longer_than_its_file_is_named(length: int, before: bytes):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    whole = buffer.getvalue()
+    place = whole.index(before) - 4
+    liar = whole[:place] + struct.pack(">I", length) + b"teXt" + whole[place:]
+    with pytest.raises(HeaderError, match=f"'teXt' would be {length} bytes long, more than"):
+        read_header(liar)
+    # What comes behind the end is nobody's business.
+    assert read_header(whole + struct.pack(">I", length) + b"teXt") is not None

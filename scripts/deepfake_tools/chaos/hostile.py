@@ -151,6 +151,11 @@ HOSTILE = (
     _refused(
         "PNG whose rows go on for 8 GB", "truncated_image", lambda: _png(99, 99, _zeros(8192))
     ),
+    _refused(
+        "PNG with a chunk that claims 2 GB",
+        "truncated_image",
+        lambda: _small_png(struct.pack(">I", 0x7FFFFFFF) + b"teXt"),
+    ),
     _judged("PNG of 2 million chunks", lambda: _small_png(_png_chunk(b"abCd", b"") * 2_000_000)),
     _judged(
         "PNG with a text of 200 MB",
