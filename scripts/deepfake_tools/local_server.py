@@ -22,6 +22,7 @@ from deepfake_tools.properties import with_settings
 from deepfake_tools.tokens import Purpose, find_key
 from deepfake_tools.torchserve import InferenceAPI, ManagementAPI
 
+LOG_CONFIG = "log4j2.xml"
 POLL_S = 0.1
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 20.0
@@ -62,7 +63,8 @@ class LocalServer:
 
         Args:
             store: Folder of the archives.
-            config: Settings of the server, but for its ports and its store.
+            config: Settings of the server, but for its ports and its store. A `log4j2.xml` beside
+                it says how it logs.
             directory: Where the server runs and leaves its logs and key file; None for a
                 temporary folder.
             settings: Further settings to replace.
@@ -71,6 +73,7 @@ class LocalServer:
                 management ports.
         """
         self._config = config
+        self._log_config = config.with_name(LOG_CONFIG).absolute()
         self._own_directory = directory
         self._scratch: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -162,15 +165,7 @@ class LocalServer:
         self.properties.write_text(with_settings(text, self._settings), encoding="utf-8")
         with (self.directory / "torchserve.out").open("wb") as output:
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "ts.model_server",
-                    "--start",
-                    "--foreground",
-                    "--ts-config",
-                    str(self.properties),
-                ],
+                self._command(),
                 cwd=self.directory,
                 env=self._environ(),
                 stdin=subprocess.DEVNULL,
@@ -265,6 +260,13 @@ class LocalServer:
             self._scratch = Path(tempfile.gettempdir()).resolve() / f"ts-{secrets.token_hex(4)}"
             self._scratch.mkdir(mode=0o700)
         return self._scratch
+
+    def _command(self) -> list[str]:
+        command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground"]
+        command += ["--ts-config", str(self.properties)]
+        if self._log_config.is_file():
+            command += ["--log-config", str(self._log_config)]
+        return command
 
     def _environ(self) -> dict[str, str]:
         """Builds the server's environment: temporary folders of its own, and a Java."""
