@@ -36,12 +36,16 @@ class Counter:
 STAGES = tuple(name for name, _ in Timings().stages())
 VERDICTS = Counter("clip_deepfake_verdicts_total", "count", "label", ("REAL", "FAKE"))
 PROBABILITIES = Counter("clip_deepfake_fake_probability_total", "count", "bin", BINS)
+# Over the verdicts this is the mean, which the bins give only roughly, and PromQL not at all.
+PROBABILITY_SUM = Counter(
+    "clip_deepfake_fake_probability_sum_total", "count", "label", ("REAL", "FAKE")
+)
 REFUSALS = Counter("clip_deepfake_refused_images_total", "count", "code", ("internal_error",))
 FACES = Counter("clip_deepfake_face_searches_total", "count", "found", ("true", "false"))
 SECONDS = Counter("clip_deepfake_stage_seconds_total", "s", "stage", STAGES)
 PICTURES = Counter("clip_deepfake_stage_pictures_total", "count", "stage", STAGES)
 SIZES = Counter("clip_deepfake_batches_total", "count", "requests", BATCHES)
-COUNTERS = (VERDICTS, PROBABILITIES, REFUSALS, FACES, SECONDS, PICTURES, SIZES)
+COUNTERS = (VERDICTS, PROBABILITIES, PROBABILITY_SUM, REFUSALS, FACES, SECONDS, PICTURES, SIZES)
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,8 @@ class Tally:
         with self._lock:
             self._grow(SIZES, size_class(requests), 1)
             for result in results:
-                for counter, value in _counted(result):
-                    self._grow(counter, value, 1)
+                for counter, value, amount in _counted(result):
+                    self._grow(counter, value, amount)
             for stage, spent in timings.stages():
                 if spent.pictures:
                     self._grow(SECONDS, stage, spent.seconds)
@@ -94,16 +98,17 @@ class Tally:
         self._amounts[key] = self._amounts.get(key, 0.0) + amount
 
 
-def _counted(result: Verdict | DetectorError) -> Iterator[tuple[Counter, str]]:
+def _counted(result: Verdict | DetectorError) -> Iterator[tuple[Counter, str, float]]:
     if isinstance(result, DetectorError):
-        yield REFUSALS, result.code
+        yield REFUSALS, result.code, 1
         if isinstance(result, NoFaceError):
-            yield FACES, "false"
+            yield FACES, "false", 1
         return
-    yield VERDICTS, result.label
-    yield PROBABILITIES, probability_bin(result.fake_probability)
+    yield VERDICTS, result.label, 1
+    yield PROBABILITIES, probability_bin(result.fake_probability), 1
+    yield PROBABILITY_SUM, result.label, result.fake_probability
     if result.face is not None:
-        yield FACES, "true" if result.face.found else "false"
+        yield FACES, "true" if result.face.found else "false", 1
 
 
 def probability_bin(probability: float) -> str:

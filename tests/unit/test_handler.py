@@ -14,6 +14,7 @@ from clip_deepfake import worker as worker_module
 from clip_deepfake.card import Card
 from clip_deepfake.detector import Detector
 from clip_deepfake.errors import LoadError
+from clip_deepfake.metrics import COUNTERS
 from clip_deepfake.worker import Worker
 from deepfake_handler import DeepfakeHandler
 
@@ -74,7 +75,7 @@ def handler(small_card: Card, monkeypatch: pytest.MonkeyPatch) -> DeepfakeHandle
 def test_each_row_has_its_status_and_the_counters_arrive(handler: DeepfakeHandler) -> None:
     context = Context()
     handler.initialize(context)
-    wait_until(lambda: len(context.counters) == 7)
+    wait_until(lambda: len(context.counters) == len(COUNTERS))
     answers = handler.handle([{"body": image(0)}, {"body": b"no"}, {"body": image(1)}], context)
     assert [json.loads(answer).get("label") for answer in answers] == ["REAL", None, "FAKE"]
     assert context.statuses == {0: 200, 1: 400, 2: 200}

@@ -50,6 +50,8 @@ def test_a_batch_is_counted_once() -> None:
         ("verdicts_total", "FAKE"): 1,
         ("fake_probability_total", "0.00-0.05"): 2,
         ("fake_probability_total", "0.95-1.00"): 1,
+        ("fake_probability_sum_total", "REAL"): pytest.approx(0.07),
+        ("fake_probability_sum_total", "FAKE"): pytest.approx(0.97),
         ("refused_images_total", "empty_image"): 1,
         ("refused_images_total", "no_face"): 1,
         ("face_searches_total", "true"): 1,
