@@ -195,9 +195,10 @@ def _add_server_commands(commands: Commands) -> None:
     command.add_argument("--wait", type=not_negative, default=0, metavar="SECONDS", help=wait_help)
     command = commands.add(
         "probe",
-        "answer the same to load balancers, over HTTP and without a token",
+        "answer the same to load balancers and Prometheus, over HTTP and without a token",
         "Answers GET /ready with 200 or 503 as `ready` would, and GET /live likewise while "
-        "TorchServe itself answers, until Ctrl-C. It reads the key file; who asks needs no token.",
+        "TorchServe itself answers, until Ctrl-C; GET /metrics tells Prometheus both. It reads the "
+        "key file; who asks needs no token.",
         timeout=LOOK_SECONDS,
     )
     listen_help = "where (%(default)s); the line that it answers names models and versions"

@@ -1,13 +1,14 @@
-"""Readiness in, a port that tells it to load balancers out, which carry no token."""
+"""Readiness in, a port that tells it to load balancers and Prometheus out, which carry no token."""
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from deepfake_tools.failures import ServiceError
 
+METRICS = "/metrics"
 # A look at the server holds for this long, so that many balancers cost it no more than one.
 REMEMBER_S = 0.5
 # A stranger who connects and says nothing.
@@ -19,6 +20,9 @@ Check = Callable[[], str]
 
 class Probe:
     """Answers GET /ready and GET /live with 200 or 503, and a line that says why.
+
+    GET /metrics has both as gauges, `clip_deepfake_ready` and `clip_deepfake_live`, 1 or 0: that a
+    worker is READY is on none of TorchServe's own metrics.
 
     Args:
         host: The address to listen on.
@@ -78,16 +82,35 @@ class _Remembered:
         return outcome
 
 
-def _handler(checks: dict[str, Check]) -> type[BaseHTTPRequestHandler]:
+def _gauges(checks: Mapping[str, Check]) -> str:
+    """Returns what the checks say, as Prometheus reads it."""
+    lines = []
+    for path, check in checks.items():
+        name = f"clip_deepfake_{path.removeprefix('/')}"
+        try:
+            check()
+            value = 1
+        except ServiceError:
+            value = 0
+        lines += [f"# HELP {name} Whether GET {path} is answered with 200."]
+        lines += [f"# TYPE {name} gauge", f"{name} {value}"]
+    return "\n".join(lines)
+
+
+def _handler(checks: Mapping[str, Check]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = SILENCE_LIMIT_S
         server_version = "probe"
         sys_version = ""
 
         def do_GET(self) -> None:
-            check = checks.get(self.path.partition("?")[0])
+            path = self.path.partition("?")[0]
+            check = checks.get(path)
+            if path == METRICS:
+                self._answer(HTTPStatus.OK, _gauges(checks))
+                return
             if check is None:
-                self._answer(HTTPStatus.NOT_FOUND, f"ask for {' or '.join(checks)}")
+                self._answer(HTTPStatus.NOT_FOUND, f"ask for {', '.join(checks)} or {METRICS}")
                 return
             try:
                 self._answer(HTTPStatus.OK, check())

@@ -61,7 +61,7 @@ def test_it_answers_with_a_status_and_a_line(ask):
     assert ask("/ready?from=balancer") == (200, "ready: ä\n")
     assert ask("/ready", "HEAD") == (200, "")
     assert ask("/live") == (503, "no server answers\n")
-    assert ask("/") == (404, "ask for /ready or /live\n")
+    assert ask("/") == (404, "ask for /ready, /live or /metrics\n")
 
 
 def test_the_end_of_readiness_shows_at_once_and_many_questions_cost_one_look(ask, checks):
@@ -71,6 +71,17 @@ def test_the_end_of_readiness_shows_at_once_and_many_questions_cost_one_look(ask
     checks.draining = False
     assert ask("/ready")[0] == 200
     assert checks.looks < 6
+
+
+def test_prometheus_reads_the_same(ask, checks):
+    def gauges() -> list[str]:
+        status, page = ask("/metrics")
+        assert status == 200
+        return [line for line in page.splitlines() if not line.startswith("#")]
+
+    assert gauges() == ["clip_deepfake_ready 1", "clip_deepfake_live 0"]
+    checks.draining = True
+    assert gauges() == ["clip_deepfake_ready 0", "clip_deepfake_live 0"]
 
 
 def test_a_stranger_who_says_nothing_keeps_nobody_waiting(ask, address):
