@@ -5,7 +5,8 @@
 set -eu
 # An archive brings its own code to a worker; the key file is the one that this server writes here.
 unset PYTHONPATH TORCHSERVE_KEY_FILE
-manage=$(dirname "$0")/../scripts/manage.py
+project=$(dirname "$0")/..
+manage=$project/scripts/manage.py
 config=$(python "$manage" config "$@")
 
 end() {
@@ -15,5 +16,5 @@ end() {
 }
 trap 'end "$@"' INT TERM
 # A background job ignores Ctrl-C itself. The second wait is for the launcher, since a signal ends the first one early.
-torchserve --start --foreground --ts-config "$config" --log-config "$(dirname "$0")/../log4j2.xml" &
+torchserve --start --foreground --ts-config "$config" --log-config "$project/log4j2.xml" &
 wait $! || wait $!

@@ -22,6 +22,7 @@ from deepfake_tools.properties import with_settings
 from deepfake_tools.tokens import Purpose, find_key
 from deepfake_tools.torchserve import InferenceAPI, ManagementAPI
 
+LOG_CONFIG = "log4j2.xml"
 POLL_S = 0.1
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 20.0
@@ -62,8 +63,8 @@ class LocalServer:
 
         Args:
             store: Folder of the archives.
-            config: Settings of the server, but for its ports and its store; the log4j2.xml beside
-                it is taken too.
+            config: Settings of the server, but for its ports and its store. A `log4j2.xml` beside
+                it says how it logs.
             directory: Where the server runs and leaves its logs and key file; None for a
                 temporary folder.
             settings: Further settings to replace.
@@ -72,12 +73,12 @@ class LocalServer:
                 management ports.
         """
         self._config = config
-        self._log_config = config.resolve().with_name("log4j2.xml")
+        self._log_config = config.with_name(LOG_CONFIG).absolute()
         self._own_directory = directory
         self._scratch: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._environment = dict(environment or {})
-        ports = free_ports(6)
+        ports = _free_ports(6)
         self._ca = ca
         scheme = "http" if ca is None else "https"
         self.inference_url, self.management_url = (
@@ -162,13 +163,9 @@ class LocalServer:
         self.key_file.unlink(missing_ok=True)
         text = self._config.read_text(encoding="utf-8")
         self.properties.write_text(with_settings(text, self._settings), encoding="utf-8")
-        command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground"]
-        command += ["--ts-config", str(self.properties)]
-        if self._log_config.exists():
-            command += ["--log-config", str(self._log_config)]
         with (self.directory / "torchserve.out").open("wb") as output:
             self._process = subprocess.Popen(
-                command,
+                self._command(),
                 cwd=self.directory,
                 env=self._environ(),
                 stdin=subprocess.DEVNULL,
@@ -264,6 +261,13 @@ class LocalServer:
             self._scratch.mkdir(mode=0o700)
         return self._scratch
 
+    def _command(self) -> list[str]:
+        command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground"]
+        command += ["--ts-config", str(self.properties)]
+        if self._log_config.is_file():
+            command += ["--log-config", str(self._log_config)]
+        return command
+
     def _environ(self) -> dict[str, str]:
         """Builds the server's environment: temporary folders of its own, and a Java."""
         environ = {**os.environ, **self._environment}
@@ -311,7 +315,7 @@ class LocalServer:
         return "\n".join(texts)
 
 
-def free_ports(count: int) -> list[int]:
+def _free_ports(count: int) -> list[int]:
     """Finds ports that nobody listens on at this moment."""
     sockets = [socket.socket() for _ in range(count)]
     try:

@@ -50,6 +50,24 @@ def test_a_folder_that_was_named_is_kept(tmp_path):
     assert {key.rpartition("_")[2] for key, _ in differing} == {"address", "port", "store"}
 
 
+def test_torchserve_logs_by_the_file_where_it_is_started_or_by_its_own(tmp_path):
+    """As for `torchserve --start --ts-config config.properties`, which names no such file."""
+    store = tmp_path / "store"
+    store.mkdir()
+    config = tmp_path / "config.properties"
+    config.write_text(CONFIG.read_text())
+    run = tmp_path / "run"
+
+    with LocalServer(store, config, run) as server:
+        assert "OURS" not in (run / "logs" / "ts_log.log").read_text()
+        server.stop()
+        logging = CONFIG.with_name("log4j2.xml").read_text()
+        (run / "log4j2.xml").write_text(logging.replace("%d{ISO8601}", "OURS %d{ISO8601}"))
+        server.start()
+
+    assert "OURS" in (run / "logs" / "ts_log.log").read_text()
+
+
 def test_why_a_server_did_not_start_is_said(tmp_path, temporary):
     with (
         pytest.raises(LocalServerError, match="--model-store directory not found"),

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -54,6 +55,24 @@ def test_every_command_of_a_unit_is_one_that_manage_knows(unit):
             check=False,
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_every_log_is_bounded():
+    files = ElementTree.parse(ROOT / "log4j2.xml").findall("Appenders/RollingFile")
+
+    assert len(files) == 5
+    for file in files:
+        assert file.get("filePattern") == file.get("fileName").replace(".log", ".%i.log.gz")
+        assert file.find("SizeBasedTriggeringPolicy").get("size") == "${size}"
+        assert file.find("DefaultRolloverStrategy").get("max") == "${older_files}"
+
+
+@pytest.mark.parametrize("name", ["clip-deepfake.service", "serve.sh"])
+def test_whatever_starts_the_server_names_how_it_logs(name):
+    started = re.findall(r"^.*torchserve --start .*$", (DEPLOY / name).read_text(), re.MULTILINE)
+
+    assert started
+    assert all(re.search(r"--log-config \S+/log4j2\.xml", line) for line in started)
 
 
 def test_what_was_not_run_says_so():
