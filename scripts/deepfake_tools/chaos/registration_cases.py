@@ -9,7 +9,12 @@ from pathlib import Path
 
 from deepfake_tools.chaos.site import NOTHING, NewLines, Row, Site, shortened
 from deepfake_tools.chaos.token_cases import tokens
-from deepfake_tools.inspection import ArchiveError, ArchiveName
+from deepfake_tools.inspection import (
+    GROWTH_ALLOWANCE_BYTES,
+    MAX_GROWTH,
+    ArchiveError,
+    ArchiveName,
+)
 
 ADDRESSES = (
     "http://127.0.0.1:9/x.mar",
@@ -19,8 +24,6 @@ ADDRESSES = (
 )
 VERSION = "7"
 """Of what is refused: no version of the drill's own."""
-
-MEGABYTE = 1 << 20
 
 
 def address_rows(site: Site, name: str, archive: Path) -> Iterator[Row]:
@@ -147,9 +150,11 @@ def _add_link(entries: Entries) -> None:
 
 
 def _add_bomb(entries: Entries) -> None:
+    """Adds zeros, so many that the archive would unpack to far more than it holds."""
     bomb = zipfile.ZipInfo("zeros")
     bomb.compress_type = zipfile.ZIP_DEFLATED
-    entries.append((bomb, bytes(256 * MEGABYTE)))
+    held = sum(len(data) for _, data in entries)
+    entries.append((bomb, bytes(MAX_GROWTH * held + 2 * GROWTH_ALLOWANCE_BYTES)))
 
 
 def _name(path: str) -> Callable[[Entries], None]:

@@ -17,7 +17,8 @@ SCRIPTS = Path(__file__).resolve().parents[2]
 LOG_FILES = ("access_log.log", "ts_log.log", "model_log.log")
 LOG_LIMIT_S = 3.0
 TIME_LIMIT_S = 60.0
-SHOWN = 160
+SHOWN = 170
+SHOWN_OF_LOGS = 84
 NOTHING = "nothing"
 
 STAMP = re.compile(r"^\S+ (?:\[\w+ *\] \S+ \S+ )?- (?:/[\d.:]+ )?")
@@ -118,7 +119,7 @@ class NewLines:
         while True:
             for line in self._lines():
                 if re.search(pattern, line):
-                    return shortened(STAMP.sub("", line))
+                    return shortened(STAMP.sub("", line), SHOWN_OF_LOGS)
             if time.monotonic() > deadline:
                 return NOTHING
             time.sleep(0.05)
@@ -131,10 +132,10 @@ class NewLines:
         return lines
 
 
-def shortened(text: str) -> str:
-    """Returns the text in one line of a table."""
+def shortened(text: str, most: int = SHOWN) -> str:
+    """Returns the text in one line, of so many characters at most."""
     line = " ".join(text.split())
-    return line if len(line) <= SHOWN else f"{line[: SHOWN - 1]}…"
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def _size(path: Path) -> int:
