@@ -30,6 +30,10 @@ def tower_shape(hidden_size: int, layers: int, heads: int, **more: int) -> dict[
     }
 
 
+SMALLEST_TEXT = tower_shape(64, layers=1, heads=1, vocab_size=16)
+"""A text tower for whoever needs the vision tower alone: nobody reads it."""
+
+
 def _base(**more: int) -> VisionShape:
     return VisionShape(tower_shape(768, layers=12, heads=12, **more), projection=512)
 

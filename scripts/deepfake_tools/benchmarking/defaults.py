@@ -9,7 +9,7 @@ from pathlib import Path
 from deepfake_tools.benchmarking.cells import BenchmarkError
 from deepfake_tools.benchmarking.child import SCRIPTS
 from deepfake_tools.sources import DEFAULT_MODEL
-from deepfake_tools.standin import VISION_SHAPES, clip_config, tower_shape, write_clip
+from deepfake_tools.standin import SMALLEST_TEXT, VISION_SHAPES, clip_config, write_clip
 from deepfake_tools.torchserve import served_name
 
 # What each archive is built with, further options of build_mar.py.
@@ -19,9 +19,6 @@ BUILDS: tuple[tuple[str, ...], ...] = (
     ("--precision", "float32"),
     ("--precision", "int8", "--calibration", CALIBRATION),
 )
-
-# Nobody reads the text tower, so it is as small as it can be.
-TEXT = tower_shape(64, layers=1, heads=1, vocab_size=16)
 
 
 def build_archives(
@@ -58,7 +55,7 @@ def _build_random(
     with tempfile.TemporaryDirectory(dir=scratch) as parent:
         # The card names the model by its folder.
         folder = Path(parent, f"{served_name(name)}-random-weights")
-        write_clip(folder, clip_config(vision.tower, TEXT, vision.projection))
+        write_clip(folder, clip_config(vision.tower, SMALLEST_TEXT, vision.projection))
         return _build(str(folder), calibration, scratch, "--served-name", served_name(name))
 
 

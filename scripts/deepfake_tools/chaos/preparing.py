@@ -9,13 +9,17 @@ from pathlib import Path
 from deepfake_tools.chaos.drill import Ground
 from deepfake_tools.inspection import inspect_archive
 from deepfake_tools.sources import DEFAULT_MODEL
-from deepfake_tools.standin import VISION_SHAPES, clip_config, tower_shape, write_clip
+from deepfake_tools.standin import (
+    SMALLEST_TEXT,
+    VISION_SHAPES,
+    clip_config,
+    tower_shape,
+    write_clip,
+)
 from deepfake_tools.torchserve import served_name
 
 BUILD = Path(__file__).resolve().parents[2] / "build_mar.py"
 
-# Nobody reads the text tower, so it is as small as it can be.
-TEXT = tower_shape(64, layers=1, heads=1, vocab_size=16)
 SMALL = tower_shape(64, layers=2, heads=4, image_size=32, patch_size=8)
 SMALL_PROJECTION = 40
 SHORT_TIMEOUT_S = 3
@@ -56,10 +60,10 @@ def prepare(
 def _build(store: Path, model: Path, say: Callable[[str], None], *, short: bool) -> None:
     vision = VISION_SHAPES[DEFAULT_MODEL]
     if short:
-        write_clip(model, clip_config(SMALL, TEXT, SMALL_PROJECTION))
+        write_clip(model, clip_config(SMALL, SMALLEST_TEXT, SMALL_PROJECTION))
     else:
         say(f"RANDOM WEIGHTS in the architecture of {DEFAULT_MODEL}: as busy as the real ones")
-        write_clip(model, clip_config(vision.tower, TEXT, vision.projection))
+        write_clip(model, clip_config(vision.tower, SMALLEST_TEXT, vision.projection))
     command = [sys.executable, str(BUILD), "--model", str(model), "--export-path", str(store)]
     command += ["--served-name", "small" if short else served_name(DEFAULT_MODEL)]
     command += ["--response-timeout", str(SHORT_TIMEOUT_S)] if short else []
