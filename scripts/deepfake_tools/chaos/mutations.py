@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 WIDTH, HEIGHT = 160, 120
+LARGE_SIZE = (4000, 3000)
 MOST_FLIPS = 16
 HEADER = 64
 """Bytes at the beginning in which sizes, counts and offsets stand."""
@@ -70,6 +71,12 @@ def originals(photographs: Sequence[Path]) -> dict[str, list[bytes]]:
     """
     pictures = [Image.open(path).convert("RGB").resize((WIDTH, HEIGHT)) for path in photographs]
     return {one.name: [_encode(picture, one) for picture in pictures] for one in FORMATS}
+
+
+def large_photographs(photographs: Sequence[Path]) -> list[bytes]:
+    """Writes each photograph, enlarged to 12 megapixels, as a JPEG."""
+    large = (Image.open(path).convert("RGB").resize(LARGE_SIZE) for path in photographs)
+    return [_encode(picture, FORMATS[0]) for picture in large]
 
 
 def _encode(picture: Image.Image, wanted: Format) -> bytes:
