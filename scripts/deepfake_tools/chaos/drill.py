@@ -53,14 +53,10 @@ class Ground:
             return int(yaml.safe_load(archive.read(CONFIG))["responseTimeout"])
 
     @contextmanager
-    def serving(self, **settings: str) -> Iterator[LocalServer]:
-        """Serves version 1 until the end of the block.
-
-        Args:
-            settings: Of TorchServe's, to replace.
-        """
+    def serving(self) -> Iterator[LocalServer]:
+        """Serves version 1 until the end of the block."""
         first = {"load_models": self.archives[0].name}
-        with LocalServer(self.store, self.config, settings=first | settings) as server:
+        with LocalServer(self.store, self.config, settings=first) as server:
             server.wait_ready(self.name, limit_s=READY_LIMIT_S)
             yield server
 

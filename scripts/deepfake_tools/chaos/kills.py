@@ -66,6 +66,8 @@ def kill_workers(ground: Ground) -> Finding:
         more_figures, more_faults = _hang(ground, server, stopped, expected)
     if len(plain.probabilities) < size.undisturbed:
         faults.append("undisturbed, not every image was answered")
+    if max(expected.values()) - min(expected.values()) < 100 * TOLERANCE:
+        faults.append("the images' answers are too much alike to tell a wrong one by")
     first = f"undisturbed: {speed:.0f} images a second"
     return Finding((first, *figures, *more_figures), (*faults, *more_faults))
 
