@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from clip_deepfake.errors import DetectorError
 from clip_deepfake.images import decode
+from deepfake_tools.chaos.client_run import ClientResult
 from deepfake_tools.chaos.mutations import FORMATS, MUTATIONS, mutants, originals
 from deepfake_tools.chaos.rates import rate, recovery_s
 from deepfake_tools.chaos.soak import Trend, Usage, trend
@@ -33,6 +34,27 @@ def test_a_rate_is_answers_a_second() -> None:
 def test_recovery_is_when_answers_come_as_before(after: list[float], seconds: float | None) -> None:
     found = recovery_s(progress([50] * 6 + after), 106.0)
     assert found == (seconds if seconds is None else pytest.approx(seconds, abs=0.21))
+
+
+def test_nothing_is_as_fast_as_before_when_nothing_came_before() -> None:
+    assert recovery_s(progress([50] + [0] * 20), 106.0) is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "probabilities", "failed", "complete"),
+    [
+        (3, {"a": 0.1, "b": 0.2}, ["c"], True),
+        (2, {"a": 0.1, "b": 0.2}, [], False),
+        (4, {"a": 0.1, "b": 0.2, "c": 0.3}, [], False),
+        (3, {"a": 0.1, "b": 0.2}, [], False),
+    ],
+    ids=["each once", "one lost", "one doubled", "one in another's place"],
+)
+def test_a_run_is_complete_when_each_image_is_there_once(
+    lines: int, probabilities: dict[str, float], failed: list[str], complete: bool
+) -> None:
+    result = ClientResult(0, 3, lines, probabilities, failed, retries=0, seconds=1.0)
+    assert result.is_complete == complete
 
 
 def test_originals_are_images_of_eight_formats(examples: list[Path]) -> None:

@@ -25,6 +25,8 @@ class ClientResult:
 
     Attributes:
         exit_code: Of client.py.
+        asked: How many images are in the folder.
+        lines: How many its table has, one an image.
         probabilities: `fake_probability` by path, of every image that has one.
         failed: Paths of the others.
         retries: How many requests were repeated.
@@ -32,10 +34,18 @@ class ClientResult:
     """
 
     exit_code: int
+    asked: int
+    lines: int
     probabilities: dict[str, float]
     failed: list[str]
     retries: int
     seconds: float
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether each image of the folder is in the table, once."""
+        found = len(self.probabilities.keys() | set(self.failed))
+        return found == self.lines == self.asked
 
 
 class ClientRun:
@@ -53,6 +63,7 @@ class ClientRun:
 
     def __init__(self, server: LocalServer, name: str, images: Path, results: Path) -> None:
         results.mkdir()
+        self._asked = sum(path.is_file() for path in images.rglob("*"))
         self._results = results
         command: list[object] = [sys.executable, CLIENT, "--model", name, "--image", images]
         command += ["--server", server.inference_url, "--management", server.management_url]
@@ -118,6 +129,8 @@ class ClientRun:
         repeated = re.search(r"^Repeated requests: (\d+)$", text, re.MULTILINE)
         return ClientResult(
             exit_code=self._process.returncode,
+            asked=self._asked,
+            lines=len(rows),
             probabilities={
                 row["path"]: float(row["fake_probability"]) for row in rows if not row["error"]
             },
