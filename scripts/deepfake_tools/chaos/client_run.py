@@ -19,6 +19,10 @@ WATCH_S = 0.1
 PATIENCE_S = 180.0
 
 
+class ClientRunError(RuntimeError):
+    """client.py ended without results."""
+
+
 @dataclass(frozen=True)
 class ClientResult:
     """A finished run.
@@ -65,6 +69,7 @@ class ClientRun:
         results.mkdir()
         self._asked = sum(path.is_file() for path in images.rglob("*"))
         self._results = results
+        self._said = results / "said.txt"
         command: list[object] = [sys.executable, CLIENT, "--model", name, "--image", images]
         command += ["--server", server.inference_url, "--management", server.management_url]
         command += ["--key-file", server.key_file, "--concurrency", CONCURRENCY]
@@ -74,9 +79,8 @@ class ClientRun:
         self.progress: list[tuple[float, int]] = []
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        with self._said.open("wb") as said:
+            self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=said)
         return self
 
     def __exit__(
@@ -120,9 +124,16 @@ class ClientRun:
         self.watch(lambda: time.monotonic() >= deadline)
 
     def result(self) -> ClientResult:
-        """Waits for the end and reads what was written."""
+        """Waits for the end and reads what was written.
+
+        Raises:
+            ClientRunError: Nothing was; with what client.py said.
+        """
         self.watch()
         seconds = time.monotonic() - self._begun
+        if not (self._results / "run.csv").exists():
+            said = self._said.read_text(encoding="utf-8", errors="replace")
+            raise ClientRunError(f"client.py ended with {self._process.returncode}:\n{said}")
         with (self._results / "run.csv").open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         text = (self._results / "run.txt").read_text(encoding="utf-8")
@@ -145,4 +156,5 @@ class ClientRun:
         try:
             return journal.read_bytes().count(b'"place"')
         except FileNotFoundError:
-            return 0
+            # Not there yet; or no longer, when the results are written and the process is not gone.
+            return self.answers
