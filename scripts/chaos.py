@@ -21,6 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deepfake_tools.chaos.client_run import ClientRunError
 from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.failures import ServiceError
 from deepfake_tools.interrupts import reliable_interrupts
@@ -131,7 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with reliable_interrupts(), tempfile.TemporaryDirectory(prefix="chaos-") as scratch:
             return 0 if run(found, Path(scratch)) else 1
-    except (MissingExtraError, LocalServerError, TimeoutError) as error:
+    except (MissingExtraError, LocalServerError, ClientRunError, TimeoutError) as error:
         print(f"chaos.py: {error}", file=sys.stderr)
         return 1
     except ServiceError as error:

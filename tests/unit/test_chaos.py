@@ -1,16 +1,22 @@
 """What the drills compute, without a server."""
 
 import io
+import textwrap
+from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
 
 import pytest
 from clip_deepfake.errors import DetectorError
 from clip_deepfake.images import decode
+from deepfake_tools.chaos import client_run
+from deepfake_tools.chaos.client_run import ClientResult, ClientRun, ClientRunError
 from deepfake_tools.chaos.mutations import FORMATS, MUTATIONS, mutants, originals
 from deepfake_tools.chaos.rates import rate, recovery_s
-from deepfake_tools.chaos.soak import Trend, Usage, trend
+from deepfake_tools.chaos.soak import Trend, Usage, finding, trend
 from deepfake_tools.columns import table, wrapped_table
+from deepfake_tools.load import Exchange
+from deepfake_tools.local_server import LocalServer
 from PIL import Image
 
 
@@ -33,6 +39,72 @@ def test_a_rate_is_answers_a_second() -> None:
 def test_recovery_is_when_answers_come_as_before(after: list[float], seconds: float | None) -> None:
     found = recovery_s(progress([50] * 6 + after), 106.0)
     assert found == (seconds if seconds is None else pytest.approx(seconds, abs=0.21))
+
+
+def test_nothing_is_as_fast_as_before_when_nothing_came_before() -> None:
+    assert recovery_s(progress([50] + [0] * 20), 106.0) is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "probabilities", "failed", "complete"),
+    [
+        (3, {"a": 0.1, "b": 0.2}, ["c"], True),
+        (2, {"a": 0.1, "b": 0.2}, [], False),
+        (4, {"a": 0.1, "b": 0.2, "c": 0.3}, [], False),
+        (3, {"a": 0.1, "b": 0.2}, [], False),
+    ],
+    ids=["each once", "one lost", "one doubled", "one in another's place"],
+)
+def test_a_run_is_complete_when_each_image_is_there_once(
+    lines: int, probabilities: dict[str, float], failed: list[str], complete: bool
+) -> None:
+    result = ClientResult(0, 3, lines, probabilities, failed, retries=0, seconds=1.0)
+    assert result.is_complete == complete
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ClientRun]:
+    """Returns a run whose client.py is some other code, with the folder of its results."""
+
+    def run(code: str) -> ClientRun:
+        script, images, results = (tmp_path / name for name in ("client.py", "images", "results"))
+        script.write_text(f"from pathlib import Path\nfolder = Path({str(results)!r})\n{code}")
+        images.mkdir()
+        monkeypatch.setattr(client_run, "CLIENT", script)
+        store = LocalServer(images, tmp_path / "config.properties")
+        return ClientRun(store, "small", images, results)
+
+    return run
+
+
+def test_answers_stay_counted_when_a_run_removes_its_journal(
+    stand_in: Callable[[str], ClientRun],
+) -> None:
+    code = """
+        import time
+        journal = folder / "run.txt.partial.jsonl"
+        journal.write_text('{"place": 1}\\n' * 3)
+        time.sleep(0.5)
+        (folder / "run.csv").write_text("path,fake_probability,error\\n")
+        (folder / "run.txt").touch()
+        journal.unlink()
+        time.sleep(0.5)
+    """
+    with stand_in(textwrap.dedent(code)) as run:
+        run.result()
+    counts = [count for _, count in run.progress]
+    assert counts == sorted(counts)
+    assert counts[-1] == 3
+
+
+def test_a_run_without_results_says_what_the_client_said(
+    stand_in: Callable[[str], ClientRun],
+) -> None:
+    with (
+        stand_in("raise SystemExit('there is no image')") as run,
+        pytest.raises(ClientRunError, match="ended with 1:\nthere is no image"),
+    ):
+        run.result()
 
 
 def test_originals_are_images_of_eight_formats(examples: list[Path]) -> None:
@@ -73,6 +145,31 @@ def test_a_trend_compares_the_second_quarter_with_the_last() -> None:
     assert found == Trend(Usage(100.0, 7), Usage(120.0, 8))
     assert found.growth == pytest.approx(0.2)
     assert found.more_files == 1
+
+
+FLAT = Trend(Usage(100.0, 7), Usage(101.0, 8))
+ANSWERED = [Exchange(0.0, 1.0, "1")]
+
+
+@pytest.mark.parametrize(
+    ("exchanges", "trends", "same_worker", "fault"),
+    [
+        (ANSWERED, [FLAT, FLAT], True, None),
+        ([Exchange(0.0, 1.0, None, "507")], [FLAT, FLAT], True, "1 requests failed: 507"),
+        (ANSWERED, [FLAT, FLAT], False, "the worker was started anew"),
+        (ANSWERED, [], True, "a process was gone"),
+        (ANSWERED, [Trend(Usage(100.0, 7), Usage(104.0, 7)), FLAT], True, "worker's memory"),
+        (ANSWERED, [FLAT, Trend(Usage(100.0, 7), Usage(111.0, 7))], True, "Java's memory"),
+        (ANSWERED, [FLAT, Trend(Usage(100.0, 7), Usage(100.0, 16))], True, "9 more files open"),
+    ],
+    ids=["flat", "failed", "another worker", "no worker", "worker grows", "Java grows", "files"],
+)
+def test_a_soak_finds_what_is_not_flat(
+    exchanges: list[Exchange], trends: list[Trend], same_worker: bool, fault: str | None
+) -> None:
+    faults = finding(8.0, exchanges, trends, same_worker=same_worker).faults
+    assert len(faults) == (fault is not None)
+    assert fault is None or fault in faults[0]
 
 
 def test_wrapped_cells_go_on_in_their_own_column() -> None:

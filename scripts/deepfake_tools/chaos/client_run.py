@@ -19,12 +19,18 @@ WATCH_S = 0.1
 PATIENCE_S = 180.0
 
 
+class ClientRunError(RuntimeError):
+    """client.py ended without results."""
+
+
 @dataclass(frozen=True)
 class ClientResult:
     """A finished run.
 
     Attributes:
         exit_code: Of client.py.
+        asked: How many images are in the folder.
+        lines: How many its table has, one an image.
         probabilities: `fake_probability` by path, of every image that has one.
         failed: Paths of the others.
         retries: How many requests were repeated.
@@ -32,10 +38,18 @@ class ClientResult:
     """
 
     exit_code: int
+    asked: int
+    lines: int
     probabilities: dict[str, float]
     failed: list[str]
     retries: int
     seconds: float
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether each image of the folder is in the table, once."""
+        found = len(self.probabilities.keys() | set(self.failed))
+        return found == self.lines == self.asked
 
 
 class ClientRun:
@@ -53,7 +67,9 @@ class ClientRun:
 
     def __init__(self, server: LocalServer, name: str, images: Path, results: Path) -> None:
         results.mkdir()
+        self._asked = sum(path.is_file() for path in images.rglob("*"))
         self._results = results
+        self._said = results / "said.txt"
         command: list[object] = [sys.executable, CLIENT, "--model", name, "--image", images]
         command += ["--server", server.inference_url, "--management", server.management_url]
         command += ["--key-file", server.key_file, "--concurrency", CONCURRENCY]
@@ -63,9 +79,8 @@ class ClientRun:
         self.progress: list[tuple[float, int]] = []
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        with self._said.open("wb") as said:
+            self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=said)
         return self
 
     def __exit__(
@@ -109,15 +124,24 @@ class ClientRun:
         self.watch(lambda: time.monotonic() >= deadline)
 
     def result(self) -> ClientResult:
-        """Waits for the end and reads what was written."""
+        """Waits for the end and reads what was written.
+
+        Raises:
+            ClientRunError: Nothing was; with what client.py said.
+        """
         self.watch()
         seconds = time.monotonic() - self._begun
+        if not (self._results / "run.csv").exists():
+            said = self._said.read_text(encoding="utf-8", errors="replace")
+            raise ClientRunError(f"client.py ended with {self._process.returncode}:\n{said}")
         with (self._results / "run.csv").open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         text = (self._results / "run.txt").read_text(encoding="utf-8")
         repeated = re.search(r"^Repeated requests: (\d+)$", text, re.MULTILINE)
         return ClientResult(
             exit_code=self._process.returncode,
+            asked=self._asked,
+            lines=len(rows),
             probabilities={
                 row["path"]: float(row["fake_probability"]) for row in rows if not row["error"]
             },
@@ -132,4 +156,5 @@ class ClientRun:
         try:
             return journal.read_bytes().count(b'"place"')
         except FileNotFoundError:
-            return 0
+            # Not there yet; or no longer, when the results are written and the process is not gone.
+            return self.answers

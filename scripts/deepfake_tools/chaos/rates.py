@@ -27,9 +27,11 @@ def recovery_s(progress: Progress, damage: float) -> float | None:
 
     Returns:
         Seconds from the damage to the first moment that begins two seconds at 80 % of the rate of
-        the four seconds before it; None when there was no such moment.
+        the four seconds before it; None when there was no such moment, or no answer before.
     """
     wanted = FULL * rate(progress, damage - BEFORE_S, damage)
+    if not wanted:
+        return None
     last = progress[-1][0] - WINDOW_S
     begins = (moment for moment, _ in progress if damage <= moment <= last)
     found = (

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
 
@@ -75,7 +76,11 @@ def soak(ground: Ground) -> Finding:
             psutil.Process(pid) for pid in (worker.pid, int(server.pid_file.read_text("ascii")))
         ]
         usages: list[list[Usage]] = []
-        with Load(server.inference, ground.name, image, CLIENTS) as load:
+        # Whose process is gone needs no watching any more; what becomes of the requests is told.
+        with (
+            suppress(psutil.NoSuchProcess),
+            Load(server.inference, ground.name, image, CLIENTS) as load,
+        ):
             begun = said = time.monotonic()
             while time.monotonic() < begun + seconds:
                 time.sleep(min(SAMPLE_S, seconds / 8))
@@ -83,28 +88,39 @@ def soak(ground: Ground) -> Finding:
                 if time.monotonic() - said > 60:
                     said = time.monotonic()
                     ground.say(f"{said - begun:.0f} s: {len(load.exchanges)} requests")
-        (still,) = server.management().version(ground.name).workers
-    trends = [trend(column) for column in zip(*usages, strict=True)]
-    return _finding(seconds, load.exchanges, trends, same_worker=still.pid == worker.pid)
+        seconds = time.monotonic() - begun
+        pids = {worker.pid for worker in server.management().version(ground.name).workers}
+    trends = [trend(column) for column in zip(*usages, strict=True)] if len(usages) > 3 else []
+    return finding(seconds, load.exchanges, trends, same_worker=pids == {worker.pid})
 
 
-def _finding(
+def finding(
     seconds: float, exchanges: Sequence[Exchange], trends: Sequence[Trend], *, same_worker: bool
 ) -> Finding:
+    """Judges a run.
+
+    Args:
+        seconds: How long it was.
+        exchanges: Every request.
+        trends: Of the worker and of Java; none where one was gone too soon.
+        same_worker: Whether it is the one from the beginning.
+    """
     failed = [exchange for exchange in exchanges if exchange.failure is not None]
     names, bounds = ("worker", "Java"), (WORKER_GROWTH, JAVA_GROWTH)
     faults = [f"{len(failed)} requests failed: {failed[0].failure}"] if failed else []
     if not same_worker:
         faults.append("the worker was started anew")
-    for name, found, bound in zip(names, trends, bounds, strict=True):
+    if not trends:
+        faults.append("a process was gone before there was anything to compare")
+    for name, found, bound in zip(names, trends, bounds, strict=False):
         if found.growth > bound:
             faults.append(f"{name}'s memory has grown by {found.growth:.1%}, over {bound:.0%}")
         if found.more_files > MORE_FILES:
             faults.append(f"{name} has {found.more_files} more files open")
     figures = [
-        f"{seconds:g} s, {CLIENTS} clients: {len(exchanges)} requests, {len(failed)} failed, "
+        f"{seconds:.0f} s, {CLIENTS} clients: {len(exchanges)} requests, {len(failed)} failed, "
         f"{len(exchanges) / seconds:.0f} a second",
-        *(f"{name}: {found}" for name, found in zip(names, trends, strict=True)),
+        *(f"{name}: {found}" for name, found in zip(names, trends, strict=False)),
     ]
     return Finding(tuple(figures), tuple(faults))
 

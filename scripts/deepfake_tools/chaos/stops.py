@@ -35,11 +35,13 @@ class End:
         exchanges: Every request.
         off: When readiness went off, or the signal was sent; as time.monotonic().
         gone_s: Seconds from the command, or the signal, until the process was gone.
+        exit_code: Of the command; 0 of a signal.
     """
 
     exchanges: Sequence[Exchange]
     off: float
     gone_s: float
+    exit_code: int
 
     @property
     def before(self) -> list[Exchange]:
@@ -66,33 +68,35 @@ def stop_at_full_load(ground: Ground) -> Finding:
     faults = []
     if proper.lost:
         faults.append(f"manage.py stop lost {len(proper.lost)}: {proper.lost[0].failure}")
+    if proper.exit_code:
+        faults.append(f"manage.py stop ended with {proper.exit_code}")
     if proper.gone_s > GONE_WITHIN_S:
         faults.append(f"manage.py stop took {proper.gone_s:.1f} s, over {GONE_WITHIN_S:g} s")
     return Finding(figures, tuple(faults))
 
 
-def _end(ground: Ground, begin: Callable[[LocalServer], float]) -> End:
-    """Ends a server by something that returns when readiness went off."""
+def _end(ground: Ground, begin: Callable[[LocalServer], tuple[float, int]]) -> End:
+    """Ends a server by something that returns when readiness went off, and an exit code."""
     image = ground.photographs[0].read_bytes()
     with ground.serving() as server:
         java = int(server.pid_file.read_text("ascii"))
         with Load(server.inference, ground.name, image, CLIENTS) as load:
             load.wait_for(BEFORE)
             begun = time.monotonic()
-            off = begin(server)
+            off, exit_code = begin(server)
             while psutil.pid_exists(java) and time.monotonic() < begun + LIMIT_S:
                 time.sleep(POLL_S)
             gone_s = time.monotonic() - begun
-    return End(load.exchanges, off, gone_s)
+    return End(load.exchanges, off, gone_s, exit_code)
 
 
-def _send_sigterm(server: LocalServer) -> float:
+def _send_sigterm(server: LocalServer) -> tuple[float, int]:
     now = time.monotonic()
     os.kill(int(server.pid_file.read_text("ascii")), signal.SIGTERM)
-    return now
+    return now, 0
 
 
-def _run_stop(server: LocalServer, store: Path, grace_s: float) -> float:
+def _run_stop(server: LocalServer, store: Path, grace_s: float) -> tuple[float, int]:
     command: list[object] = [sys.executable, MANAGE, "stop", "--grace", grace_s]
     command += ["--pid-file", server.pid_file, "--model-store", store]
     command += ["--key-file", server.key_file, "--server", server.inference_url]
@@ -105,4 +109,4 @@ def _run_stop(server: LocalServer, store: Path, grace_s: float) -> float:
             pass
     if off is None:
         raise RuntimeError(f"manage.py stop ended with {process.returncode}, readiness still on")
-    return off
+    return off, process.returncode

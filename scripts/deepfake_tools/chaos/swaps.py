@@ -19,6 +19,7 @@ SHORT_SWAPS = 2
 BETWEEN = 64
 """Answers between two swaps."""
 
+REFUSAL = "ask again when it has ended"
 READY_LIMIT_S = 120.0
 MANAGE = Path(__file__).resolve().parents[2] / "manage.py"
 
@@ -46,24 +47,31 @@ def swap_under_load(ground: Ground) -> Finding:
     faults = [f"{len(lost)} requests failed: {lost[0].failure}"] if lost else []
     if report.wrong:
         faults.append(f"{len(report.wrong)} answers by the wrong version")
-    if sorted(met) != [0, StoreError.exit_code] or served != "2":
-        faults.append(f"two swaps at once ended with {met}, and version {served} is served")
+    codes = [code for code, _ in met]
+    if sorted(codes) != [0, StoreError.exit_code] or served != "2":
+        faults.append(f"two swaps at once ended with {codes}, and version {served} is served")
+    refusal = next((said for code, said in met if code == StoreError.exit_code), "")
+    if REFUSAL not in refusal:
+        faults.append(f"the swap that was refused said nothing of another one: {refusal!r}")
     figures = (
         str(report),
-        f"two swaps to version 2 at once, exit codes {met[0]} and {met[1]}: version {served} is "
-        f"served; {len(load.exchanges)} requests in all, {len(lost)} failed",
+        f"two swaps to version 2 at once, exit codes {codes[0]} and {codes[1]}: version {served} "
+        f"is served; {len(load.exchanges)} requests in all, {len(lost)} failed",
+        f"one of the two was told: {refusal}",
     )
     return Finding(figures, tuple(faults))
 
 
-def _two_at_once(server: LocalServer, ground: Ground) -> list[int]:
-    """Starts `manage.py swap` to version 2 twice, and returns both exit codes."""
+def _two_at_once(server: LocalServer, ground: Ground) -> list[tuple[int, str]]:
+    """Starts `manage.py swap` to version 2 twice; returns the exit code and last words of both."""
     command: list[object] = [sys.executable, MANAGE, "swap", ground.archives[1]]
     command += ["--model-store", ground.store, "--key-file", server.key_file]
     command += ["--server", server.inference_url, "--management", server.management_url]
     words = [str(word) for word in command]
     both = [
-        subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    return [process.wait(READY_LIMIT_S) for process in both]
+    said = [process.communicate(timeout=READY_LIMIT_S)[1] for process in both]
+    lasts = [(text.splitlines() or [""])[-1] for text in said]
+    return [(process.returncode, last) for process, last in zip(both, lasts, strict=True)]
