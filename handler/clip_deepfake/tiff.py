@@ -91,6 +91,9 @@ def _layout(data: Bytes) -> Layout:
 
 
 def _directory(data: Bytes, layout: Layout) -> Mapping[int, Field]:
+    # A BigTIFF's offset may be larger than any that Python takes for one.
+    if layout.first > len(data):
+        raise HeaderError("its directory lies beyond its end")
     head, entry = (struct.Struct(layout.order + form) for form in (layout.head, layout.entry))
     (count,) = head.unpack_from(data, layout.first)
     if count > 0xFFFF:

@@ -74,3 +74,9 @@ def test_a_directory_of_millions_is_not_walked() -> None:
     head = b"II+\0" + struct.pack("<HHQQ", 8, 0, 16, 1 << 40)
     with pytest.raises(HeaderError, match="entries"):
         read_tiff_size(head)
+
+
+@pytest.mark.parametrize("first", [17, 1 << 63, (1 << 64) - 1])
+def test_a_directory_beyond_the_end_is_refused(first: int) -> None:
+    with pytest.raises(HeaderError, match="directory lies beyond its end"):
+        read_tiff_size(b"II+\0" + struct.pack("<HHQ", 8, 0, first))

@@ -202,6 +202,11 @@ HOSTILE = (
             [(322, 4, 1, 16384), (323, 4, 1, 16384), (324, 4, 1, 8), (325, 4, 1, 64)], 0, bytes(64)
         ),
     ),
+    _refused(
+        "BigTIFF whose directory is at 2**63",
+        "truncated_image",
+        lambda: b"II+\0" + struct.pack("<HHQ", 8, 0, 1 << 63) + bytes(64),
+    ),
     _judged("GIF of 10,000 frames", lambda: _gif(8, 10_000)),
     _judged("GIF of 10,000 frames on 49 megapixels", lambda: _gif(SIDE, 10_000), 600),
     _judged("animated WebP of 500 frames", lambda: _animation("WEBP", 64, 500)),
