@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from urllib.parse import urlsplit
 
 from deepfake_tools.chaos.drill import Finding, Ground
@@ -86,7 +86,7 @@ class _Clients:
                 connection.request("POST", self._path, mutant.data, self._headers)
                 answer = connection.getresponse()
                 reply = Reply(mutant, answer.status, _code(answer.read()))
-            except OSError as error:
+            except (OSError, HTTPException) as error:
                 reply = Reply(mutant, NO_ANSWER, type(error).__name__)
                 connection.close()
             self._replies.append(reply)
