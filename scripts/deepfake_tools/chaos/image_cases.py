@@ -35,7 +35,7 @@ def _row(site: Site, name: str, pid: int, hostile: Hostile) -> Row:
     memory, lines, begun = PeakMemory(pid), NewLines(site.server.logs), time.monotonic()
     answer = site.ask("POST", url, token, data=data)
     seconds = time.monotonic() - begun
-    memory.growth()
+    memory.look()
     grown_mb = memory.peak_mb - memory.before_mb
     body = json.loads(answer.text)
     code = body["error"]["code"] if "error" in body else JUDGED
