@@ -3,7 +3,7 @@
 
 kill      workers killed and hung under client.py: every image answered right, back within 10 s
 swaps     twenty swaps under load, and two at once: no request lost, none by the wrong version
-mutants   5,000 damaged images: no 5xx, no worker restarted, memory flat
+mutants   6,000 damaged images, and hostile ones: no 5xx, no worker restarted, memory flat
 soak      ten minutes of full load: memory and file descriptors flat, no error
 security  tokens, registrations, archives, key files, hostile images: each refused, each said
 stop      manage.py stop at full load loses nothing; a bare SIGTERM's losses

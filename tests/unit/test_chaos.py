@@ -1,7 +1,10 @@
 """What the drills compute, without a server."""
 
 import io
+import random
+import struct
 import textwrap
+import zlib
 from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
@@ -11,6 +14,7 @@ from clip_deepfake.errors import DetectorError
 from clip_deepfake.images import decode
 from deepfake_tools.chaos import client_run
 from deepfake_tools.chaos.client_run import ClientResult, ClientRun, ClientRunError
+from deepfake_tools.chaos.lies import fields, lie
 from deepfake_tools.chaos.mutations import FORMATS, MUTATIONS, mutants, originals
 from deepfake_tools.chaos.rates import rate, recovery_s
 from deepfake_tools.chaos.soak import Trend, Usage, finding, trend
@@ -71,7 +75,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
         script.write_text(f"from pathlib import Path\nfolder = Path({str(results)!r})\n{code}")
         images.mkdir()
         monkeypatch.setattr(client_run, "CLIENT", script)
-        store = LocalServer(images, tmp_path / "config.properties")
+        store = LocalServer(images, tmp_path / "config.properties", tmp_path)
         return ClientRun(store, "small", images, results)
 
     return run
@@ -107,10 +111,10 @@ def test_a_run_without_results_says_what_the_client_said(
         run.result()
 
 
-def test_originals_are_images_of_eight_formats(examples: list[Path]) -> None:
+def test_originals_are_images_of_nine_formats(examples: list[Path]) -> None:
     files = originals(examples[:2])
     assert list(files) == [one.name for one in FORMATS]
-    assert len(set(files)) == 8
+    assert len(set(files)) == 9
     for some in files.values():
         for data in some:
             assert decode(data, 10**6).shape == (120, 160, 3)
@@ -122,9 +126,9 @@ def test_mutants_are_damaged_in_every_way_and_the_same_for_the_same_seed(
     examples: list[Path],
 ) -> None:
     files = originals(examples[:1])
-    found = list(mutants(files, 320))
-    assert found == list(mutants(files, 320))
-    assert found != list(mutants(files, 320, seed=1))
+    found = list(mutants(files, 450))
+    assert found == list(mutants(files, 450))
+    assert found != list(mutants(files, 450, seed=1))
     assert {(one.format, one.mutation) for one in found} == {
         (one.name, how) for one in FORMATS for how in MUTATIONS
     }
@@ -182,3 +186,41 @@ def test_wrapped_cells_go_on_in_their_own_column() -> None:
         "         five",
     ]
     assert table([("a", "n"), ("long", "7")]).splitlines() == ["a     n", "long  7"]
+
+
+def test_lies_are_told_of_the_numbers_that_a_decoder_obeys(examples: list[Path]) -> None:
+    for name, (data,) in originals(examples[:1]).items():
+        values = [struct.unpack_from(field.form, data, field.at)[0] for field in fields(data)]
+        assert 160 in values, name
+        assert 120 in values, name
+
+
+def test_a_lie_changes_fields_alone(examples: list[Path]) -> None:
+    chance = random.Random(3)
+    for name, (data,) in originals(examples[:1]).items():
+        allowed = {
+            field.at + byte for field in fields(data) for byte in range(struct.calcsize(field.form))
+        }
+        for _ in range(50):
+            false = lie(data, chance)
+            assert len(false) == len(data)
+            changed = {at for at in range(len(data)) if false[at] != data[at]}
+            assert changed, name
+            if name != "PNG":
+                assert changed <= allowed, name
+
+
+def test_a_png_that_lies_has_right_checksums(examples: list[Path]) -> None:
+    (png,) = originals(examples[:1])["PNG"]
+    chance = random.Random(3)
+    for _ in range(50):
+        false, position = lie(png, chance), 8
+        while position < len(png):
+            end = position + 8 + struct.unpack_from(">I", png, position)[0]
+            assert struct.unpack_from(">I", false, end) == (zlib.crc32(false[position + 4 : end]),)
+            position = end + 4
+
+
+def test_a_lie_about_an_unknown_format_is_refused() -> None:
+    with pytest.raises(ValueError, match="no known format"):
+        fields(b"%PDF-1.7")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from deepfake_tools.chaos.hostile import HOSTILE, JUDGED, Hostile
 from deepfake_tools.chaos.memory import PeakMemory
-from deepfake_tools.chaos.site import NewLines, Row, Site
+from deepfake_tools.chaos.site import NOTHING, NewLines, Row, Site
 from deepfake_tools.chaos.token_cases import tokens
 
 SECONDS = 20.0
@@ -35,19 +35,21 @@ def _row(site: Site, name: str, pid: int, hostile: Hostile) -> Row:
     memory, lines, begun = PeakMemory(pid), NewLines(site.server.logs), time.monotonic()
     answer = site.ask("POST", url, token, data=data)
     seconds = time.monotonic() - begun
-    grown_mb = memory.peak_mb() - memory.before_mb
-    body = json.loads(answer.text)
+    memory.look()
+    grown_mb = memory.peak_mb - memory.before_mb
+    body, logged = json.loads(answer.text), lines.first("clip_deepfake batch")
     code = body["error"]["code"] if "error" in body else JUDGED
     (still,) = site.server.management().version(name).workers
     return Row(
         hostile.name,
         f"POST /predictions, {len(data) / 1e6:.1f} MB",
         f"{answer.status_code} {code}, {seconds:.1f} s, {grown_mb:+.0f} MB",
-        lines.first("clip_deepfake batch"),
+        logged,
         code in hostile.outcomes
         and (answer.status_code == 200) == (code == JUDGED)
         and answer.status_code < 500
         and seconds < SECONDS
         and grown_mb < hostile.growth_mb * 1.05 + COPIES * len(data) / 1e6
-        and still.pid == pid,
+        and still.pid == pid
+        and logged != NOTHING,
     )

@@ -1,4 +1,4 @@
-"""Photographs in, damaged image files of eight formats out, the same ones for the same seed."""
+"""Photographs in, damaged image files of nine formats out, the same ones for the same seed."""
 
 import io
 import random
@@ -8,14 +8,18 @@ from pathlib import Path
 
 from PIL import Image
 
+from deepfake_tools.chaos.lies import lie
+
 WIDTH, HEIGHT = 160, 120
-LARGE_SIZE = (4000, 3000)
+LONGEST = 65_535
+"""The longest side that two bytes hold, and so the largest image that most lies make of these."""
+
 MOST_FLIPS = 16
 HEADER = 64
 """Bytes at the beginning in which sizes, counts and offsets stand."""
 
-MOST_LIES = 4
-LIES = (0x00, 0x01, 0x7F, 0x80, 0xFF)
+MOST_BYTES = 4
+EXTREMES = (0x00, 0x01, 0x7F, 0x80, 0xFF)
 """Bytes that make numbers vanish, overflow, or change their sign."""
 
 
@@ -44,6 +48,7 @@ FORMATS = (
     Format("WebP", "WEBP"),
     Format("BMP", "BMP"),
     Format("TIFF", "TIFF", options=(("compression", "tiff_lzw"),)),
+    Format("BigTIFF", "TIFF", options=(("big_tiff", True),)),
     Format("GIF", "GIF", mode="P"),
 )
 
@@ -73,10 +78,15 @@ def originals(photographs: Sequence[Path]) -> dict[str, list[bytes]]:
     return {one.name: [_encode(picture, one) for picture in pictures] for one in FORMATS}
 
 
-def large_photographs(photographs: Sequence[Path]) -> list[bytes]:
-    """Writes each photograph, enlarged to 12 megapixels, as a JPEG."""
-    large = (Image.open(path).convert("RGB").resize(LARGE_SIZE) for path in photographs)
-    return [_encode(picture, FORMATS[0]) for picture in large]
+def widest() -> dict[str, bytes]:
+    """Writes an ordinary image as wide as the widest that a lie makes, in each format that has it.
+
+    Returns:
+        Files by the name of their format.
+    """
+    picture = Image.new("RGB", (LONGEST, WIDTH), (9, 99, 199))
+    # JPEG and WebP have no side of that length.
+    return {one.name: _encode(picture, one) for one in FORMATS if one.kind not in ("JPEG", "WEBP")}
 
 
 def _encode(picture: Image.Image, wanted: Format) -> bytes:
@@ -121,17 +131,23 @@ def _splice(data: bytes, other: bytes, chance: random.Random) -> bytes:
     return data[: chance.randrange(len(data))] + other[chance.randrange(len(other)) :]
 
 
-def _lie(data: bytes, other: bytes, chance: random.Random) -> bytes:
-    """Changes some bytes of the header, as whoever lies about sizes would."""
+def _overwrite(data: bytes, other: bytes, chance: random.Random) -> bytes:
+    """Puts extreme bytes at the beginning, whatever stands there."""
     changed = bytearray(data)
-    for _ in range(chance.randint(1, MOST_LIES)):
-        changed[chance.randrange(min(HEADER, len(changed)))] = chance.choice(LIES)
+    for _ in range(chance.randint(1, MOST_BYTES)):
+        changed[chance.randrange(min(HEADER, len(changed)))] = chance.choice(EXTREMES)
     return bytes(changed)
+
+
+def _lie(data: bytes, other: bytes, chance: random.Random) -> bytes:
+    """Makes sizes, lengths and markers false, and the checksums right."""
+    return lie(data, chance)
 
 
 MUTATIONS: dict[str, Callable[[bytes, bytes, random.Random], bytes]] = {
     "bits flipped": _flip,
     "cut short": _truncate,
     "spliced": _splice,
+    "header bytes": _overwrite,
     "header lies": _lie,
 }

@@ -40,12 +40,13 @@ def address_rows(site: Site, name: str, archive: Path) -> Iterator[Row]:
             params={"url": url},
         )
         served = [model.name for model in site.server.management().models()]
+        logged = lines.first(r'"POST /models')
         yield Row(
             "registering from above the store" if url in above else "registering from an address",
             f"POST /models?url={url}",
             str(answer.status_code),
-            lines.first(r'"POST /models'),
-            answer.status_code in (400, 404) and served == [name],
+            logged,
+            answer.status_code in (400, 404) and served == [name] and logged != NOTHING,
         )
     outside.unlink()
 
@@ -67,12 +68,13 @@ def directory_rows(site: Site, archive: Path, folder: Path) -> Iterator[Row]:
     url, management = f"{site.server.management_url}/models", tokens(site.server)["management"]
     params = {"url": str(unpacked), "model_name": "elsewhere"}
     answer = site.ask("POST", url, management, params=params)
+    logged = lines.first(r'"POST /models')
     yield Row(
         "a directory elsewhere, by the token itself",
         "POST /models?url=DIRECTORY",
         f"{answer.status_code}: TorchServe does it; the token is the right to run code",
-        lines.first(r'"POST /models').replace(str(folder), "…"),
-        answer.status_code == 200,
+        logged.replace(str(folder), "…"),
+        answer.status_code == 200 and logged != NOTHING,
     )
     site.ask("DELETE", f"{url}/elsewhere", management)
 

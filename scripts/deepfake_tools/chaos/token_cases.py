@@ -13,6 +13,8 @@ from deepfake_tools.local_server import LocalServer
 
 REFUSED = (400, "InvalidKeyException")
 LOOPBACK = {"127.0.0.1", "::1"}
+PORTS = 5
+"""Inference and management over HTTP and over gRPC, and metrics."""
 
 
 def tokens(server: LocalServer) -> dict[str, str]:
@@ -77,30 +79,31 @@ def expired_rows(site: Site, name: str) -> Iterator[Row]:
         lines = NewLines(site.server.logs)
         method = "POST" if purpose == "inference" else "GET"
         answer = site.ask(method, url, known[purpose])
-        found = (answer.status_code, _type(answer.text))
+        found, logged = (answer.status_code, _type(answer.text)), lines.first(f'"{method} ')
         yield Row(
             "an expired token",
             f"{method} {purpose} port",
             f"{found[0]} {found[1]}",
-            lines.first(f'"{method} '),
-            found == REFUSED,
+            logged,
+            found == REFUSED and logged != NOTHING,
         )
 
 
 def port_rows(site: Site) -> Iterator[Row]:
     """Looks where the ports listen, and which of them want no token."""
     process = psutil.Process(int(site.server.pid_file.read_text("ascii")))
-    listening = {
-        connection.laddr.ip.removeprefix("::ffff:")
+    places = {
+        (connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port)
         for connection in process.net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN
     }
+    listening = {address for address, _ in places}
     yield Row(
         "ports that listen for other machines",
-        "every port of the process: HTTP, metrics, gRPC",
+        f"the {len(places)} ports of the process: HTTP, metrics, gRPC",
         f"listening on {', '.join(sorted(listening))}",
         NOTHING,
-        listening <= LOOPBACK,
+        len(places) >= PORTS and listening <= LOOPBACK,
     )
     metrics = site.ask("GET", f"{site.server.metrics_url}/metrics", None)
     yield Row(
