@@ -15,6 +15,9 @@ ONE_TIMES = {"float32": 1.9, "int8": 5.0}
 OF_PROCESS = 0.9
 READY_S = 6.0
 MEMORY_MB = {"float32": 900.0, "int8": 420.0}
+CROWD = 64
+"""Clients of whom the slowest hundredth may wait as many times as long as one alone does."""
+
 MEMORY_GROWTH = 0.03
 """After the first 20 s of load."""
 
@@ -119,10 +122,10 @@ def _of_long_load(name: str, served: Mapping[int, Figures]) -> Iterator[Goal]:
         what = f"{_clients(clients)}, growth of memory after 20 s"
         growth, wanted = 100 * figures.memory_growth, 100 * MEMORY_GROWTH
         yield Goal(name, what, growth, "%", wanted, at_most=True)
-        if clients > 1 and 1 in served:
+        if clients == CROWD and 1 in served:
             what = f"{_clients(clients)}, 99th percentile against one client's median"
             ratio = figures.p99_ms / served[1].p50_ms
-            yield Goal(name, what, ratio, "times", float(clients), at_most=True)
+            yield Goal(name, what, ratio, "times", float(CROWD), at_most=True)
 
 
 def _clients(count: int) -> str:
