@@ -44,7 +44,7 @@ class _Size:
 
 
 FULL = _Size(images=200, undisturbed=1000, kills=4, every_s=25.0, hung_s=12.0)
-SHORT = _Size(images=60, undisturbed=1200, kills=1, every_s=5.0, hung_s=5.0)
+SHORT = _Size(images=60, undisturbed=800, kills=1, every_s=5.0, hung_s=4.0)
 
 
 def kill_workers(ground: Ground) -> Finding:
