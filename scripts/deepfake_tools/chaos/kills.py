@@ -20,9 +20,6 @@ BACK_WITHIN_S = 10.0
 AFTER_S = 4.0
 """Watched after the last damage, at least."""
 
-SPARE = 1.3
-"""Times as many images as would do at the speed of the undisturbed run."""
-
 
 @dataclass(frozen=True)
 class _Size:
@@ -31,6 +28,8 @@ class _Size:
     Attributes:
         images: Different ones.
         undisturbed: Images of the run that shows how fast it is, and what is right.
+        spare: Times as many images for the kills as would do at that run's speed; a short run
+            tells it less well.
         kills: How often a worker is killed.
         every_s: How far apart.
         hung_s: Seconds of answers around the worker that hangs.
@@ -38,13 +37,14 @@ class _Size:
 
     images: int
     undisturbed: int
+    spare: float
     kills: int
     every_s: float
     hung_s: float
 
 
-FULL = _Size(images=200, undisturbed=1000, kills=4, every_s=25.0, hung_s=12.0)
-SHORT = _Size(images=60, undisturbed=800, kills=1, every_s=5.0, hung_s=4.0)
+FULL = _Size(images=200, undisturbed=1000, spare=1.3, kills=4, every_s=25.0, hung_s=12.0)
+SHORT = _Size(images=60, undisturbed=1200, spare=2.0, kills=1, every_s=5.0, hung_s=4.0)
 
 
 def kill_workers(ground: Ground) -> Finding:
@@ -60,7 +60,7 @@ def kill_workers(ground: Ground) -> Finding:
         expected = {Path(path).name: value for path, value in plain.probabilities.items()}
         speed = _speed(run)
         seconds = size.every_s * size.kills + AFTER_S
-        killed = _copies(paths, folder / "killed", int(SPARE * speed * seconds))
+        killed = _copies(paths, folder / "killed", int(size.spare * speed * seconds))
         figures, faults = _kill(ground, server, size, killed, expected)
         stopped = _copies(paths, folder / "stopped", int(speed * size.hung_s))
         more_figures, more_faults = _hang(ground, server, stopped, expected)
