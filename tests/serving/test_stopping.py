@@ -113,7 +113,8 @@ def test_a_stop_at_full_load_loses_nothing_behind_a_balancer(server, manage, bal
 
     assert stop.returncode == 0, stop.stderr
     assert load.failures == []
-    assert server.has_ended
+    # The launcher, which waits for Java, ends a moment after it.
+    wait_until(lambda: server.has_ended, limit_s=5)
     assert not server.key_file.exists()
     assert not DrainingMark(Store(store)).path.exists()
     assert balancer.ask("/ready")[0] == balancer.ask("/live")[0] == 503
