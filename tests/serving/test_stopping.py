@@ -15,6 +15,7 @@ from deepfake_tools.trial import trial_image
 
 from tests.archives import write_archive
 from tests.serving.manage_runs import Manage
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.serving
 
