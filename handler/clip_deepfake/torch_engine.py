@@ -1,14 +1,19 @@
 """Uint8 pixels in, float32 logits out, by PyTorch on CUDA, MPS or the CPU."""
 
+import logging
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from clip_deepfake.card import ENCODER_FILE, HEAD_FILE, Card
 from clip_deepfake.device_faults import device_faults
 from clip_deepfake.encoder import DetectorModule, build_module
-from clip_deepfake.engines import CPU_PASS, GPU_PASS, Features, Logits, Pixels
+from clip_deepfake.engines import CPU_PASS, GPU_PASS, Engine, Features, Logits, Pixels
+from clip_deepfake.errors import EngineMemoryError
 from clip_deepfake.tensors import load_tensors
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """By the names that a card's ``precision`` has for them."""
@@ -71,4 +76,27 @@ def open_torch_engine(card: Card, directory: Path, device: torch.device) -> Torc
         LoadError: when a file is missing, or does not fit the card.
     """
     encoder, head = (load_tensors(directory / name) for name in (ENCODER_FILE, HEAD_FILE))
-    return TorchEngine(build_module(card, encoder, head), device)
+    engine = TorchEngine(build_module(card, encoder, head), device)
+    if device.type == "cuda":
+        warm_up(engine, card.encoder.image_size)
+    return engine
+
+
+def warm_up(engine: Engine, side: int) -> None:
+    """Runs passes of 1, 2, 4 and more pictures, up to the engine's largest.
+
+    At the first pass of a size CUDA's libraries choose how to compute it, and take memory for it;
+    no request should wait for that.
+
+    Args:
+        engine: to be made warm.
+        side: of its input, in pixels.
+    """
+    size = 1
+    while size <= engine.largest_pass:
+        try:
+            engine(np.zeros((size, side, side, 3), np.uint8))
+        except EngineMemoryError as error:
+            logger.warning("%d pictures in one pass do not fit (%s)", size, error)
+            return
+        size *= 2
