@@ -98,6 +98,16 @@ def test_answers_are_counted_timed_and_compared(serve, load):
     assert set(asked) == set(LOGITS)
 
 
+def test_a_server_that_is_slower_than_the_measurement_is_measured(serve, load):
+    def slowly(body: bytes) -> tuple[int, object]:
+        time.sleep(1.0)
+        return rightly(body)
+
+    figures, _ = load(serve(slowly), clients=1)
+    assert figures.p50_ms >= 1000
+    assert figures.images_per_s == pytest.approx(1, rel=0.25)
+
+
 def test_images_go_as_base64_where_that_is_wanted(serve, load):
     def decode(body: bytes) -> tuple[int, object]:
         return rightly(base64.b64decode(json.loads(body)["image_data"]))

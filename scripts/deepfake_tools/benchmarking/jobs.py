@@ -21,7 +21,7 @@ class LoadJob:
         clients: Connections, each with one request at a time.
         warm_up_s: Seconds before the measurement, at least; it begins when each client has had
             an answer.
-        seconds: Of the measurement.
+        seconds: Of the measurement, which goes on until there is an answer.
     """
 
     port: int

@@ -27,6 +27,7 @@ from deepfake_tools.benchmarking.jobs import (
 )
 
 TIME_LIMIT_S = 120.0
+POLL_S = 0.05
 
 
 @dataclass
@@ -60,6 +61,8 @@ class Load:
         self._await(self._all_answered, None)
         begun, cpu_begun = self._mark("begin")
         self._await(lambda: False, self._job.seconds)
+        while not self._answered_since(begun) and self._failure is None:
+            time.sleep(POLL_S)
         ended, cpu_ended = self._mark("end")
         self._stopped = True
         for thread in threads:
@@ -110,6 +113,9 @@ class Load:
 
     def _all_answered(self) -> bool:
         return all(log.answers for log in self._logs)
+
+    def _answered_since(self, begun: float) -> bool:
+        return any(log.answers and log.answers[-1][0] > begun for log in self._logs)
 
     def _await(self, condition: Callable[[], bool], limit_s: float | None) -> None:
         with self._changed:
