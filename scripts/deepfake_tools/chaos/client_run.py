@@ -3,7 +3,6 @@
 import csv
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from deepfake_tools.chaos.commands import CLIENT, command_line
 from deepfake_tools.local_server import LocalServer
 
-CLIENT = Path(__file__).resolve().parents[2] / "client.py"
 CONCURRENCY = 16
 WATCH_S = 0.1
 PATIENCE_S = 180.0
@@ -70,11 +69,9 @@ class ClientRun:
         self._asked = sum(path.is_file() for path in images.rglob("*"))
         self._results = results
         self._said = results / "said.txt"
-        command: list[object] = [sys.executable, CLIENT, "--model", name, "--image", images]
-        command += ["--server", server.inference_url, "--management", server.management_url]
-        command += ["--key-file", server.key_file, "--concurrency", CONCURRENCY]
-        command += ["--csv", results / "run.csv", "--output", results / "run.txt"]
-        self._command = [str(word) for word in command]
+        words: list[object] = ["--model", name, "--image", images, "--concurrency", CONCURRENCY]
+        words += ["--csv", results / "run.csv", "--output", results / "run.txt"]
+        self._command = command_line(CLIENT, server, *words)
         self._begun = time.monotonic()
         self.progress: list[tuple[float, int]] = []
 

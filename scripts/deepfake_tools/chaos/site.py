@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from pathlib import Path
 
 import requests
 
+from deepfake_tools.chaos.commands import SCRIPTS, command_line
 from deepfake_tools.local_server import LocalServer
 
-SCRIPTS = Path(__file__).resolve().parents[2]
 LOG_FILES = ("access_log.log", "ts_log.log", "model_log.log")
 LOG_LIMIT_S = 3.0
 TIME_LIMIT_S = 60.0
@@ -86,14 +85,11 @@ class Site:
         self, script: str, *arguments: object, key_file: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Runs client.py or manage.py against the server, as its user would."""
-        command: list[object] = [sys.executable, SCRIPTS / script, *arguments]
-        command += ["--server", self.server.inference_url]
-        command += ["--management", self.server.management_url]
-        command += ["--key-file", key_file or self.server.key_file]
+        more: tuple[object, ...] = ()
         if script == "manage.py":
-            command += ["--model-store", self.store, "--logs", self.server.logs]
+            more = ("--model-store", self.store, "--logs", self.server.logs)
         return subprocess.run(
-            [str(word) for word in command],
+            command_line(SCRIPTS / script, self.server, *arguments, *more, key_file=key_file),
             env={**os.environ, "REQUESTS_CA_BUNDLE": ""},
             capture_output=True,
             text=True,

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from deepfake_tools.chaos.commands import MANAGE, command_line
 from deepfake_tools.chaos.drill import Finding, Ground
 from deepfake_tools.load import Exchange, Load
 from deepfake_tools.local_server import LocalServer
@@ -24,7 +24,6 @@ SHORT_GRACE_S = 1.0
 GONE_WITHIN_S = 20.0
 POLL_S = 0.02
 LIMIT_S = 60.0
-MANAGE = Path(__file__).resolve().parents[2] / "manage.py"
 
 
 @dataclass(frozen=True)
@@ -97,12 +96,9 @@ def _send_sigterm(server: LocalServer) -> tuple[float, int]:
 
 
 def _run_stop(server: LocalServer, store: Path, grace_s: float) -> tuple[float, int]:
-    command: list[object] = [sys.executable, MANAGE, "stop", "--grace", grace_s]
-    command += ["--pid-file", server.pid_file, "--model-store", store]
-    command += ["--key-file", server.key_file, "--server", server.inference_url]
-    command += ["--management", server.management_url]
-    words = [str(word) for word in command]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+    words = ("stop", "--grace", grace_s, "--pid-file", server.pid_file, "--model-store", store)
+    command = command_line(MANAGE, server, *words)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         lines = iter(process.stdout or ())
         off = next((time.monotonic() for line in lines if "readiness is off" in line), None)
         for _ in lines:

@@ -1,9 +1,8 @@
 """Swaps under load, and two at once: each request is answered, by the version that it should be."""
 
 import subprocess
-import sys
-from pathlib import Path
 
+from deepfake_tools.chaos.commands import MANAGE, command_line
 from deepfake_tools.chaos.drill import Finding, Ground
 from deepfake_tools.deployment import Server
 from deepfake_tools.load import Load
@@ -21,7 +20,6 @@ BETWEEN = 64
 
 REFUSAL = "ask again when it has ended"
 READY_LIMIT_S = 120.0
-MANAGE = Path(__file__).resolve().parents[2] / "manage.py"
 
 
 def swap_under_load(ground: Ground) -> Finding:
@@ -64,12 +62,10 @@ def swap_under_load(ground: Ground) -> Finding:
 
 def _two_at_once(server: LocalServer, ground: Ground) -> list[tuple[int, str]]:
     """Starts `manage.py swap` to version 2 twice; returns the exit code and last words of both."""
-    command: list[object] = [sys.executable, MANAGE, "swap", ground.archives[1]]
-    command += ["--model-store", ground.store, "--key-file", server.key_file]
-    command += ["--server", server.inference_url, "--management", server.management_url]
-    words = [str(word) for word in command]
+    words = ("swap", ground.archives[1], "--model-store", ground.store)
+    command = command_line(MANAGE, server, *words)
     both = [
-        subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
     said = [process.communicate(timeout=READY_LIMIT_S)[1] for process in both]
