@@ -6,21 +6,16 @@ it trusts a file, its time and memory grow with what the file says, not with wha
 
 import re
 import struct
+import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from clip_deepfake.errors import HeaderError
+from clip_deepfake.jpeg import read_jpeg
 from clip_deepfake.tiff import read_tiff_size
 
 Bytes = bytes | bytearray
-
-MOST_SEGMENTS = 4096
-"""Of a JPEG before its pixels. Cameras write about ten; a colour profile takes at most 255."""
-
-MOST_SCANS = 100
-"""Passes over the pixels of a JPEG. Encoders make about ten; one that changes nothing takes 75
-bytes, and 30 milliseconds for 50 million pixels."""
 
 FREE_INFLATION = 1 << 20
 """Bytes of a PNG that may inflate to whatever they do: a gigabyte at most, in some seconds."""
@@ -28,12 +23,7 @@ FREE_INFLATION = 1 << 20
 SLICE = 1 << 16
 """Bytes that are inflated at a time."""
 
-JPEG_MARKER = re.compile(rb"\xff([\x01-\xfe])")
-JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-JPEG_PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
-JPEG_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}
-JPEG_ENDS = {0xD8, 0xD9, 0xDA}
-JPEG_SCAN = b"\xff\xda"
+ANY = sys.maxsize
 
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """By colour type."""
@@ -46,70 +36,50 @@ class Header:
     Attributes:
         width: in pixels, as stored.
         height: likewise.
+        work: of decoding it, in pixels of a photograph, where that is more than width times height.
         inflated: most bytes that a PNG's pixels take before they are compressed, else None.
+        end: where the pixels' data end.
+        endings: what a decoder is given from there on; if no pixel is missing, the image is the
+            same with each. Empty where the file's own ending will do.
     """
 
     width: int
     height: int
+    work: int = 0
     inflated: int | None = None
+    end: int = 0
+    endings: tuple[bytes, ...] = ()
 
 
-def read_header(data: Bytes) -> Header | None:
+def read_header(data: Bytes, most_pixels: int = ANY) -> Header | None:
     """Reads an image's size.
 
     Args:
         data: the whole file.
+        most_pixels: of an image with more nothing but the size matters.
 
     Returns:
         The size, or None when the bytes begin as none of the known formats.
 
     Raises:
         HeaderError: the file is damaged, or made to keep a decoder busy.
+        UnsupportedImageError: the file may be whole, but no decoder here reads its kind.
     """
     for magic, read in FORMATS:
         if magic.match(data):
             try:
-                return read(data)
+                return read(data, most_pixels)
             except struct.error as error:
                 raise HeaderError("it ends within its header") from error
     return None
 
 
-def _jpeg(data: Bytes) -> Header:
-    position, frame = 2, None
-    for _ in range(MOST_SEGMENTS):
-        found = JPEG_MARKER.search(data, position)
-        if found is None:
-            raise HeaderError("it ends before its pixels")
-        marker, position = found[1][0], found.end()
-        if marker in JPEG_WITHOUT_LENGTH:
-            continue
-        if marker in JPEG_FRAMES and frame is None:
-            frame = _JpegFrame(marker, *struct.unpack_from(">HHB", data, position + 3))
-        elif marker == JPEG_SCAN[1] and frame is not None:
-            (components,) = struct.unpack_from("B", data, position + 2)
-            if frame.takes_scans(components) and data.count(JPEG_SCAN, found.start()) > MOST_SCANS:
-                raise HeaderError(f"it has more than {MOST_SCANS} scans")
-            return Header(frame.width, frame.height)
-        elif marker in JPEG_ENDS:
-            raise HeaderError("its pixels come before their size")
-        position += struct.unpack_from(">H", data, position)[0]
-    raise HeaderError(f"it has more than {MOST_SEGMENTS} segments before its pixels")
+def _jpeg(data: Bytes, most_pixels: int) -> Header:
+    found = read_jpeg(data, most_pixels)
+    return Header(found.width, found.height, work=found.work, end=found.end, endings=found.endings)
 
 
-@dataclass(frozen=True)
-class _JpegFrame:
-    marker: int
-    height: int
-    width: int
-    components: int
-
-    def takes_scans(self, first: int) -> bool:
-        """Whether a decoder goes on after the first scan, which has so many components."""
-        return self.marker in JPEG_PROGRESSIVE or first < self.components
-
-
-def _png(data: Bytes) -> Header:
+def _png(data: Bytes, _: int) -> Header:
     length, kind, width, height, depth, colour = struct.unpack_from(">I4sIIBB", data, 8)
     if (length, kind) != (13, b"IHDR") or colour not in PNG_CHANNELS:
         raise HeaderError("its first chunk is no PNG header")
@@ -179,17 +149,17 @@ def _png_slices(data: Bytes) -> Iterator[Bytes]:
         position = end + 4  # the checksum
 
 
-def _gif(data: Bytes) -> Header:
+def _gif(data: Bytes, _: int) -> Header:
     return Header(*struct.unpack_from("<HH", data, 6))
 
 
-def _bmp(data: Bytes) -> Header:
+def _bmp(data: Bytes, _: int) -> Header:
     (length,) = struct.unpack_from("<I", data, 14)
     width, height = struct.unpack_from("<HH" if length == 12 else "<ii", data, 18)
     return Header(width, abs(height))
 
 
-def _webp(data: Bytes) -> Header:
+def _webp(data: Bytes, _: int) -> Header:
     kind = bytes(data[12:16])
     if kind == b"VP8 ":
         width, height = struct.unpack_from("<HH", data, 26)
@@ -203,7 +173,7 @@ def _webp(data: Bytes) -> Header:
     raise HeaderError("its first chunk is no WebP header")
 
 
-def _tiff(data: Bytes) -> Header:
+def _tiff(data: Bytes, _: int) -> Header:
     return Header(*read_tiff_size(data))
 
 

@@ -56,6 +56,7 @@ def decode(data: bytes | bytearray, max_pixels: int) -> RGB:
         EmptyImageError: no bytes, or no pixels.
         ImageTooLargeError: over ``max_pixels``.
         TruncatedImageError: known format, but pixels are missing or damaged.
+        UnsupportedImageError: known format, but a kind of it that is not decoded.
         ImageError: none of the formats.
     """
     header = _checked_header(data, max_pixels)
@@ -64,7 +65,7 @@ def decode(data: bytes | bytearray, max_pixels: int) -> RGB:
             check_inflation(data, header.inflated)
         except HeaderError as error:
             raise _untrusted(error) from error
-    image = _pixels(data)
+    image = _whole(data, header)
     if image is None or sorted(image.shape[:2]) != sorted((header.height, header.width)):
         raise TruncatedImageError(
             f"the image says that it is {header.width}x{header.height} pixels, but they cannot be "
@@ -84,14 +85,14 @@ def checked_size(data: bytes | bytearray, max_pixels: int) -> Size:
         ImageError: as `decode` does, for what the header shows.
     """
     header = _checked_header(data, max_pixels)
-    return Size(header.width, header.height, header.width * header.height)
+    return Size(header.width, header.height, max(header.work, header.width * header.height))
 
 
 def _checked_header(data: bytes | bytearray, max_pixels: int) -> Header:
     if not data:
         raise EmptyImageError("the image has no bytes; send the content of an image file")
     try:
-        header = read_header(data)
+        header = read_header(data, max_pixels)
     except HeaderError as error:
         raise _untrusted(error) from error
     if header is None:
@@ -110,6 +111,22 @@ def _untrusted(error: HeaderError) -> TruncatedImageError:
     return TruncatedImageError(
         f"the image's header cannot be trusted: {error}; the file is cut short or damaged"
     )
+
+
+def _whole(data: bytes | bytearray, header: Header) -> RGB | None:
+    """Decodes an image, and makes sure that what stands behind its pixels is none of them."""
+    if not header.endings:
+        return _pixels(data)
+    first, *others = header.endings
+    image = _pixels(data[: header.end] + first)
+    for ending in others:
+        if image is not None and not _equal(image, _pixels(data[: header.end] + ending)):
+            return None
+    return image
+
+
+def _equal(image: RGB, other: RGB | None) -> bool:
+    return other is not None and np.array_equal(image, other)
 
 
 def _pixels(data: bytes | bytearray) -> RGB | None:

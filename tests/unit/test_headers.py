@@ -5,8 +5,8 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from clip_deepfake.errors import HeaderError, TruncatedImageError
-from clip_deepfake.headers import MOST_SCANS, Header, check_inflation, read_header
+from clip_deepfake.errors import HeaderError
+from clip_deepfake.headers import Header, check_inflation, read_header
 from clip_deepfake.images import decode
 from PIL import Image
 
@@ -71,27 +71,6 @@ def test_what_begins_as_no_known_format_has_no_header(data: bytes) -> None:
 def test_a_file_that_ends_in_its_header_is_damaged(kind: str) -> None:
     with pytest.raises(HeaderError):
         read_header(KINDS[kind][: 12 if "webp" in kind else 8])
-
-
-@pytest.mark.parametrize("options", [{"progressive": True}, {}])
-def test_scans_are_counted_where_a_decoder_goes_through_all(options: dict[str, bool]) -> None:
-    data = encoded(PHOTO, "JPEG", **options)
-    scan = data[data.rindex(b"\xff\xda") : -2]
-    many = data[:-2] + scan * (MOST_SCANS + 1) + data[-2:]
-    if options:
-        with pytest.raises(TruncatedImageError, match="more than 100 scans"):
-            decode(many, 1_000_000)
-    else:
-        # One scan holds all components, and a decoder stops after it.
-        assert decode(many, 1_000_000).shape == (80, 112, 3)
-
-
-def test_scans_of_single_components_are_counted() -> None:
-    frame = b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, 9, 9, 3) + bytes(9)
-    scan = b"\xff\xda" + struct.pack(">HB", 8, 1) + bytes(5)
-    assert read_header(b"\xff\xd8" + frame + scan) == Header(9, 9)
-    with pytest.raises(HeaderError, match="scans"):
-        read_header(b"\xff\xd8" + frame + scan * (MOST_SCANS + 1))
 
 
 def png_with(pixels: bytes, side: int) -> bytes:

@@ -92,6 +92,27 @@ def _jpeg_of_scans() -> bytes:
     return data[:-2] + scan * (20 * MEGABYTE // len(scan)) + data[-2:]
 
 
+def _jpeg_without_pixels() -> bytes:
+    """A JPEG that ends where its pixels should begin."""
+    data = _encoded(Image.new("RGB", (8, 8)), "JPEG")
+    frame = data.index(b"\xff\xc0") + 5
+    end = data.index(b"\xff\xda") + 14
+    size = struct.pack(">HH", SIDE, SIDE)
+    return data[:frame] + size + data[frame + 4 : end] + b"\xff\xd9"
+
+
+def arithmetic_jpeg() -> bytes:
+    """A grey progressive JPEG in arithmetic coding: a hundred scans over 49 megapixels, all empty.
+
+    Of arithmetic coding no byte is too little; a decoder makes zeros of what is missing.
+    """
+    frame = _segment(0xCA, struct.pack(">BHHB3B", 8, SIDE, SIDE, 1, 1, 0x11, 0))
+    mean = _segment(0xDA, bytes([1, 1, 0, 0, 0, 0]))
+    rest = _segment(0xDA, bytes([1, 1, 0, 1, 63, 0]))
+    tables = _segment(0xDB, b"\0" + bytes([1]) * 64)
+    return b"\xff\xd8" + tables + frame + mean + rest * 99 + b"\xff\xd9"
+
+
 def _exif(entries: bytes, count: int) -> bytes:
     return _segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", count) + entries)
 
@@ -179,6 +200,12 @@ HOSTILE = (
     ),
     _judged("JPEG of 30 MB of filling", lambda: _jpeg(b"\xff" * 30_000_000)),
     _refused("JPEG of 270,000 scans", "truncated_image", _jpeg_of_scans),
+    _refused("arithmetic JPEG of 100 empty scans", "unsupported_image", arithmetic_jpeg),
+    _refused("JPEG of 49 megapixels without any", "truncated_image", _jpeg_without_pixels),
+    _judged(
+        "JPEG with a film behind it",
+        lambda: _jpeg(progressive=True) + b"\xff\xda" * (6 * MEGABYTE),
+    ),
     _judged("JPEG with 24 MB of EXIF", lambda: _jpeg(_exif(bytes(60_000), 5000) * 400)),
     _judged("JPEG whose EXIF runs in circles", lambda: _jpeg(_exif(LOOP, 1))),
     _judged(
