@@ -11,22 +11,37 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from clip_deepfake.errors import HeaderError
+from clip_deepfake.errors import HeaderError, UnsupportedImageError
 from clip_deepfake.jpeg import read_jpeg
 from clip_deepfake.tiff import read_tiff_size
 
 Bytes = bytes | bytearray
 
-FREE_INFLATION = 1 << 20
-"""Bytes of a PNG that may inflate to whatever they do: a gigabyte at most, in some seconds."""
+MOST_CHUNKS = 1 << 16
+"""Of a PNG. Encoders write one for each 8192 bytes of pixels, and some others."""
+
+MOST_TEXT = 64 << 20
+"""Bytes that a PNG's compressed texts may inflate to, which a decoder does and throws away."""
+
+TEXT_BYTES = 8 << 20
+"""Of one compressed text, at which a decoder stops."""
+
+MOST_RATIO = 1032
+"""Of inflated to compressed bytes."""
+
+INFLATED = 1 << 20
+"""Bytes that are inflated at a time."""
 
 SLICE = 1 << 16
-"""Bytes that are inflated at a time."""
+"""Compressed bytes that are inflated at a time."""
 
 ANY = sys.maxsize
 
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """By colour type."""
+
+PNG_TEXTS = {b"zTXt", b"iTXt"}
+PNG_END = struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND"))
 
 
 @dataclass(frozen=True)
@@ -79,33 +94,52 @@ def _jpeg(data: Bytes, most_pixels: int) -> Header:
     return Header(found.width, found.height, work=found.work, end=found.end, endings=found.endings)
 
 
-def _png(data: Bytes, _: int) -> Header:
+def _png(data: Bytes, most_pixels: int) -> Header:
     length, kind, width, height, depth, colour = struct.unpack_from(">I4sIIBB", data, 8)
+    if kind == b"CgBI":
+        raise UnsupportedImageError(
+            "the image is a PNG in Apple's own form (CgBI), as Xcode puts it into apps, which is "
+            "not supported; send the original, or turn it back with 'pngcrush -revert-iphone-"
+            "optimizations'"
+        )
     if (length, kind) != (13, b"IHDR") or colour not in PNG_CHANNELS:
         raise HeaderError("its first chunk is no PNG header")
-    _check_chunks(data)
+    if width * height > most_pixels:
+        return Header(width, height)
+    end, endings, text = _walk_chunks(data)
     row = 1 + (width * PNG_CHANNELS[colour] * depth + 7) // 8
     # An interlaced image is seven smaller ones, whose rows are rounded up one by one.
-    return Header(width, height, inflated=2 * height * row + 64)
+    most = 2 * height * row + 64
+    return Header(width, height, (height * row + text) // 3, most, end, endings)
 
 
-def _check_chunks(data: Bytes) -> None:
+def _walk_chunks(data: Bytes) -> tuple[int, tuple[bytes, ...], int]:
     """Makes sure that no chunk of a PNG says that it is longer than the file.
 
     Its decoder makes room for a chunk, twice over, before it looks whether there is one: up to
     4 GB for a file of some bytes.
+
+    Returns:
+        Where the chunks end, the ending that they lack, and bytes that their texts may take.
     """
-    position = 8
-    while position + 8 <= len(data):
+    position, text = 8, 0
+    for _ in range(MOST_CHUNKS):
+        if position + 8 > len(data):
+            return position, (PNG_END,), text
         length, kind = struct.unpack_from(">I4s", data, position)
+        if kind == b"IEND" and not length:
+            return position, () if position + 12 <= len(data) else (PNG_END,), text
         if length > len(data) - position - 8:
             raise HeaderError(
                 f"its chunk {kind.decode('ascii', 'replace')!r} would be {length} bytes long, more "
                 "than the file holds"
             )
-        if kind == b"IEND":
-            return
+        if kind in PNG_TEXTS:
+            text += min(TEXT_BYTES, MOST_RATIO * length)
+            if text > MOST_TEXT:
+                raise HeaderError(f"its texts may take more than {MOST_TEXT} bytes")
         position += 12 + length
+    raise HeaderError(f"it has more than {MOST_CHUNKS} chunks")
 
 
 def check_inflation(data: Bytes, most: int) -> None:
@@ -121,14 +155,14 @@ def check_inflation(data: Bytes, most: int) -> None:
     Raises:
         HeaderError: it holds more.
     """
-    if len(data) <= FREE_INFLATION:
+    if MOST_RATIO * len(data) <= most:
         return
     inflater, total = zlib.decompressobj(), 0
     for compressed in _png_slices(data):
         rest = compressed
         while rest and not inflater.eof:
             try:
-                total += len(inflater.decompress(rest, FREE_INFLATION))
+                total += len(inflater.decompress(rest, INFLATED))
             except zlib.error:
                 return  # the decoder says so, too
             if total > most:
@@ -138,15 +172,17 @@ def check_inflation(data: Bytes, most: int) -> None:
 
 def _png_slices(data: Bytes) -> Iterator[Bytes]:
     """Yields the compressed data of a PNG, a little at a time."""
-    position = data.find(b"IDAT") - 4
-    while position > 0 and position + 8 <= len(data):
+    position, begun = 8, False
+    while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
-        if kind != b"IDAT":
+        if kind == b"IDAT":
+            begun = True
+            end = min(position + 8 + length, len(data))
+            for start in range(position + 8, end, SLICE):
+                yield data[start : min(start + SLICE, end)]
+        elif begun:
             return
-        end = min(position + 8 + length, len(data))
-        for start in range(position + 8, end, SLICE):
-            yield data[start : min(start + SLICE, end)]
-        position = end + 4  # the checksum
+        position += 12 + length
 
 
 def _gif(data: Bytes, _: int) -> Header:

@@ -5,8 +5,8 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from clip_deepfake.errors import HeaderError
-from clip_deepfake.headers import Header, check_inflation, read_header
+from clip_deepfake.errors import HeaderError, TruncatedImageError, UnsupportedImageError
+from clip_deepfake.headers import INFLATED, Header, check_inflation, read_header
 from clip_deepfake.images import decode
 from PIL import Image
 
@@ -100,6 +100,59 @@ def test_a_png_may_hold_the_rows_that_it_says(rows: int, is_right: bool) -> None
     else:
         with pytest.raises(HeaderError, match="more pixels than it says"):
             check_inflation(data, header.inflated)
+
+
+@pytest.mark.parametrize("between", [b"", b"tEXt", b"zTXt", b"abCd"])
+@pytest.mark.parametrize("rows", [60, 100_000])
+def test_rows_too_many_are_found_behind_any_word_and_in_small_files(
+    between: bytes, rows: int
+) -> None:
+    data = png_with(zlib.compress(bytes(rows * 76), 9), 25)
+    if between:
+        words = b"IDAT\0\0IDAT"
+        chunk = struct.pack(">I", len(words)) + between + words
+        data = data[:33] + chunk + struct.pack(">I", zlib.crc32(chunk[4:])) + data[33:]
+    with pytest.raises(TruncatedImageError, match="more pixels than it says"):
+        decode(data, 625)
+
+
+def test_inflation_stops_where_the_pixels_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    real = zlib.decompressobj
+
+    class Counting:
+        def __init__(self) -> None:
+            self.inner = real()
+
+        def decompress(self, data: bytes, most: int) -> bytes:
+            found = self.inner.decompress(data, most)
+            asked.append(len(found))
+            return found
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.inner, name)
+
+    monkeypatch.setattr(zlib, "decompressobj", Counting)
+    with pytest.raises(TruncatedImageError):
+        decode(png_with(zlib.compress(bytes(50_000_000), 9), 25), 625)
+    assert sum(asked) <= INFLATED
+
+
+def test_a_png_without_its_last_chunk_is_whole() -> None:
+    data = encoded(PHOTO, "PNG")
+    for cut in (1, 4, 5, 11, 12):
+        assert np.array_equal(decode(data[:-cut], 1_000_000), decode(data, 1_000_000))
+    for cut in (13, 17, 100):
+        with pytest.raises(TruncatedImageError):
+            decode(data[:-cut], 1_000_000)
+
+
+def test_apples_png_is_unsupported_and_not_damaged() -> None:
+    data = encoded(PHOTO, "PNG")
+    apple = struct.pack(">I4sI", 4, b"CgBI", 0x50002006)
+    apple += struct.pack(">I", zlib.crc32(apple[4:]))
+    with pytest.raises(UnsupportedImageError, match="Apple's own form"):
+        decode(data[:8] + apple + data[8:], 1_000_000)
 
 
 @pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFFFFF, 100])

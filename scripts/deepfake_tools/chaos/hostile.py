@@ -177,7 +177,26 @@ HOSTILE = (
         "truncated_image",
         lambda: _small_png(struct.pack(">I", 0x7FFFFFFF) + b"teXt"),
     ),
-    _judged("PNG of 2 million chunks", lambda: _small_png(_png_chunk(b"abCd", b"") * 2_000_000)),
+    _refused(
+        "PNG of 2 million chunks",
+        "truncated_image",
+        lambda: _small_png(_png_chunk(b"abCd", b"") * 2_000_000),
+    ),
+    _refused(
+        "PNG whose rows go on for 8 GB, behind a text that names their chunk",
+        "truncated_image",
+        lambda: _png(99, 99, _zeros(8192), _png_chunk(b"tEXt", b"IDAT\0IDAT")),
+    ),
+    _refused(
+        "PNG of 1 MB whose rows go on for 900 MB",
+        "truncated_image",
+        lambda: _png(99, 99, _zeros(900)),
+    ),
+    _refused(
+        "PNG with 900 texts of 8 MB",
+        "truncated_image",
+        lambda: _small_png(_png_chunk(b"zTXt", b"k\0\0" + _zeros(8)) * 900),
+    ),
     _judged(
         "PNG with a text of 200 MB",
         lambda: _small_png(_png_chunk(b"zTXt", b"k\0\0" + _zeros(200))),
