@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from clip_deepfake.errors import HeaderError, UnsupportedImageError
 from clip_deepfake.jpeg import read_jpeg
-from clip_deepfake.tiff import read_tiff_size
+from clip_deepfake.tiff import read_tiff
 
 Bytes = bytes | bytearray
 
@@ -209,8 +209,9 @@ def _webp(data: Bytes, _: int) -> Header:
     raise HeaderError("its first chunk is no WebP header")
 
 
-def _tiff(data: Bytes, _: int) -> Header:
-    return Header(*read_tiff_size(data))
+def _tiff(data: Bytes, most_pixels: int) -> Header:
+    found = read_tiff(data, most_pixels)
+    return Header(found.width, found.height, found.work)
 
 
 FORMATS = (

@@ -249,6 +249,13 @@ HOSTILE = (
         ),
     ),
     _refused(
+        "TIFF of 8x8 pixels with a tile of 16000x16000 in signed numbers",
+        "truncated_image",
+        lambda: _tiff(
+            [(322, 9, 1, 16000), (323, 9, 1, 16000), (324, 4, 1, 8), (325, 4, 1, 64)], 0, bytes(64)
+        ),
+    ),
+    _refused(
         "BigTIFF whose directory is at 2**63",
         "truncated_image",
         lambda: b"II+\0" + struct.pack("<HHQ", 8, 0, 1 << 63) + bytes(64),
