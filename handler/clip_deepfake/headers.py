@@ -71,6 +71,7 @@ class Header:
         end: where the pixels' data end.
         endings: what a decoder is given from there on; if no pixel is missing, the image is the
             same with each. Empty where the file's own ending will do.
+        one_colour_is_damage: whether a decoder makes one of pixels that it cannot read.
     """
 
     width: int
@@ -79,6 +80,7 @@ class Header:
     inflated: int | None = None
     end: int = 0
     endings: tuple[bytes, ...] = ()
+    one_colour_is_damage: bool = False
 
 
 def read_header(data: Bytes, most_pixels: int = ANY) -> Header | None:
@@ -326,7 +328,7 @@ def _long_sizes(data: Bytes, position: int) -> tuple[int, int]:
 
 def _tiff(data: Bytes, most_pixels: int) -> Header:
     found = read_tiff(data, most_pixels)
-    return Header(found.width, found.height, found.work)
+    return Header(found.width, found.height, found.work, one_colour_is_damage=found.is_fax)
 
 
 FORMATS = (

@@ -66,7 +66,11 @@ def decode(data: bytes | bytearray, max_pixels: int) -> RGB:
         except HeaderError as error:
             raise _untrusted(error) from error
     image = _whole(data, header)
-    if image is None or sorted(image.shape[:2]) != sorted((header.height, header.width)):
+    if (
+        image is None
+        or sorted(image.shape[:2]) != sorted((header.height, header.width))
+        or (header.one_colour_is_damage and image.min() == image.max())
+    ):
         raise TruncatedImageError(
             f"the image says that it is {header.width}x{header.height} pixels, but they cannot be "
             "read; the file is cut short or damaged"

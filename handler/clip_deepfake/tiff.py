@@ -92,11 +92,13 @@ class Tiff:
         width: in pixels, as stored.
         height: likewise.
         work: of decoding it, in pixels of a photograph.
+        is_fax: whether a decoder makes white of damaged pixels, and says nothing.
     """
 
     width: int
     height: int
     work: int
+    is_fax: bool = False
 
 
 def read_tiff(data: Bytes, most_pixels: int) -> Tiff:
@@ -125,7 +127,8 @@ def read_tiff(data: Bytes, most_pixels: int) -> Tiff:
         raise HeaderError(f"a tile would have {tile} pixels, the image has {width * height}")
     needed = (width * samples * bits + 7) // 8 * height
     work = max(width * height, tile) * max(3, samples * bits // 8) // 3
-    return Tiff(width, height, max(work, reader.check_pieces(needed, height, most_pixels)))
+    work = max(work, reader.check_pieces(needed, height, most_pixels))
+    return Tiff(width, height, work, is_fax=reader.number(COMPRESSION, 1) in FAX)
 
 
 def _check_kind(samples: int, bits: int, formats: list[int]) -> None:

@@ -3,7 +3,7 @@ import struct
 
 import numpy as np
 import pytest
-from clip_deepfake.errors import HeaderError, UnsupportedImageError
+from clip_deepfake.errors import HeaderError, TruncatedImageError, UnsupportedImageError
 from clip_deepfake.images import checked_size, decode
 from clip_deepfake.tiff import read_tiff
 from deepfake_tools.chaos.hostile import arithmetic_jpeg
@@ -140,6 +140,18 @@ def test_pieces_too_small_for_their_pixels_are_no_image(compression: int, data: 
     entries = sizes + extra + [(273, 4, 1, place), (279, 4, 1, len(data))]
     with pytest.raises(HeaderError, match=r"have \d bytes, and need"):
         read_tiff_size(tiff(entries, data))
+
+
+@pytest.mark.parametrize("compression", [2, 3, 4])
+@pytest.mark.parametrize("data", [bytes(99), b"\0\x10\1" * 33])
+def test_a_fax_that_cannot_be_read_is_no_white_page(compression: int, data: bytes) -> None:
+    place = 8 + 2 + 12 * 9 + 4
+    entries: list[Entry] = [
+        (256, 3, 1, 64), (257, 3, 1, 64), (258, 3, 1, 1), (259, 3, 1, compression),
+        (262, 3, 1, 0), (273, 4, 1, place), (277, 3, 1, 1), (278, 3, 1, 64), (279, 4, 1, 99),
+    ]  # fmt: skip
+    with pytest.raises(TruncatedImageError):
+        decode(tiff(entries, data), LIMIT)
 
 
 def test_a_jpeg_inside_is_held_to_what_holds_for_jpegs() -> None:
