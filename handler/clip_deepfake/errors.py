@@ -36,6 +36,12 @@ class TruncatedImageError(ImageError):
     code = "truncated_image"
 
 
+class UnsupportedImageError(ImageError):
+    """A whole file, of a kind of its format that is not decoded."""
+
+    code = "unsupported_image"
+
+
 class ImageTooLargeError(ImageError):
     """More pixels than the limit on the card."""
 

@@ -6,37 +6,57 @@ it trusts a file, its time and memory grow with what the file says, not with wha
 
 import re
 import struct
+import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from clip_deepfake.errors import HeaderError
-from clip_deepfake.tiff import read_tiff_size
+import numpy as np
+
+from clip_deepfake.errors import HeaderError, UnsupportedImageError
+from clip_deepfake.jpeg import read_jpeg
+from clip_deepfake.tiff import read_tiff
 
 Bytes = bytes | bytearray
 
-MOST_SEGMENTS = 4096
-"""Of a JPEG before its pixels. Cameras write about ten; a colour profile takes at most 255."""
+MOST_CHUNKS = 1 << 16
+"""Of a PNG. Encoders write one for each 8192 bytes of pixels, and some others."""
 
-MOST_SCANS = 100
-"""Passes over the pixels of a JPEG. Encoders make about ten; one that changes nothing takes 75
-bytes, and 30 milliseconds for 50 million pixels."""
+MOST_TEXT = 64 << 20
+"""Bytes that a PNG's compressed texts may inflate to, which a decoder does and throws away."""
 
-FREE_INFLATION = 1 << 20
-"""Bytes of a PNG that may inflate to whatever they do: a gigabyte at most, in some seconds."""
+TEXT_BYTES = 8 << 20
+"""Of one compressed text, at which a decoder stops."""
 
-SLICE = 1 << 16
+MOST_RATIO = 1032
+"""Of inflated to compressed bytes."""
+
+INFLATED = 1 << 20
 """Bytes that are inflated at a time."""
 
-JPEG_MARKER = re.compile(rb"\xff([\x01-\xfe])")
-JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-JPEG_PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
-JPEG_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD8)}
-JPEG_ENDS = {0xD8, 0xD9, 0xDA}
-JPEG_SCAN = b"\xff\xda"
+SLICE = 1 << 16
+"""Compressed bytes that are inflated at a time."""
+
+ANY = sys.maxsize
 
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """By colour type."""
+
+BMP_PLAIN, BMP_RUNS = {0, 3}, {1: 8, 2: 4}
+"""By compression; of runs, the bits of a pixel."""
+
+RUNS = re.compile(rb"(?:[\x01-\xff][\0-\xff]){1,4096}")
+RUNS_END, RUNS_JUMP = 1, 2
+
+WEBP_ANIMATED = 2
+
+MOST_BLOCKS = 1 << 16
+"""Of a GIF or a WebP before its first frame."""
+
+GIF_END = b";"
+
+PNG_TEXTS = {b"zTXt", b"iTXt"}
+PNG_END = struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND"))
 
 
 @dataclass(frozen=True)
@@ -46,96 +66,97 @@ class Header:
     Attributes:
         width: in pixels, as stored.
         height: likewise.
+        work: of decoding it, in pixels of a photograph, where that is more than width times height.
         inflated: most bytes that a PNG's pixels take before they are compressed, else None.
+        end: where the pixels' data end.
+        endings: what a decoder is given from there on; if no pixel is missing, the image is the
+            same with each. Empty where the file's own ending will do.
+        one_colour_is_damage: whether a decoder makes one of pixels that it cannot read.
     """
 
     width: int
     height: int
+    work: int = 0
     inflated: int | None = None
+    end: int = 0
+    endings: tuple[bytes, ...] = ()
+    one_colour_is_damage: bool = False
 
 
-def read_header(data: Bytes) -> Header | None:
+def read_header(data: Bytes, most_pixels: int = ANY) -> Header | None:
     """Reads an image's size.
 
     Args:
         data: the whole file.
+        most_pixels: of an image with more nothing but the size matters.
 
     Returns:
         The size, or None when the bytes begin as none of the known formats.
 
     Raises:
         HeaderError: the file is damaged, or made to keep a decoder busy.
+        UnsupportedImageError: the file may be whole, but no decoder here reads its kind.
     """
     for magic, read in FORMATS:
         if magic.match(data):
             try:
-                return read(data)
+                return read(data, most_pixels)
             except struct.error as error:
                 raise HeaderError("it ends within its header") from error
     return None
 
 
-def _jpeg(data: Bytes) -> Header:
-    position, frame = 2, None
-    for _ in range(MOST_SEGMENTS):
-        found = JPEG_MARKER.search(data, position)
-        if found is None:
-            raise HeaderError("it ends before its pixels")
-        marker, position = found[1][0], found.end()
-        if marker in JPEG_WITHOUT_LENGTH:
-            continue
-        if marker in JPEG_FRAMES and frame is None:
-            frame = _JpegFrame(marker, *struct.unpack_from(">HHB", data, position + 3))
-        elif marker == JPEG_SCAN[1] and frame is not None:
-            (components,) = struct.unpack_from("B", data, position + 2)
-            if frame.takes_scans(components) and data.count(JPEG_SCAN, found.start()) > MOST_SCANS:
-                raise HeaderError(f"it has more than {MOST_SCANS} scans")
-            return Header(frame.width, frame.height)
-        elif marker in JPEG_ENDS:
-            raise HeaderError("its pixels come before their size")
-        position += struct.unpack_from(">H", data, position)[0]
-    raise HeaderError(f"it has more than {MOST_SEGMENTS} segments before its pixels")
+def _jpeg(data: Bytes, most_pixels: int) -> Header:
+    found = read_jpeg(data, most_pixels)
+    return Header(found.width, found.height, work=found.work, end=found.end, endings=found.endings)
 
 
-@dataclass(frozen=True)
-class _JpegFrame:
-    marker: int
-    height: int
-    width: int
-    components: int
-
-    def takes_scans(self, first: int) -> bool:
-        """Whether a decoder goes on after the first scan, which has so many components."""
-        return self.marker in JPEG_PROGRESSIVE or first < self.components
-
-
-def _png(data: Bytes) -> Header:
+def _png(data: Bytes, most_pixels: int) -> Header:
     length, kind, width, height, depth, colour = struct.unpack_from(">I4sIIBB", data, 8)
+    if kind == b"CgBI":
+        raise UnsupportedImageError(
+            "the image is a PNG in Apple's own form (CgBI), as Xcode puts it into apps, which is "
+            "not supported; send the original, or turn it back with 'pngcrush -revert-iphone-"
+            "optimizations'"
+        )
     if (length, kind) != (13, b"IHDR") or colour not in PNG_CHANNELS:
         raise HeaderError("its first chunk is no PNG header")
-    _check_chunks(data)
+    if width * height > most_pixels:
+        return Header(width, height)
+    end, endings, text = _walk_chunks(data)
     row = 1 + (width * PNG_CHANNELS[colour] * depth + 7) // 8
     # An interlaced image is seven smaller ones, whose rows are rounded up one by one.
-    return Header(width, height, inflated=2 * height * row + 64)
+    most = 2 * height * row + 64
+    return Header(width, height, (height * row + text) // 3, most, end, endings)
 
 
-def _check_chunks(data: Bytes) -> None:
+def _walk_chunks(data: Bytes) -> tuple[int, tuple[bytes, ...], int]:
     """Makes sure that no chunk of a PNG says that it is longer than the file.
 
     Its decoder makes room for a chunk, twice over, before it looks whether there is one: up to
     4 GB for a file of some bytes.
+
+    Returns:
+        Where the chunks end, the ending that they lack, and bytes that their texts may take.
     """
-    position = 8
-    while position + 8 <= len(data):
+    position, text = 8, 0
+    for _ in range(MOST_CHUNKS):
+        if position + 8 > len(data):
+            return position, (PNG_END,), text
         length, kind = struct.unpack_from(">I4s", data, position)
+        if kind == b"IEND" and not length:
+            return position, () if position + 12 <= len(data) else (PNG_END,), text
         if length > len(data) - position - 8:
             raise HeaderError(
                 f"its chunk {kind.decode('ascii', 'replace')!r} would be {length} bytes long, more "
                 "than the file holds"
             )
-        if kind == b"IEND":
-            return
+        if kind in PNG_TEXTS:
+            text += min(TEXT_BYTES, MOST_RATIO * length)
+            if text > MOST_TEXT:
+                raise HeaderError(f"its texts may take more than {MOST_TEXT} bytes")
         position += 12 + length
+    raise HeaderError(f"it has more than {MOST_CHUNKS} chunks")
 
 
 def check_inflation(data: Bytes, most: int) -> None:
@@ -151,14 +172,14 @@ def check_inflation(data: Bytes, most: int) -> None:
     Raises:
         HeaderError: it holds more.
     """
-    if len(data) <= FREE_INFLATION:
+    if MOST_RATIO * len(data) <= most:
         return
     inflater, total = zlib.decompressobj(), 0
     for compressed in _png_slices(data):
         rest = compressed
         while rest and not inflater.eof:
             try:
-                total += len(inflater.decompress(rest, FREE_INFLATION))
+                total += len(inflater.decompress(rest, INFLATED))
             except zlib.error:
                 return  # the decoder says so, too
             if total > most:
@@ -168,28 +189,111 @@ def check_inflation(data: Bytes, most: int) -> None:
 
 def _png_slices(data: Bytes) -> Iterator[Bytes]:
     """Yields the compressed data of a PNG, a little at a time."""
-    position = data.find(b"IDAT") - 4
-    while position > 0 and position + 8 <= len(data):
+    position, begun = 8, False
+    while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
-        if kind != b"IDAT":
+        if kind == b"IDAT":
+            begun = True
+            end = min(position + 8 + length, len(data))
+            for start in range(position + 8, end, SLICE):
+                yield data[start : min(start + SLICE, end)]
+        elif begun:
             return
-        end = min(position + 8 + length, len(data))
-        for start in range(position + 8, end, SLICE):
-            yield data[start : min(start + SLICE, end)]
-        position = end + 4  # the checksum
+        position += 12 + length
 
 
-def _gif(data: Bytes) -> Header:
-    return Header(*struct.unpack_from("<HH", data, 6))
+def _gif(data: Bytes, most_pixels: int) -> Header:
+    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    if width * height > most_pixels:
+        return Header(width, height)
+    position = 13 + _palette_bytes(flags)
+    for _ in range(MOST_BLOCKS):
+        kind = data[position : position + 1]
+        if kind == b",":
+            _check_covered(width * height, *struct.unpack_from("<HH", data, position + 5))
+            endings = () if data[-1:] == GIF_END else (GIF_END,)
+            return Header(width, height, end=len(data), endings=endings)
+        if kind != b"!":
+            break
+        position += 2
+        while length := struct.unpack_from("B", data, position)[0]:
+            position += 1 + length
+        position += 1
+    raise HeaderError("it has no frame")
 
 
-def _bmp(data: Bytes) -> Header:
+def _palette_bytes(flags: int) -> int:
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def _check_covered(pixels: int, width: int, height: int) -> None:
+    """Makes sure that a file has the larger part of the pixels that it says.
+
+    What its first frame leaves out is of one colour, which no verdict is given on.
+
+    Args:
+        pixels: that it says it has.
+        width: of the first frame.
+        height: likewise.
+
+    Raises:
+        HeaderError: they are fewer than half.
+    """
+    if 2 * width * height < pixels:
+        raise HeaderError(f"it has {width}x{height} of its {pixels} pixels")
+
+
+def _bmp(data: Bytes, most_pixels: int) -> Header:
     (length,) = struct.unpack_from("<I", data, 14)
     width, height = struct.unpack_from("<HH" if length == 12 else "<ii", data, 18)
-    return Header(width, abs(height))
+    height = abs(height)
+    if length >= 40 and 0 < width * height <= most_pixels:
+        (begin,) = struct.unpack_from("<I", data, 10)
+        (compression,) = struct.unpack_from("<I", data, 30)
+        if compression in BMP_RUNS:
+            painted = _painted(data, begin, BMP_RUNS[compression], width * height, height)
+            _check_covered(width * height, painted, 1)
+        elif compression not in BMP_PLAIN:
+            raise UnsupportedImageError(
+                f"the image is a BMP of compression {compression}, which is not supported; save it "
+                "without, or as a PNG"
+            )
+    return Header(width, height)
 
 
-def _webp(data: Bytes) -> Header:
+def _painted(data: Bytes, position: int, bits: int, pixels: int, rows: int) -> int:
+    """Counts the pixels of a BMP's runs until they are enough.
+
+    Args:
+        data: the whole file.
+        position: where the runs begin.
+        bits: of a pixel.
+        pixels: that the image has.
+        rows: likewise.
+    """
+    painted = 0
+    # Runs in a row are counted at once; the rest are ends of rows, jumps, and pixels without runs.
+    for _ in range(4 * rows + pixels):
+        if 2 * painted >= pixels:
+            break
+        runs = RUNS.match(data, position)
+        if runs is not None:
+            lengths = np.frombuffer(data, np.uint8, runs.end() - position, position)[::2]
+            painted, position = painted + int(lengths.sum(dtype=np.int64)), runs.end()
+            continue
+        (escape,) = struct.unpack_from("B", data, position + 1)
+        position += 2
+        if escape == RUNS_END:
+            break
+        if escape == RUNS_JUMP:
+            position += 2
+        elif escape:
+            painted += escape
+            position += (escape * bits + 15) // 16 * 2
+    return painted
+
+
+def _webp(data: Bytes, most_pixels: int) -> Header:
     kind = bytes(data[12:16])
     if kind == b"VP8 ":
         width, height = struct.unpack_from("<HH", data, 26)
@@ -198,13 +302,33 @@ def _webp(data: Bytes) -> Header:
         (bits,) = struct.unpack_from("<I", data, 21)
         return Header((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
     if kind == b"VP8X":
-        low_width, high_width, low_height, high_height = struct.unpack_from("<HBHB", data, 24)
-        return Header((low_width | high_width << 16) + 1, (low_height | high_height << 16) + 1)
+        width, height = _long_sizes(data, 24)
+        if data[20] & WEBP_ANIMATED and width * height <= most_pixels:
+            frame = _webp_frame(data)
+            _check_covered(width * height, *_long_sizes(data, frame + 6))
+        return Header(width, height)
     raise HeaderError("its first chunk is no WebP header")
 
 
-def _tiff(data: Bytes) -> Header:
-    return Header(*read_tiff_size(data))
+def _webp_frame(data: Bytes) -> int:
+    """Returns where an animation's first frame is."""
+    position = 12
+    for _ in range(MOST_BLOCKS):
+        kind, length = struct.unpack_from("<4sI", data, position)
+        if kind == b"ANMF":
+            return position + 8
+        position += 8 + length + length % 2
+    raise HeaderError(f"it has more than {MOST_BLOCKS} chunks before its first frame")
+
+
+def _long_sizes(data: Bytes, position: int) -> tuple[int, int]:
+    low_width, high_width, low_height, high_height = struct.unpack_from("<HBHB", data, position)
+    return (low_width | high_width << 16) + 1, (low_height | high_height << 16) + 1
+
+
+def _tiff(data: Bytes, most_pixels: int) -> Header:
+    found = read_tiff(data, most_pixels)
+    return Header(found.width, found.height, found.work, one_colour_is_damage=found.is_fax)
 
 
 FORMATS = (

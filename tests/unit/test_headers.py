@@ -5,8 +5,13 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from clip_deepfake.errors import HeaderError, TruncatedImageError
-from clip_deepfake.headers import MOST_SCANS, Header, check_inflation, read_header
+from clip_deepfake.errors import (
+    HeaderError,
+    ImageTooLargeError,
+    TruncatedImageError,
+    UnsupportedImageError,
+)
+from clip_deepfake.headers import INFLATED, Header, check_inflation, read_header
 from clip_deepfake.images import decode
 from PIL import Image
 
@@ -53,7 +58,7 @@ def test_what_is_odd_but_right_is_decoded(data: bytes) -> None:
 
 
 def test_a_bmp_from_top_to_bottom_has_a_height() -> None:
-    head = b"BM" + bytes(12) + struct.pack("<Iii", 40, 30, -20)
+    head = b"BM" + bytes(12) + struct.pack("<Iii", 40, 30, -20) + bytes(28)
     assert read_header(head) == Header(30, 20)
 
 
@@ -71,27 +76,6 @@ def test_what_begins_as_no_known_format_has_no_header(data: bytes) -> None:
 def test_a_file_that_ends_in_its_header_is_damaged(kind: str) -> None:
     with pytest.raises(HeaderError):
         read_header(KINDS[kind][: 12 if "webp" in kind else 8])
-
-
-@pytest.mark.parametrize("options", [{"progressive": True}, {}])
-def test_scans_are_counted_where_a_decoder_goes_through_all(options: dict[str, bool]) -> None:
-    data = encoded(PHOTO, "JPEG", **options)
-    scan = data[data.rindex(b"\xff\xda") : -2]
-    many = data[:-2] + scan * (MOST_SCANS + 1) + data[-2:]
-    if options:
-        with pytest.raises(TruncatedImageError, match="more than 100 scans"):
-            decode(many, 1_000_000)
-    else:
-        # One scan holds all components, and a decoder stops after it.
-        assert decode(many, 1_000_000).shape == (80, 112, 3)
-
-
-def test_scans_of_single_components_are_counted() -> None:
-    frame = b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, 9, 9, 3) + bytes(9)
-    scan = b"\xff\xda" + struct.pack(">HB", 8, 1) + bytes(5)
-    assert read_header(b"\xff\xd8" + frame + scan) == Header(9, 9)
-    with pytest.raises(HeaderError, match="scans"):
-        read_header(b"\xff\xd8" + frame + scan * (MOST_SCANS + 1))
 
 
 def png_with(pixels: bytes, side: int) -> bytes:
@@ -123,6 +107,59 @@ def test_a_png_may_hold_the_rows_that_it_says(rows: int, is_right: bool) -> None
             check_inflation(data, header.inflated)
 
 
+@pytest.mark.parametrize("between", [b"", b"tEXt", b"zTXt", b"abCd"])
+@pytest.mark.parametrize("rows", [60, 100_000])
+def test_rows_too_many_are_found_behind_any_word_and_in_small_files(
+    between: bytes, rows: int
+) -> None:
+    data = png_with(zlib.compress(bytes(rows * 76), 9), 25)
+    if between:
+        words = b"IDAT\0\0IDAT"
+        chunk = struct.pack(">I", len(words)) + between + words
+        data = data[:33] + chunk + struct.pack(">I", zlib.crc32(chunk[4:])) + data[33:]
+    with pytest.raises(TruncatedImageError, match="more pixels than it says"):
+        decode(data, 625)
+
+
+def test_inflation_stops_where_the_pixels_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    real = zlib.decompressobj
+
+    class Counting:
+        def __init__(self) -> None:
+            self.inner = real()
+
+        def decompress(self, data: bytes, most: int) -> bytes:
+            found = self.inner.decompress(data, most)
+            asked.append(len(found))
+            return found
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.inner, name)
+
+    monkeypatch.setattr(zlib, "decompressobj", Counting)
+    with pytest.raises(TruncatedImageError):
+        decode(png_with(zlib.compress(bytes(50_000_000), 9), 25), 625)
+    assert sum(asked) <= INFLATED
+
+
+def test_a_png_without_its_last_chunk_is_whole() -> None:
+    data = encoded(PHOTO, "PNG")
+    for cut in (1, 4, 5, 11, 12):
+        assert np.array_equal(decode(data[:-cut], 1_000_000), decode(data, 1_000_000))
+    for cut in (13, 17, 100):
+        with pytest.raises(TruncatedImageError):
+            decode(data[:-cut], 1_000_000)
+
+
+def test_apples_png_is_unsupported_and_not_damaged() -> None:
+    data = encoded(PHOTO, "PNG")
+    apple = struct.pack(">I4sI", 4, b"CgBI", 0x50002006)
+    apple += struct.pack(">I", zlib.crc32(apple[4:]))
+    with pytest.raises(UnsupportedImageError, match="Apple's own form"):
+        decode(data[:8] + apple + data[8:], 1_000_000)
+
+
 @pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFFFFF, 100])
 @pytest.mark.parametrize("before", [b"IDAT", b"IEND"])
 def test_a_chunk_that_is_longer_than_its_file_is_named(length: int, before: bytes):
@@ -135,3 +172,104 @@ def test_a_chunk_that_is_longer_than_its_file_is_named(length: int, before: byte
         read_header(liar)
     # What comes behind the end is nobody's business.
     assert read_header(whole + struct.pack(">I", length) + b"teXt") is not None
+
+
+def runs(body: bytes, bits: int = 8, side: int = 64, compression: int | None = None) -> bytes:
+    """A BMP of runs."""
+    palette = bytes(4 << bits)
+    head = struct.pack("<IHHI", 54 + len(palette) + len(body), 0, 0, 54 + len(palette))
+    kind = {8: 1, 4: 2}[bits] if compression is None else compression
+    info = struct.pack("<IiiHHIIiiII", 40, side, side, 1, bits, kind, len(body), 0, 0, 1 << bits, 0)
+    return b"BM" + head + info + palette + body
+
+
+ROW = b"\x40\x09\0\0"
+PLAIN_ROW = b"\0\x40" + bytes(range(64)) + b"\0\0"
+
+
+@pytest.mark.parametrize("row", [ROW, PLAIN_ROW])
+def test_a_bmp_of_runs_is_read(row: bytes) -> None:
+    assert decode(runs(row * 64 + b"\0\1"), 1_000_000).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\0\1", ROW + b"\0\1", PLAIN_ROW * 9 + b"\0\1", b"\0\0" * 64 + b"\0\1",
+        b"\0\2\1\1" * 9 + b"\0\1", b"\0\0" * 500_000, b"",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_bmp_whose_runs_leave_its_pixels_out_is_no_image(body: bytes, bits: int) -> None:
+    with pytest.raises(TruncatedImageError):
+        decode(runs(body, bits), 1_000_000)
+
+
+@pytest.mark.parametrize("compression", [4, 5, 11])
+def test_a_bmp_with_another_format_inside_is_unsupported(compression: int) -> None:
+    with pytest.raises(UnsupportedImageError, match=f"a BMP of compression {compression}"):
+        decode(runs(ROW * 64, compression=compression), 1_000_000)
+
+
+def gif(frame: tuple[int, int], before: bytes = b"") -> bytes:
+    screen = b"GIF89a" + struct.pack("<HHBBB", 100, 100, 0, 0, 0)
+    return screen + before + b"," + struct.pack("<HHHHB", 0, 0, *frame, 0) + b"\2\2\x44\1\0;"
+
+
+@pytest.mark.parametrize("frame", [(1, 1), (100, 49), (0, 0)])
+@pytest.mark.parametrize("before", [b"", b"!\xf9\4\0\0\0\0\0", b"!\xfe\3abc\0" * 9])
+def test_a_gif_whose_first_frame_is_a_corner_of_its_screen_is_no_image(
+    frame: tuple[int, int], before: bytes
+) -> None:
+    with pytest.raises(TruncatedImageError, match="of its 10000 pixels"):
+        decode(gif(frame, before), 1_000_000)
+
+
+def test_a_gif_without_a_frame_is_no_image() -> None:
+    for end in (b";", b"", b"!\xfe\3abc\0;"):
+        with pytest.raises(TruncatedImageError):
+            decode(b"GIF89a" + struct.pack("<HHBBB", 100, 100, 0, 0, 0) + end, 1_000_000)
+
+
+def test_a_gif_whose_first_frame_leaves_out_an_edge_is_read() -> None:
+    data = bytearray(encoded(PHOTO.quantize(16), "GIF"))
+    data[6:8] = struct.pack("<H", PHOTO.width + 9)
+    assert decode(bytes(data), 1_000_000).shape == (80, 121, 3)
+
+
+def test_an_animated_webp_whose_first_frame_is_a_corner_is_no_image() -> None:
+    data = bytearray(encoded(PHOTO, "WEBP", save_all=True, append_images=[PHOTO.rotate(9)]))
+    assert decode(bytes(data), 1_000_000).shape == (80, 112, 3)
+    data[24:30] = (999).to_bytes(3, "little") * 2
+    with pytest.raises(TruncatedImageError, match="112x80 of its 1000000 pixels"):
+        decode(bytes(data), 1_000_000)
+
+
+def test_a_profile_that_names_a_frames_chunk_is_none() -> None:
+    data = encoded(
+        PHOTO,
+        "WEBP",
+        save_all=True,
+        append_images=[PHOTO.rotate(9)],
+        icc_profile=b"ANMF" + bytes(99),
+    )
+    assert decode(data, 1_000_000).shape == (80, 112, 3)
+
+
+def test_a_gif_without_its_last_byte_is_whole() -> None:
+    data = encoded(PHOTO.quantize(16), "GIF")
+    assert np.array_equal(decode(data[:-1], 1_000_000), decode(data, 1_000_000))
+    for cut in (3, 9, 100):
+        with pytest.raises(TruncatedImageError):
+            decode(data[:-cut], 1_000_000)
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp"])
+def test_more_pixels_than_allowed_come_before_those_that_are_missing(kind: str) -> None:
+    data = bytearray(encoded(PHOTO, kind, save_all=True, append_images=[PHOTO.rotate(9)]))
+    if kind == "gif":
+        data[6:10] = b"\xff" * 4
+    else:
+        data[24:30] = (9999).to_bytes(3, "little") * 2
+    with pytest.raises(ImageTooLargeError):
+        decode(bytes(data), 1_000_000)

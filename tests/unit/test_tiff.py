@@ -1,13 +1,24 @@
+import io
 import struct
 
 import numpy as np
 import pytest
-from clip_deepfake.errors import HeaderError
-from clip_deepfake.tiff import MOST_SCANS, read_tiff_size
+from clip_deepfake.errors import HeaderError, TruncatedImageError, UnsupportedImageError
+from clip_deepfake.images import checked_size, decode
+from clip_deepfake.tiff import read_tiff
+from deepfake_tools.chaos.hostile import arithmetic_jpeg
+
+from tests.unit.test_images import LIMIT, photograph
+from tests.unit.test_jpeg import empty_scans
 
 Entry = tuple[int, int, int, int]
 
 SIZE: list[Entry] = [(256, 3, 1, 30), (257, 4, 1, 20)]
+
+
+def read_tiff_size(data: bytes) -> tuple[int, int]:
+    found = read_tiff(data, LIMIT)
+    return found.width, found.height
 
 
 def tiff(entries: list[Entry], data: bytes = b"", order: str = "<") -> bytes:
@@ -19,7 +30,7 @@ def tiff(entries: list[Entry], data: bytes = b"", order: str = "<") -> bytes:
 
 def _entry(order: str, tag: int, kind: int, count: int, value: int) -> bytes:
     # A short value stands at the left of its four bytes.
-    form, values = ("HH", (value, 0)) if kind == 3 else ("I", (value,))
+    form, values = ("HH", (value, 0)) if kind in (3, 8) else ("I", (value,))
     return struct.pack(f"{order}HHI{form}", tag, kind, count, *values)
 
 
@@ -58,16 +69,99 @@ def test_values_in_one_place_count_each() -> None:
         read_tiff_size(tiff([*SIZE, *entries], bytes(99)))
 
 
-@pytest.mark.parametrize(("scans", "is_right"), [(MOST_SCANS + 2, True), (MOST_SCANS + 3, False)])
-def test_scans_of_a_jpeg_inside_are_counted(scans: int, is_right: bool) -> None:
+def saved(pixels: np.ndarray, **options: object) -> bytes:
+    import tifffile
+
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, pixels, **options)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+COLOURS = np.asarray(photograph(80))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "words"),
+    [
+        (COLOURS.astype(np.float32), "signed or floating-point"),
+        (COLOURS.astype(np.float16), "signed or floating-point"),
+        (COLOURS.astype(np.int16), "signed or floating-point"),
+        (COLOURS.astype(np.uint32), "32 bits"),
+        (COLOURS[..., 0].astype(np.float64), "signed or floating-point"),
+        (np.dstack([COLOURS, COLOURS[..., :2]]), "5 samples"),
+    ],
+)
+def test_whole_files_of_other_numbers_are_unsupported(pixels: np.ndarray, words: str) -> None:
+    with pytest.raises(UnsupportedImageError, match=f"a TIFF of .*{words}.*not supported"):
+        decode(saved(pixels, photometric="rgb" if pixels.ndim == 3 else "minisblack"), LIMIT)
+
+
+def test_sixteen_bits_and_four_channels_are_more_work() -> None:
+    data = saved(np.dstack([COLOURS, COLOURS[..., :1]]).astype(np.uint16), photometric="rgb")
+    assert checked_size(data, LIMIT) == (112, 80, 112 * 80 * 8 // 3)
+    assert decode(data, LIMIT).shape == (80, 112, 3)
+
+
+def pieces(extra: list[Entry], data: bytes, tags: tuple[int, int] = (273, 279)) -> bytes:
+    """A file of one piece behind its directory."""
+    place = 8 + 2 + 12 * (len(SIZE) + len(extra) + 2) + 4
+    entries = [*SIZE, *extra, (tags[0], 4, 1, place), (tags[1], 4, 1, len(data))]
+    return tiff(sorted(entries), data)
+
+
+@pytest.mark.parametrize("kind", [3, 4, 8, 9])
+@pytest.mark.parametrize("compression", [1, 5, 8])
+def test_a_tile_much_larger_than_its_image_is_refused(kind: int, compression: int) -> None:
+    extra: list[Entry] = [(259, 3, 1, compression), (322, kind, 1, 16000), (323, kind, 1, 16000)]
+    with pytest.raises(HeaderError, match="a tile would have 256000000 pixels"):
+        read_tiff_size(pieces(extra, bytes(64), (324, 325)))
+
+
+@pytest.mark.parametrize("kind", [8, 9])
+def test_a_negative_number_is_refused(kind: int) -> None:
+    value = -5 & (0xFFFF if kind == 8 else 0xFFFFFFFF)
+    with pytest.raises(HeaderError, match="field 322 is negative: -5"):
+        read_tiff_size(pieces([(322, kind, 1, value)], bytes(64)))
+
+
+@pytest.mark.parametrize("kind", [8, 9])
+def test_signed_types_give_sizes_too(kind: int) -> None:
+    assert read_tiff_size(tiff([(256, kind, 1, 30), (257, kind, 1, 20)])) == (30, 20)
+
+
+@pytest.mark.parametrize(
+    ("compression", "data"),
+    [(2, b"\0"), (3, b"\0\x10\1"), (4, b"\0"), (5, b"\x80"), (8, b""), (32773, b"\x81\0")],
+)
+def test_pieces_too_small_for_their_pixels_are_no_image(compression: int, data: bytes) -> None:
+    extra: list[Entry] = [(258, 3, 1, 1 if compression < 5 else 16), (259, 3, 1, compression)]
+    sizes: list[Entry] = [(256, 3, 1, 100), (257, 3, 1, 100)]
+    place = 8 + 2 + 12 * 6 + 4
+    entries = sizes + extra + [(273, 4, 1, place), (279, 4, 1, len(data))]
+    with pytest.raises(HeaderError, match=r"have \d bytes, and need"):
+        read_tiff_size(tiff(entries, data))
+
+
+@pytest.mark.parametrize("compression", [2, 3, 4])
+@pytest.mark.parametrize("data", [bytes(99), b"\0\x10\1" * 33])
+def test_a_fax_that_cannot_be_read_is_no_white_page(compression: int, data: bytes) -> None:
+    place = 8 + 2 + 12 * 9 + 4
+    entries: list[Entry] = [
+        (256, 3, 1, 64), (257, 3, 1, 64), (258, 3, 1, 1), (259, 3, 1, compression),
+        (262, 3, 1, 0), (273, 4, 1, place), (277, 3, 1, 1), (278, 3, 1, 64), (279, 4, 1, 99),
+    ]  # fmt: skip
+    with pytest.raises(TruncatedImageError):
+        decode(tiff(entries, data), LIMIT)
+
+
+def test_a_jpeg_inside_is_held_to_what_holds_for_jpegs() -> None:
     compression: Entry = (259, 3, 1, 7)
-    entries = [*SIZE, compression, (279, 4, 2, 8 + 2 + 12 * 4 + 4)]
-    data = np.array([5, 5], "<u4").tobytes() + b"\xff\xda" * scans
-    if is_right:
-        assert read_tiff_size(tiff(entries, data)) == (30, 20)
-    else:
-        with pytest.raises(HeaderError, match="scans"):
-            read_tiff_size(tiff(entries, data))
+    with pytest.raises(UnsupportedImageError, match="arithmetic"):
+        read_tiff_size(pieces([compression], arithmetic_jpeg()))
+    with pytest.raises(HeaderError, match="scans of 49000000 pixels"):
+        read_tiff_size(pieces([compression], empty_scans(7000, 30)))
+    with pytest.raises(UnsupportedImageError, match="old kind"):
+        read_tiff_size(pieces([(259, 3, 1, 6)], arithmetic_jpeg()))
 
 
 def test_a_directory_of_millions_is_not_walked() -> None:

@@ -92,6 +92,27 @@ def _jpeg_of_scans() -> bytes:
     return data[:-2] + scan * (20 * MEGABYTE // len(scan)) + data[-2:]
 
 
+def _jpeg_without_pixels() -> bytes:
+    """A JPEG that ends where its pixels should begin."""
+    data = _encoded(Image.new("RGB", (8, 8)), "JPEG")
+    frame = data.index(b"\xff\xc0") + 5
+    end = data.index(b"\xff\xda") + 14
+    size = struct.pack(">HH", SIDE, SIDE)
+    return data[:frame] + size + data[frame + 4 : end] + b"\xff\xd9"
+
+
+def arithmetic_jpeg() -> bytes:
+    """A grey progressive JPEG in arithmetic coding: a hundred scans over 49 megapixels, all empty.
+
+    Of arithmetic coding no byte is too little; a decoder makes zeros of what is missing.
+    """
+    frame = _segment(0xCA, struct.pack(">BHHB3B", 8, SIDE, SIDE, 1, 1, 0x11, 0))
+    mean = _segment(0xDA, bytes([1, 1, 0, 0, 0, 0]))
+    rest = _segment(0xDA, bytes([1, 1, 0, 1, 63, 0]))
+    tables = _segment(0xDB, b"\0" + bytes([1]) * 64)
+    return b"\xff\xd8" + tables + frame + mean + rest * 99 + b"\xff\xd9"
+
+
 def _exif(entries: bytes, count: int) -> bytes:
     return _segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", count) + entries)
 
@@ -156,7 +177,26 @@ HOSTILE = (
         "truncated_image",
         lambda: _small_png(struct.pack(">I", 0x7FFFFFFF) + b"teXt"),
     ),
-    _judged("PNG of 2 million chunks", lambda: _small_png(_png_chunk(b"abCd", b"") * 2_000_000)),
+    _refused(
+        "PNG of 2 million chunks",
+        "truncated_image",
+        lambda: _small_png(_png_chunk(b"abCd", b"") * 2_000_000),
+    ),
+    _refused(
+        "PNG whose rows go on for 8 GB, behind a text that names their chunk",
+        "truncated_image",
+        lambda: _png(99, 99, _zeros(8192), _png_chunk(b"tEXt", b"IDAT\0IDAT")),
+    ),
+    _refused(
+        "PNG of 1 MB whose rows go on for 900 MB",
+        "truncated_image",
+        lambda: _png(99, 99, _zeros(900)),
+    ),
+    _refused(
+        "PNG with 900 texts of 8 MB",
+        "truncated_image",
+        lambda: _small_png(_png_chunk(b"zTXt", b"k\0\0" + _zeros(8)) * 900),
+    ),
     _judged(
         "PNG with a text of 200 MB",
         lambda: _small_png(_png_chunk(b"zTXt", b"k\0\0" + _zeros(200))),
@@ -179,6 +219,12 @@ HOSTILE = (
     ),
     _judged("JPEG of 30 MB of filling", lambda: _jpeg(b"\xff" * 30_000_000)),
     _refused("JPEG of 270,000 scans", "truncated_image", _jpeg_of_scans),
+    _refused("arithmetic JPEG of 100 empty scans", "unsupported_image", arithmetic_jpeg),
+    _refused("JPEG of 49 megapixels without any", "truncated_image", _jpeg_without_pixels),
+    _judged(
+        "JPEG with a film behind it",
+        lambda: _jpeg(progressive=True) + b"\xff\xda" * (6 * MEGABYTE),
+    ),
     _judged("JPEG with 24 MB of EXIF", lambda: _jpeg(_exif(bytes(60_000), 5000) * 400)),
     _judged("JPEG whose EXIF runs in circles", lambda: _jpeg(_exif(LOOP, 1))),
     _judged(
@@ -203,12 +249,23 @@ HOSTILE = (
         ),
     ),
     _refused(
+        "TIFF of 8x8 pixels with a tile of 16000x16000 in signed numbers",
+        "truncated_image",
+        lambda: _tiff(
+            [(322, 9, 1, 16000), (323, 9, 1, 16000), (324, 4, 1, 8), (325, 4, 1, 64)], 0, bytes(64)
+        ),
+    ),
+    _refused(
         "BigTIFF whose directory is at 2**63",
         "truncated_image",
         lambda: b"II+\0" + struct.pack("<HHQ", 8, 0, 1 << 63) + bytes(64),
     ),
-    _judged("GIF of 10,000 frames", lambda: _gif(8, 10_000)),
-    _judged("GIF of 10,000 frames on 49 megapixels", lambda: _gif(SIDE, 10_000), 600),
+    _judged("GIF of 10,000 frames", lambda: _gif(1, 10_000)),
+    _refused(
+        "GIF of 10,000 frames in a corner of 49 megapixels",
+        "truncated_image",
+        lambda: _gif(SIDE, 10_000),
+    ),
     _judged("animated WebP of 500 frames", lambda: _animation("WEBP", 64, 500)),
     _refused("WebP of 16384 x 16384", "image_too_large", lambda: _webp_header(16_384, 16_384)),
     _refused("SVG", "not_an_image", lambda: SVG),

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from clip_deepfake.headers import JPEG_FRAMES
+from clip_deepfake.jpeg import FRAMES
 
 MOST_LIES = 3
 PNG_START = 8
@@ -73,7 +73,7 @@ def _jpeg(data: bytes) -> Iterator[Field]:
     while marker != 0xDA:
         marker, length = struct.unpack_from(">BH", data, position + 1)
         yield from (Field(position + 1, ">B"), Field(position + 2, ">H"))
-        if marker in JPEG_FRAMES:
+        if marker in FRAMES:
             yield from _row(position + 4, ">BHHB")
             yield from _row(position + 10, ">" + "BBB" * data[position + 9])
         elif marker == 0xDA:
