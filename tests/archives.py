@@ -6,6 +6,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from deepfake_tools.archive import plain_entry
+
 HANDLER = '''
 """Answers every request with its own version."""
 
@@ -121,5 +123,5 @@ def write_archive(
     path = folder / f"{name}@{version}.mar"
     with zipfile.ZipFile(path, "w") as archive:
         for entry, content in entries.items():
-            archive.writestr(entry, content)
+            archive.writestr(plain_entry(entry), content)
     return path
