@@ -1,6 +1,7 @@
 """The parts of a detector in, a verified archive in the store out."""
 
 import importlib.metadata
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -146,6 +147,12 @@ def _self_test(card: Card, parts: Parts) -> SelfTest:
         raise BuildError(f"{parts.model.name}: {error}") from error
     engine = TorchEngine(module, torch.device("cpu"))
     logits = engine(self_test_pixels(card.encoder.image_size))[0].tolist()
+    if not all(map(math.isfinite, logits)):
+        raise BuildError(
+            f"{parts.model.name} under {parts.head.card.description}: the logits of the self-test "
+            f"are {logits}, so that no image would get a verdict; the weights are damaged, or do "
+            f"not fit {card.precision}"
+        )
     return SelfTest([round(value, 4) for value in logits], _tolerance(card.precision, logits))
 
 

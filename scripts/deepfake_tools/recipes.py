@@ -1,6 +1,5 @@
 """A preset's name or a JSON file in, preprocessing for the card out."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from clip_deepfake.preprocessing import (
 )
 
 from deepfake_tools.hub import BuildError
+from deepfake_tools.json_file import read_json_object
 
 PROCESSOR = "preprocessor_config.json"
 
@@ -119,9 +119,8 @@ def resolve_preset(name: str, side: int, folder: Path | None) -> Preprocessing:
 
 def _read_recipe(path: Path) -> Preprocessing:
     try:
-        fields = json.loads(path.read_bytes())
-        return msgspec.convert(fields | {"name": "custom"}, Preprocessing)
-    except (OSError, ValueError, TypeError) as error:
+        return msgspec.convert(read_json_object(path) | {"name": "custom"}, Preprocessing)
+    except (OSError, ValueError) as error:
         raise BuildError(
             f"{path} is no preprocessing: {error}; it takes steps, mean and std as a card has them"
         ) from error
@@ -129,7 +128,7 @@ def _read_recipe(path: Path) -> Preprocessing:
 
 def _read_processor(path: Path, side: int) -> Preprocessing:
     try:
-        return _processor_recipe(json.loads(path.read_bytes()), side)
+        return _processor_recipe(read_json_object(path), side)
     except FileNotFoundError as error:
         raise BuildError(
             f"--preprocess clip needs the checkpoint's {PROCESSOR}, which it lacks; "

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from deepfake_tools.hub import BuildError
-from deepfake_tools.weights import load_pickle
+from deepfake_tools.weights import check_plain, load_pickle
 
 WRAPPERS = ("state_dict", "model")
 """Entries that hold the tensors where a file holds more than them."""
@@ -169,6 +169,7 @@ def _only_tensors(path: Path, loaded: object) -> dict[str, Tensor]:
             )
     if not loaded:
         raise BuildError(f"{path.name} holds an empty dictionary")
+    check_plain(path, loaded)
     return _without_module(dict(loaded))
 
 
