@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-SETTINGS = ("config.json", "preprocessor_config.json")
+SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 
 # In the order of preference: a pickle is asked for only where there is nothing else.
 WEIGHTS = (
