@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from deepfake_tools.mistaken import START_BYTES, what_instead
+
 MAX_BYTES = 16 << 20
 """Settings of a model take some kilobytes."""
 
@@ -19,6 +21,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise ValueError(f"it has more than {MAX_BYTES} bytes")
+    if meaning := what_instead(content[:START_BYTES]):
+        raise ValueError(f"it is {meaning}")
     try:
         value = json.loads(content)
     except RecursionError as error:

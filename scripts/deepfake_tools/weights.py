@@ -18,6 +18,7 @@ from torch import Tensor
 from deepfake_tools.hub import BuildError, Snapshot
 from deepfake_tools.json_file import read_json_object
 from deepfake_tools.memory_limit import memory_limit
+from deepfake_tools.mistaken import file_instead
 
 MODEL_TYPES = ("clip", "clip_vision_model")
 
@@ -43,6 +44,11 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 MAX_SHARING = 4
 """Times that a file's bytes may stand in its tensors; tied weights do so twice."""
+
+GEND_HINT = (
+    "; it is of GenD's trainer: put the config.json of GenD's repository, whose key head says "
+    "whether features are normalised, beside the file that you save"
+)
 
 MAX_PICKLE_BYTES = 32 << 20
 """Names and shapes take some 200 bytes a tensor, optimisers a few times that."""
@@ -192,6 +198,8 @@ def _is_left_out(key: str) -> bool:
 
 def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
     """Yields the tensors of the vision tower; of the others only an empty stand-in."""
+    if meaning := file_instead(file):
+        raise BuildError(f"{file.name} is not the weights, but {meaning}")
     if file.suffix == ".safetensors":
         return _safetensors(file)
     return _pickled_tensors(file)
@@ -275,6 +283,7 @@ def load_pickle(file: Path) -> object:
         raise BuildError(
             f"{file.name} is refused: reading it would run code, since it holds {named[1]}; where "
             "you trust it, save its tensors alone with torch.save(model.state_dict(), ...)"
+            + (GEND_HINT if packed and _is_of_gend(file) else "")
         ) from error
     except MemoryError as error:
         raise BuildError(
@@ -305,6 +314,14 @@ def _check_packing(file: Path) -> None:
             f"{file.name} is refused: its list of tensors has {pickled} bytes, more than "
             f"{MAX_PICKLE_BYTES}; save the weights alone, with torch.save(model.state_dict(), ...)"
         )
+
+
+def _is_of_gend(file: Path) -> bool:
+    """Whether the names in a pickle, which cannot be read any further, are GenD's."""
+    with zipfile.ZipFile(file) as opened:
+        names = [name for name in opened.namelist() if name.endswith("data.pkl")]
+        content = b"".join(opened.read(name) for name in names)
+    return b"feature_extractor." in content and b"model.linear." in content
 
 
 def files_digest(files: list[Path]) -> str:
