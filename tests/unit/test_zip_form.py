@@ -7,18 +7,14 @@ format's description.
 
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from deepfake_tools import zip_form
-from deepfake_tools.archive import plain_entry
 from deepfake_tools.inspection import ArchiveError, ArchiveName, inspect_archive
 
-from tests.archives import write_archive
-
-END = struct.Struct("<4s4H2LH")
+from tests.archives import END, hide, write_archive
 
 
 def unpacked_by_torchserve(data: bytes) -> dict[str, bytes]:
@@ -31,16 +27,6 @@ def unpacked_by_torchserve(data: bytes) -> dict[str, bytes]:
         found[data[at + 30 : at + 30 + name].decode()] = data[start : start + size]
         at = start + size
     return found
-
-
-def hide(data: bytes, name: str, content: bytes) -> bytes:
-    """Puts an entry between the last content and the directory, which does not list it."""
-    entry = plain_entry(name)
-    entry.CRC, entry.file_size, entry.compress_size = zlib.crc32(content), *[len(content)] * 2
-    hidden = entry.FileHeader(False) + content
-    *fields, start, comment = END.unpack(data[-END.size :])
-    end = END.pack(*fields, start + len(hidden), comment)
-    return data[:start] + hidden + data[start : -END.size] + end
 
 
 def patch(offset: int, content: bytes) -> Callable[[bytes], bytes]:
