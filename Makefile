@@ -25,7 +25,7 @@ WITH_JAVA = PATH="$(CURDIR)/$(BIN):$$PATH"; [ ! -e $(BIN)/java ] || unset JAVA_H
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(SERVING)  ## Train, build, serve and ask a detector, on examples/ [MODEL=hub/name] [IMAGE=file]
+demo: $(SERVING)  ## Build, serve and ask a detector; without MODEL and IMAGE train one first [MODEL=hub/name] [IMAGE=file]
 	@$(WITH_JAVA) $(BIN)/python scripts/demo.py \
 	    $(if $(MODEL),--model "$(MODEL)") $(if $(IMAGE),--image "$(IMAGE)")
 

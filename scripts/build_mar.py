@@ -3,6 +3,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -18,6 +19,14 @@ from deepfake_tools.quantization import QuantizationOptions
 from deepfake_tools.quantization import describe as describe_quantization
 from deepfake_tools.recipes import PRESETS
 from deepfake_tools.sources import DEFAULT_MODEL, DEFAULT_PRESET
+
+# Beyond these a worker would not come up, or nobody would wait for it.
+MOST_WORKERS = 256
+MOST_BATCH = 1024
+MOST_DELAY_MS = 60_000
+MOST_SECONDS = 86_400
+MOST_PIXELS = 1 << 28
+"""16384 x 16384; decoded, 800 MB for each thread that decodes."""
 
 EXAMPLES = """\
 examples:
@@ -168,7 +177,8 @@ def _read_quantization(
             deviation = found.max_deviation
         return QuantizationOptions(found.calibration, deviation, found.overflow_fix)
     for option in ("calibration", "max_deviation", "overflow_fix"):
-        if getattr(found, option):
+        given = getattr(found, option)
+        if given is not None and given is not False:
             parser.error(f"--{option.replace('_', '-')} is for --precision int8")
     return None
 
@@ -176,32 +186,51 @@ def _read_quantization(
 def _add_serving(parser: argparse.ArgumentParser) -> None:
     serving = parser.add_argument_group("serving")
     defaults = ServingOptions()
-    for option, value, meaning in (
-        ("--workers", defaults.workers, "processes, each with a copy of the weights"),
-        ("--batch-size", defaults.batch_size, "requests in one pass"),
-        ("--batch-delay", defaults.batch_delay_ms, "milliseconds to wait for a batch to fill"),
+    for option, value, meaning, most in (
+        ("--workers", defaults.workers, "processes, each with a copy of the weights", MOST_WORKERS),
+        ("--batch-size", defaults.batch_size, "requests in one pass", MOST_BATCH),
+        (
+            "--batch-delay",
+            defaults.batch_delay_ms,
+            "milliseconds to wait for a batch to fill",
+            MOST_DELAY_MS,
+        ),
         (
             "--response-timeout",
             defaults.response_timeout_s,
             "seconds until a worker counts as hung",
+            MOST_SECONDS,
         ),
-        ("--startup-timeout", defaults.startup_timeout_s, "seconds for a worker to come up"),
-        ("--max-pixels", Limits().max_pixels, "largest width x height of an image"),
+        (
+            "--startup-timeout",
+            defaults.startup_timeout_s,
+            "seconds for a worker to come up",
+            MOST_SECONDS,
+        ),
+        ("--max-pixels", Limits().max_pixels, "largest width x height of an image", MOST_PIXELS),
     ):
         serving.add_argument(
             option,
-            type=_positive,
+            type=_up_to(most),
             default=value,
             metavar="N",
-            help=f"{meaning} (default: {value or 'estimated'})",
+            help=f"{meaning} (default: {value or 'estimated'}; at most {most})",
         )
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+def _up_to(most: int) -> Callable[[str], int]:
+    """Makes a reader of whole numbers from 1 on."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = 0
+        if not 1 <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text[:80]!r} is no whole number from 1 to {most}")
+        return value
+
+    return read
 
 
 def _fraction(text: str) -> float:

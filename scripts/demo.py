@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Trains, builds and serves a detector for a moment and asks it; leaves nothing behind.
+"""Builds and serves a detector for a moment and asks it; leaves nothing behind.
 
-The head is trained on crops of the photographs in examples/ and on manipulated copies of them, and
-asked about other parts of the same photographs. Without --model the encoder is a stand-in, made on
-the spot, and nothing is downloaded. Either way it is a demonstration, and no deepfake detector.
+Alone it also trains a head, on crops of the photographs in examples/ and on manipulated copies of
+them, and asks about other parts of the same photographs; the encoder is a stand-in, made on the
+spot, and nothing is downloaded. With --model or --image nothing is trained, and the verdicts are
+chance. Either way it is a demonstration, and no deepfake detector.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from deepfake_tools.crops import Pair, write_held_out_crops, write_training_crops
+from deepfake_tools.inspection import ArchiveName
 from deepfake_tools.local_server import LocalServer, LocalServerError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="ask about these photographs (default: crops that the head was not trained on)",
+        help="ask about these photographs (default: those in examples/)",
     )
     args = parser.parse_args()
     for image in args.image:
@@ -75,37 +77,56 @@ def interrupt_once(number: int, frame: FrameType | None) -> None:
 
 
 def demonstrate(model: str | None, images: list[Path], folder: Path) -> int:
-    """Trains, builds, serves and asks.
+    """Builds, serves and asks; trains first where that takes seconds and can be judged.
 
     Args:
         model: Hub name or local folder; None is the stand-in.
-        images: The photographs to ask about; none are the crops that were held out.
+        images: The photographs to ask about; none are those in examples/.
         folder: Holds everything that is made on the way.
 
     Returns:
         The client's exit code.
     """
+    trains = model is None and not images
     model = model or stand_in(folder)
-    pairs = make_crops(folder)
-    archive = build(model, train(model, folder), folder / "store")
-    name = archive.stem.rpartition("@")[0]
+    asked, head = images or PHOTOGRAPHS, None
+    if trains:
+        asked = [path for pair in make_crops(folder) for path in (pair.real, pair.fake)]
+        head = train(model, folder)
+    archive = build(model, head, folder / "store")
     results = folder / "results.txt"
-    say(f"starting TorchServe with {archive.name}")
-    with LocalServer(archive.parent, ROOT / "config.properties") as server:
-        server.wait_ready(name, limit_s=READY_LIMIT_S)
-        asked = images or [path for pair in pairs for path in (pair.real, pair.fake)]
-        say(f"asking {server.inference_url} about {len(asked)} image(s)")
-        connection = ["--server", server.inference_url, "--management", server.management_url]
-        command = [*script("client.py"), "--model", name, *connection]
-        command += ["--key-file", str(server.key_file), "--output", str(results)]
-        code = subprocess.run([*command, "--image", *map(str, asked)], check=False).returncode
-        say("stopping TorchServe")
-    if code == 0 and not images:
+    code = serve_and_ask(archive, asked, results)
+    if head is None:
+        say(
+            "the head was never trained: these verdicts are chance, and show that the plumbing "
+            "works. It is no deepfake detector"
+        )
+        return code
+    if code == 0:
         say(judgement(results.read_text(encoding="utf-8")))
     say(
         "this was a demonstration of how things work: its head knows one kind of trace, on five "
         "photographs. It is no deepfake detector"
     )
+    return code
+
+
+def serve_and_ask(archive: Path, images: list[Path], results: Path) -> int:
+    """Starts a server, asks it about each image and stops it; returns the client's exit code.
+
+    Raises:
+        LocalServerError: The server did not come up.
+    """
+    name = ArchiveName.parse(archive.name).name
+    say(f"starting TorchServe with {archive.name}")
+    with LocalServer(archive.parent, ROOT / "config.properties") as server:
+        server.wait_ready(name, limit_s=READY_LIMIT_S)
+        say(f"asking {server.inference_url} about {len(images)} image(s)")
+        connection = ["--server", server.inference_url, "--management", server.management_url]
+        command = [*script("client.py"), "--model", name, *connection]
+        command += ["--key-file", str(server.key_file), "--output", str(results)]
+        code = subprocess.run([*command, "--image", *map(str, images)], check=False).returncode
+        say("stopping TorchServe")
     return code
 
 
@@ -146,15 +167,16 @@ def train(model: str, folder: Path) -> Path:
     return head
 
 
-def build(model: str, head: Path, store: Path) -> Path:
-    """Builds the archive of a model and a head, and returns its path.
+def build(model: str, head: Path | None, store: Path) -> Path:
+    """Builds the archive of a model, with a head or an untrained one, and returns its path.
 
     Raises:
         CalledProcessError: The builder refused; it has said why.
     """
-    say(f"building an archive of {Path(model).name if Path(model).is_dir() else model}")
-    command = [*script("build_mar.py"), "--model", model, "--weights", str(head)]
-    command += ["--export-path", str(store)]
+    what = Path(model).name if Path(model).is_dir() else model
+    say(f"building an archive of {what}" + ("" if head else ", under a head that is NOT TRAINED"))
+    command = [*script("build_mar.py"), "--model", model, "--export-path", str(store)]
+    command += [] if head is None else ["--weights", str(head)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     (archive,) = store.glob("*.mar")
     return archive

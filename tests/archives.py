@@ -2,9 +2,16 @@
 
 import hashlib
 import json
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
+
+from deepfake_tools.archive import plain_entry
+
+END = struct.Struct("<4s4H2LH")
+"""The last record of a zip."""
 
 HANDLER = '''
 """Answers every request with its own version."""
@@ -121,5 +128,15 @@ def write_archive(
     path = folder / f"{name}@{version}.mar"
     with zipfile.ZipFile(path, "w") as archive:
         for entry, content in entries.items():
-            archive.writestr(entry, content)
+            archive.writestr(plain_entry(entry), content)
     return path
+
+
+def hide(data: bytes, name: str, content: bytes) -> bytes:
+    """Puts an entry between the last content and the directory, which does not list it."""
+    entry = plain_entry(name)
+    entry.CRC, entry.file_size, entry.compress_size = zlib.crc32(content), *[len(content)] * 2
+    hidden = entry.FileHeader(False) + content
+    *fields, start, comment = END.unpack(data[-END.size :])
+    end = END.pack(*fields, start + len(hidden), comment)
+    return data[:start] + hidden + data[start : -END.size] + end

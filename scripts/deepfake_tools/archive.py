@@ -72,13 +72,19 @@ def write_archive(
     }
     with zipfile.ZipFile(target, "w") as archive:
         for name in sorted([*texts, *weights]):
-            entry = zipfile.ZipInfo(name, EPOCH)
-            entry.create_system = 3  # Unix, so that the mode below counts
-            entry.external_attr = 0o644 << 16
+            entry = plain_entry(name)
             if name in texts:
                 archive.writestr(entry, texts[name])
             else:
                 _store(archive, entry, weights[name])
+
+
+def plain_entry(name: str) -> zipfile.ZipInfo:
+    """An entry of an archive, the same on every machine; ``zip_form`` takes no other."""
+    entry = zipfile.ZipInfo(name, EPOCH)
+    entry.create_system = 3  # Unix, so that the mode below counts
+    entry.external_attr = 0o644 << 16
+    return entry
 
 
 def _manifest(card: Card) -> bytes:

@@ -1,6 +1,7 @@
 """The parts of a detector in, a verified archive in the store out."""
 
 import importlib.metadata
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -31,10 +32,10 @@ from safetensors.torch import save_file
 from deepfake_tools.archive import ServingOptions, write_archive
 from deepfake_tools.build_options import BuildOptions
 from deepfake_tools.hub import BuildError
-from deepfake_tools.inspection import ArchiveError, ArchiveName
+from deepfake_tools.inspection import NAME, VERSION, ArchiveName
 from deepfake_tools.quantization import QuantizationOptions, Quantized, quantize
 from deepfake_tools.sources import Parts, gather
-from deepfake_tools.store import archive_name, next_version
+from deepfake_tools.store import next_version
 from deepfake_tools.time_limits import response_timeout_s
 
 LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "safetensors", "torch")
@@ -99,11 +100,18 @@ def build(options: BuildOptions, report: Callable[[str], None]) -> Built:
 
 
 def _target(options: BuildOptions, name: str) -> ArchiveName:
-    version = options.version or next_version(options.store, name)
-    try:
-        return ArchiveName.parse(archive_name(name, version))
-    except ArchiveError as error:
-        raise BuildError(f"{error}; choose with --served-name and --version") from error
+    if not NAME.fullmatch(name):
+        raise BuildError(
+            f"{name!r} is no name for URLs and files: choose one of up to 200 letters and digits, "
+            "with . _ - in between, by --served-name"
+        )
+    version = next_version(options.store, name) if options.version is None else options.version
+    if not VERSION.fullmatch(version):
+        raise BuildError(
+            f"--version {version!r} is none: give numbers without leading zeros, with dots "
+            "between, such as 2 or 1.0"
+        )
+    return ArchiveName(name, version)
 
 
 def _alignment(options: BuildOptions) -> FaceAlignment | None:
@@ -139,6 +147,12 @@ def _self_test(card: Card, parts: Parts) -> SelfTest:
         raise BuildError(f"{parts.model.name}: {error}") from error
     engine = TorchEngine(module, torch.device("cpu"))
     logits = engine(self_test_pixels(card.encoder.image_size))[0].tolist()
+    if not all(map(math.isfinite, logits)):
+        raise BuildError(
+            f"{parts.model.name} under {parts.head.card.description}: the logits of the self-test "
+            f"are {logits}, so that no image would get a verdict; the weights are damaged, or do "
+            f"not fit {card.precision}"
+        )
     return SelfTest([round(value, 4) for value in logits], _tolerance(card.precision, logits))
 
 
@@ -171,7 +185,7 @@ def _quantize(
 
 def _pack(card: Card, parts: Parts, options: BuildOptions, quantized: Quantized | None) -> Built:
     options.store.mkdir(parents=True, exist_ok=True)
-    target = options.store / archive_name(card.name, card.version)
+    target = options.store / ArchiveName(card.name, card.version).file_name
     # Hidden from TorchServe by its dot; in the store, so that the last step is a mere rename.
     with tempfile.TemporaryDirectory(prefix=".build-", dir=options.store) as scratch:
         weights = _write_encoder(parts, quantized, Path(scratch))

@@ -4,18 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from deepfake_tools.hub_environment import complaint
 
-SETTINGS = ("config.json", "preprocessor_config.json")
+SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 
 # In the order of preference: a pickle is asked for only where there is nothing else.
 WEIGHTS = (
@@ -98,6 +89,18 @@ def fetch_weights(snapshot: Snapshot) -> list[Path]:
 
 
 def _download(model: str, revision: str, patterns: Sequence[str]) -> Path:
+    if wrong := complaint():
+        raise BuildError(wrong)
+    # Its import reads the environment, and fails on some values that were refused just now.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
     except HFValidationError as error:
@@ -121,10 +124,12 @@ def _download(model: str, revision: str, patterns: Sequence[str]) -> Path:
         raise BuildError(
             f"{model} is not in the cache and HF_HUB_OFFLINE is set; build once without it"
         ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except Exception as error:
+        # The library lets through whatever its HTTP client makes of settings and answers.
         raise BuildError(
             f"{model} cannot be fetched and is not in the cache ({_cause(error)}); check the "
-            "network, HF_ENDPOINT and the free space under HF_HOME, or give a local folder"
+            "network, HF_ENDPOINT, HF_TOKEN, proxies and the free space under HF_HOME, or give a "
+            "local folder"
         ) from error
 
 

@@ -1,28 +1,24 @@
 """An archive file in, its name and version out, or the reason why no server should see it."""
 
-import hashlib
 import json
 import re
-import stat
-import zipfile
-import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from deepfake_tools.failures import ServiceError
+from deepfake_tools.zip_form import Entry, FormError, read_form
 
 MANIFEST_ENTRY = "MAR-INF/MANIFEST.json"
 CARD_ENTRY = "detector.json"
-FILE_NAME = re.compile(
-    r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.))*)@(?P<version>[1-9][0-9]{0,8})\.mar"
-)
-MAX_ENTRIES = 1000
+NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.)){0,199}")
+# As TorchServe's own archiver has them by default: 1.0. Without leading zeros, so that no two
+# spellings are one number; at most 8 of 9 digits, so that it fits every table and log.
+VERSION = re.compile(r"(?:[1-9][0-9]{0,8}|0(?=\.))(?:\.(?:0|[1-9][0-9]{0,8})){0,7}")
+NUMBER = re.compile(r"[0-9]{1,18}")
+MANIFEST_KEYS = frozenset(("modelName", "modelVersion", "handler", "configFile"))
 MAX_JSON_BYTES = 1 << 20
-# Weights are stored as they are; only code and text are deflated, and those are small.
-MAX_GROWTH = 2
-GROWTH_ALLOWANCE_BYTES = 16 << 20
-CHUNK_BYTES = 1 << 20
 
 
 class ArchiveError(ServiceError):
@@ -34,7 +30,7 @@ class ArchiveError(ServiceError):
 
 @dataclass(frozen=True)
 class ArchiveName:
-    """What NAME@VERSION.mar says: the served name and a version that counts from 1."""
+    """What NAME@VERSION.mar says: the served name, and a version such as 2 or 1.0."""
 
     name: str
     version: str
@@ -46,13 +42,14 @@ class ArchiveName:
         Raises:
             ArchiveError: It is not of this form; names hold letters, digits, and . _ - in between.
         """
-        match = FILE_NAME.fullmatch(file_name)
-        if match is None:
+        name, _, version = file_name.removesuffix(".mar").rpartition("@")
+        whole = file_name.endswith(".mar") and NAME.fullmatch(name) and VERSION.fullmatch(version)
+        if not whole:
             raise ArchiveError(
                 f"{file_name!r} is no name for an archive: scripts/build_mar.py writes "
                 "NAME@VERSION.mar, such as openai--clip-vit-base-patch32@1.mar"
             )
-        return cls(match["name"], match["version"])
+        return cls(name, version)
 
     @property
     def file_name(self) -> str:
@@ -63,11 +60,22 @@ class ArchiveName:
         return f"{self.name} version {self.version}"
 
 
-def inspect_archive(path: Path) -> ArchiveName:
-    """Reads an archive to the last byte, as its own checksums and its card describe it.
+def version_order(version: str) -> tuple[tuple[int, str], ...]:
+    """What versions are sorted by: 1.9 is before 1.10, and 1 before 1.0.
+
+    Args:
+        version: As ``VERSION``, or whatever else a server has been given: words before numbers.
+    """
+    parts = version.split(".")
+    return tuple((int(part), "") if NUMBER.fullmatch(part) else (-1, part) for part in parts)
+
+
+def inspect_archive(path: Path, *, contents: bool = True) -> ArchiveName:
+    """Reads an archive as the server will, and compares it with its manifest and its card.
 
     Args:
         path: A file with its final name.
+        contents: Whether to read the weights too; without, their digests are the worker's to check.
 
     Returns:
         The name and version on which file name, manifest and card agree.
@@ -80,74 +88,63 @@ def inspect_archive(path: Path) -> ArchiveName:
         raise ArchiveError(f"{path} is {kind}: give a .mar file that build_mar.py has written")
     name = ArchiveName.parse(path.name)
     try:
-        with zipfile.ZipFile(path) as archive:
-            _check_entries(path, archive)
-            digests = {entry: _digest(archive, entry) for entry in archive.namelist()}
-            manifest = _read_json(path, archive, MANIFEST_ENTRY)
-            card = _read_json(path, archive, CARD_ENTRY)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise ArchiveError(f"{path} is damaged ({error}): build it or copy it again") from error
-    _check_manifest(path, name, manifest, set(digests))
-    _check_card(path, name, card, digests)
+        entries = read_form(path, contents=contents)
+    except FormError as error:
+        raise ArchiveError(f"{path} {error}; build it or copy it again") from error
+    except OSError as error:
+        raise ArchiveError(f"{path} cannot be read: {error.strerror}") from error
+    manifest = _read_json(path, entries, MANIFEST_ENTRY)
+    card = _read_json(path, entries, CARD_ENTRY)
+    _check_manifest(path, name, manifest, entries)
+    _check_card(path, name, card, entries)
     return name
 
 
-def _check_entries(path: Path, archive: zipfile.ZipFile) -> None:
-    """Refuses entries that would land outside the folder where a server unpacks, and bombs."""
-    entries = archive.infolist()
-    unpacked = sum(entry.file_size for entry in entries)
-    if len(entries) > MAX_ENTRIES:
-        raise ArchiveError(f"{path} holds {len(entries)} entries, more than {MAX_ENTRIES}")
-    if unpacked > MAX_GROWTH * path.stat().st_size + GROWTH_ALLOWANCE_BYTES:
-        raise ArchiveError(f"{path} would unpack to {unpacked} bytes, far more than it holds")
-    seen = set()
-    for entry in entries:
-        entry_path = PurePosixPath(entry.filename)
-        unsafe = entry_path.is_absolute() or ".." in entry_path.parts or "\\" in entry.filename
-        if unsafe or stat.S_ISLNK(entry.external_attr >> 16):
-            raise ArchiveError(f"{path} holds {entry.filename!r}, a link or a path to elsewhere")
-        if entry.filename in seen:
-            raise ArchiveError(f"{path} holds {entry.filename!r} twice")
-        seen.add(entry.filename)
-
-
-def _digest(archive: zipfile.ZipFile, entry: str) -> str:
-    """Returns an entry's SHA-256; zipfile compares its CRC at the end."""
-    digest = hashlib.sha256()
-    with archive.open(entry) as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _read_json(path: Path, archive: zipfile.ZipFile, entry: str) -> dict[str, Any]:
+def _read_json(path: Path, entries: Mapping[str, Entry], name: str) -> dict[str, Any]:
+    if name not in entries:
+        raise ArchiveError(f"{path} has no {name}: scripts/build_mar.py makes archives")
+    entry = entries[name]
+    if entry.size > MAX_JSON_BYTES:
+        raise ArchiveError(f"{path}: {name} has {entry.size} bytes, more than {MAX_JSON_BYTES}")
+    with path.open("rb") as file:
+        file.seek(entry.content)
+        content = file.read(entry.size)
     try:
-        with archive.open(entry) as file:
-            value = json.loads(file.read(MAX_JSON_BYTES))
-    except KeyError as error:
-        raise ArchiveError(f"{path} has no {entry}: scripts/build_mar.py makes archives") from error
+        value = json.loads(content, object_pairs_hook=_without_repetition)
     except (ValueError, RecursionError) as error:
-        raise ArchiveError(f"{path}: {entry} is not JSON: {error}") from error
+        raise ArchiveError(f"{path}: {name} is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise ArchiveError(f"{path}: {entry} is not a JSON object")
+        raise ArchiveError(f"{path}: {name} is not a JSON object")
     return value
 
 
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Makes an object; of two values for one key, readers take the first or the last."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands in it twice")
+    return found
+
+
 def _check_manifest(
-    path: Path, name: ArchiveName, manifest: dict[str, Any], entries: set[str]
+    path: Path, name: ArchiveName, manifest: dict[str, Any], entries: Mapping[str, Entry]
 ) -> None:
     """Refuses a manifest by which TorchServe would serve something else, or fail to."""
     model = manifest.get("model")
     if not isinstance(model, dict):
         raise ArchiveError(f"{path}: {MANIFEST_ENTRY} says nothing of a model")
     _check_agreement(path, name, MANIFEST_ENTRY, model.get("modelName"), model.get("modelVersion"))
+    if others := model.keys() - MANIFEST_KEYS:
+        raise ArchiveError(
+            f"{path}: its manifest has {', '.join(sorted(others))}, which build_mar.py never writes"
+        )
     for key in ("handler", "configFile"):
         if model.get(key) not in entries:
             raise ArchiveError(f"{path} lacks the {key} {model.get(key)!r} that its manifest names")
 
 
 def _check_card(
-    path: Path, name: ArchiveName, card: dict[str, Any], digests: dict[str, str]
+    path: Path, name: ArchiveName, card: dict[str, Any], entries: Mapping[str, Entry]
 ) -> None:
     """Refuses a card of another archive, or other weights than the card's."""
     _check_agreement(path, name, CARD_ENTRY, card.get("name"), card.get("version"))
@@ -155,12 +152,13 @@ def _check_card(
     if not isinstance(files, dict) or not files:
         raise ArchiveError(f"{path}: {CARD_ENTRY} lists no weight files")
     for entry, digest in files.items():
-        if entry not in digests:
+        if entry not in entries:
             raise ArchiveError(f"{path} lacks {entry}, which its card lists")
-        if digests[entry] != digest:
+        found = entries[entry].sha256
+        if found not in (None, digest):
             raise ArchiveError(
                 f"{path}: {entry} is not the file that its card describes: its SHA-256 is "
-                f"{digests[entry]}, the card says {digest}; build it again"
+                f"{found}, the card says {digest}; build it again"
             )
 
 

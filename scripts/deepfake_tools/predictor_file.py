@@ -56,12 +56,18 @@ def count_points(path: Path) -> PointCount:
 
 
 def _check_size(path: Path) -> None:
+    # Here, since the process that reads the predictor has this file and the handler's alone.
+    from deepfake_tools.mistaken import START_BYTES, what_instead
+
     try:
         # Opened, since a folder has a size as well.
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
+            meaning = what_instead(file.read(START_BYTES))
     except OSError as error:
         raise LoadError(f"{path.name} cannot be read: {error.strerror}") from error
+    if meaning:
+        raise LoadError(f"{path.name} is not the landmark predictor, but {meaning}")
     if size > MAX_BYTES:
         raise LoadError(
             f"{path.name} has {size} bytes: a landmark predictor has no more than {MAX_BYTES}"

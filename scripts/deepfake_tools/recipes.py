@@ -1,6 +1,5 @@
 """A preset's name or a JSON file in, preprocessing for the card out."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,11 @@ from clip_deepfake.preprocessing import (
 )
 
 from deepfake_tools.hub import BuildError
+from deepfake_tools.json_file import read_json_object
 
 PROCESSOR = "preprocessor_config.json"
+NESTED_PROCESSOR = "processor_config.json"
+"""What transformers 5 writes for a whole processor: the same settings, under image_processor."""
 
 # Pillow's numbers for its filters, as preprocessor_config.json has them.
 RESAMPLE = {2: "bilinear", 3: "bicubic"}
@@ -91,8 +93,9 @@ def resolve_preset(name: str, side: int, folder: Path | None) -> Preprocessing:
         name: a preset's name, or the path of a JSON file with ``steps``, ``mean`` and ``std`` as
             a card has them under ``preprocessing``.
         side: of the encoder's square input, in pixels.
-        folder: of the encoder's checkpoint, whose ``preprocessor_config.json`` the
-            preset ``clip`` follows; None for an encoder that came without one.
+        folder: of the encoder's checkpoint, whose ``processor_config.json`` or
+            ``preprocessor_config.json`` the preset ``clip`` follows; None for an encoder that came
+            without one.
 
     Raises:
         BuildError: when the settings are missing, cannot be followed, or do not end in a square of
@@ -101,7 +104,7 @@ def resolve_preset(name: str, side: int, folder: Path | None) -> Preprocessing:
     if name.endswith(".json"):
         recipe, origin = _read_recipe(Path(name)), name
     elif name == "clip" and folder is not None:
-        recipe, origin = _read_processor(folder / PROCESSOR, side), PROCESSOR
+        recipe, origin = _read_processor(folder, side)
     elif name in PRESETS:
         recipe, origin = PRESETS[name](side), name
     else:
@@ -119,24 +122,38 @@ def resolve_preset(name: str, side: int, folder: Path | None) -> Preprocessing:
 
 def _read_recipe(path: Path) -> Preprocessing:
     try:
-        fields = json.loads(path.read_bytes())
-        return msgspec.convert(fields | {"name": "custom"}, Preprocessing)
-    except (OSError, ValueError, TypeError) as error:
+        return msgspec.convert(read_json_object(path) | {"name": "custom"}, Preprocessing)
+    except (OSError, ValueError) as error:
         raise BuildError(
             f"{path} is no preprocessing: {error}; it takes steps, mean and std as a card has them"
         ) from error
 
 
-def _read_processor(path: Path, side: int) -> Preprocessing:
+def _read_processor(folder: Path, side: int) -> tuple[Preprocessing, str]:
+    """Follows the checkpoint's own settings, and names their file."""
+    origin = NESTED_PROCESSOR
     try:
-        return _processor_recipe(json.loads(path.read_bytes()), side)
+        settings = _nested_settings(folder / NESTED_PROCESSOR)
+        if settings is None:
+            origin = PROCESSOR
+            settings = read_json_object(folder / PROCESSOR)
+        return _processor_recipe(settings, side), origin
     except FileNotFoundError as error:
         raise BuildError(
-            f"--preprocess clip needs the checkpoint's {PROCESSOR}, which it lacks; "
-            "use --preprocess squash"
+            f"--preprocess clip needs the checkpoint's {PROCESSOR} or {NESTED_PROCESSOR}, which it "
+            "lacks; use --preprocess squash"
         ) from error
     except (ValueError, AttributeError, TypeError, KeyError, OSError) as error:
-        raise BuildError(f"{PROCESSOR} cannot be followed: {error}") from error
+        raise BuildError(f"{origin} cannot be followed: {error}") from error
+
+
+def _nested_settings(path: Path) -> dict[str, Any] | None:
+    """The image processor's part, which comes before a file of its own, as in transformers."""
+    try:
+        found = read_json_object(path).get("image_processor")
+    except FileNotFoundError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _processor_recipe(settings: dict[str, Any], side: int) -> Preprocessing:

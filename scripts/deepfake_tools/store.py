@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from deepfake_tools.failures import ServiceError
-from deepfake_tools.inspection import ArchiveError, ArchiveName, inspect_archive
+from deepfake_tools.inspection import ArchiveError, ArchiveName, inspect_archive, version_order
 from deepfake_tools.locks import try_lock
 
 # Hidden, so that TorchServe does not take it for a model.
@@ -25,18 +25,9 @@ class StoreError(ServiceError):
     meaning: ClassVar[str] = "the store cannot be used, or another command is at work in it"
 
 
-def archive_name(name: str, version: str) -> str:
-    """Returns the file name of an archive: NAME@VERSION.mar.
-
-    Raises:
-        ArchiveError: TorchServe or a file system would stumble over the name or the version.
-    """
-    return ArchiveName.parse(f"{name}@{version}.mar").file_name
-
-
 def next_version(folder: Path, name: str) -> str:
-    """Returns the first version above those that a store, which may not exist yet, holds."""
-    return str(int(Store(folder).newest().get(name, "0")) + 1)
+    """Returns the first whole number above what a store, which may not exist yet, holds."""
+    return str(int(Store(folder).newest().get(name, "0").partition(".")[0]) + 1)
 
 
 class Store:
@@ -53,11 +44,13 @@ class Store:
         """Returns what the store holds, by name, and by version from the oldest."""
         found = []
         for path in self.folder.glob("*.mar"):
+            if not path.is_file():
+                continue
             try:
                 found.append(ArchiveName.parse(path.name))
             except ArchiveError:
                 continue
-        return sorted(found, key=lambda archive: (archive.name, int(archive.version)))
+        return sorted(found, key=lambda archive: (archive.name, version_order(archive.version)))
 
     def newest(self) -> dict[str, str]:
         """Returns the highest version of each model, by name."""

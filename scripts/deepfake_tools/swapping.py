@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from deepfake_tools.inspection import ArchiveName
+from deepfake_tools.inspection import ArchiveName, version_order
 from deepfake_tools.load import Exchange
 from deepfake_tools.service import Service
 from deepfake_tools.tokens import Token
@@ -48,7 +48,8 @@ class SwapReport:
     versions: Counter[str]
 
     def __str__(self) -> str:
-        by_version = ", ".join(f"version {v}: {n}" for v, n in sorted(self.versions.items()))
+        in_order = sorted(self.versions, key=version_order)
+        by_version = ", ".join(f"version {v}: {self.versions[v]}" for v in in_order)
         return (
             f"{self.swaps} swaps: {self.sent} requests sent, {self.sent - len(self.failed)} "
             f"answered, {len(self.failed)} failed, {len(self.wrong)} by the wrong version "

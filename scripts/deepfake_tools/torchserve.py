@@ -19,6 +19,7 @@ from deepfake_tools.answers import (
 )
 from deepfake_tools.connection import Server, detector_failure
 from deepfake_tools.failures import ServiceError, UnexpectedAnswerError
+from deepfake_tools.inspection import version_order
 from deepfake_tools.tokens import Purpose, Token
 
 INFERENCE_ADDRESS = "http://127.0.0.1:8080"
@@ -145,8 +146,9 @@ class ManagementAPI:
         return tuple(models)
 
     def versions(self, name: str) -> tuple[ModelVersion, ...]:
-        """Returns every registered version of a model."""
-        return parse_versions(self._server.call("GET", _path("models", name, "all")))
+        """Returns every registered version of a model, in their order."""
+        found = parse_versions(self._server.call("GET", _path("models", name, "all")))
+        return tuple(sorted(found, key=lambda entry: version_order(entry.version)))
 
     def version(self, name: str, version: str | None = None) -> ModelVersion:
         """Returns one version of a model: the default one if None."""

@@ -1,11 +1,10 @@
 """Checkpoint files in, the vision tower's settings and tensors out."""
 
 import hashlib
-import json
 import pickle
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from deepfake_tools.hub import BuildError, Snapshot
+from deepfake_tools.json_file import read_json_object
+from deepfake_tools.memory_limit import memory_limit
+from deepfake_tools.mistaken import file_instead
 
 MODEL_TYPES = ("clip", "clip_vision_model")
 
@@ -35,6 +37,24 @@ VISION_DEFAULTS: dict[str, Any] = {
 
 # A CLIPVisionModel that was saved without its outer module has these names at the top.
 TOWER_PARTS = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")
+
+LAYER = re.compile(r"vision_model\.encoder\.layers\.([0-9]{1,9})\.")
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+MAX_SHARING = 4
+"""Times that a file's bytes may stand in its tensors; tied weights do so twice."""
+
+GEND_HINT = (
+    "; it is of GenD's trainer: put the config.json of GenD's repository, whose key head says "
+    "whether features are normalised, beside the file that you save"
+)
+
+MAX_PICKLE_BYTES = 32 << 20
+"""Names and shapes take some 200 bytes a tensor, optimisers a few times that."""
+
+READING_BYTES = 1 << 30
+"""What torch's reader may take besides twice the file's size."""
 
 # Parts of a checkpoint that a detector knowingly goes without.
 LEFT_OUT = ("text_model.", "text_projection.", "logit_scale")
@@ -102,14 +122,11 @@ def _object(config: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 def _read_json(path: Path, name: str) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
+        return read_json_object(path)
     except FileNotFoundError as error:
         raise BuildError(f"{name} has no {path.name}; it is no Hugging Face model") from error
     except (OSError, ValueError) as error:
         raise BuildError(f"{name}: {path.name} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise BuildError(f"{name}: {path.name} holds no JSON object")
-    return value
 
 
 def read_tower(files: list[Path], config: EncoderConfig, dtype: torch.dtype) -> Tower:
@@ -130,6 +147,7 @@ def read_tower(files: list[Path], config: EncoderConfig, dtype: torch.dtype) -> 
         for key, tensor in _tensors(file):
             name = _tower_name(key)
             if name is not None:
+                _check_floats(file.name, key, tensor)
                 tensors[name] = tensor.to(dtype).contiguous()
             elif not _is_left_out(key):
                 unknown.append(key)
@@ -138,10 +156,29 @@ def read_tower(files: list[Path], config: EncoderConfig, dtype: torch.dtype) -> 
             f"{files[0].name} holds {len(unknown)} tensors that are no part of a CLIP, the first "
             f"is {sorted(unknown)[0]}; is it a detector's checkpoint instead of an encoder's?"
         )
+    _check_layers(files[0].name, tensors, config)
     projection = tensors.get("visual_projection.weight")
     width = None if projection is None else projection.shape[0]
     config = msgspec.structs.replace(config, projection_dim=width)
     return Tower(config, tensors, files_digest(files))
+
+
+def _check_floats(file: str, name: str, tensor: Tensor) -> None:
+    if tensor.dtype not in FLOATS:
+        raise BuildError(
+            f"{file}: {name} is of {tensor.dtype}: weights in 8 bits or fewer mean nothing without "
+            "the scales of whoever made them; give the checkpoint in 16 or 32 bits"
+        )
+
+
+def _check_layers(file: str, names: Iterable[str], config: EncoderConfig) -> None:
+    """Compares the number of layers, before a module of as many as config.json says is made."""
+    found = len({match[1] for name in names if (match := LAYER.match(name))})
+    if found != config.num_hidden_layers:
+        raise BuildError(
+            f"{file} holds {found} layers of a vision tower, and config.json says "
+            f"{config.num_hidden_layers}: they are not of one model"
+        )
 
 
 def _tower_name(key: str) -> str | None:
@@ -161,6 +198,8 @@ def _is_left_out(key: str) -> bool:
 
 def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
     """Yields the tensors of the vision tower; of the others only an empty stand-in."""
+    if meaning := file_instead(file):
+        raise BuildError(f"{file.name} is not the weights, but {meaning}")
     if file.suffix == ".safetensors":
         return _safetensors(file)
     return _pickled_tensors(file)
@@ -184,7 +223,41 @@ def _pickled_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
     for key, value in loaded.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise BuildError(f"{file.name} holds more than tensors: {str(key)[:80]!r}")
-        yield key, value
+    check_plain(file, loaded)
+    yield from loaded.items()
+
+
+def check_plain(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuses tensors whose numbers are not simply those in the file.
+
+    Raises:
+        BuildError: naming one that is sparse, nested, or without values; or when a few bytes stand
+            for many, as in a view that repeats them.
+    """
+    held = 0
+    for name, tensor in tensors.items():
+        kind = _odd_kind(tensor)
+        if kind is not None:
+            raise BuildError(
+                f"{file.name}: {name[:80]!r} is a tensor {kind}; save plain ones, of "
+                "model.state_dict()"
+            )
+        held += tensor.numel() * tensor.element_size()
+    size = file.stat().st_size
+    if held > MAX_SHARING * size:
+        raise BuildError(
+            f"{file.name} has {size} bytes, and its tensors {held}: they repeat what they hold"
+        )
+
+
+def _odd_kind(tensor: Tensor) -> str | None:
+    if tensor.is_nested:
+        return "of tensors"
+    if tensor.layout != torch.strided:
+        return f"in the layout {tensor.layout}"
+    if tensor.device.type != "cpu":
+        return f"on the device {tensor.device.type}, without values"
+    return None
 
 
 def load_pickle(file: Path) -> object:
@@ -193,9 +266,13 @@ def load_pickle(file: Path) -> object:
     Raises:
         BuildError: when it is damaged, or needs more than ``weights_only=True`` allows.
     """
+    packed = zipfile.is_zipfile(file)
+    if packed:
+        _check_packing(file)
     try:
         # Files of torch before 1.6 are no zip archives and cannot be mapped.
-        return torch.load(file, "cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        with memory_limit(2 * file.stat().st_size + READING_BYTES):
+            return torch.load(file, "cpu", weights_only=True, mmap=packed)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
         if named is None:
@@ -206,10 +283,45 @@ def load_pickle(file: Path) -> object:
         raise BuildError(
             f"{file.name} is refused: reading it would run code, since it holds {named[1]}; where "
             "you trust it, save its tensors alone with torch.save(model.state_dict(), ...)"
+            + (GEND_HINT if packed and _is_of_gend(file) else "")
+        ) from error
+    except MemoryError as error:
+        raise BuildError(
+            f"{file.name} is refused: reading it takes far more memory than its size"
         ) from error
     except Exception as error:
         # What a damaged file makes of torch's reader is not documented, and is of a dozen kinds.
         raise BuildError(f"{file.name} is no PyTorch checkpoint, or is damaged: {error}") from error
+
+
+def _check_packing(file: Path) -> None:
+    """Refuses a zip that unpacks to more than it holds: PyTorch stores entries as they are."""
+    try:
+        with zipfile.ZipFile(file) as opened:
+            entries = opened.infolist()
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise BuildError(f"{file.name} is damaged ({error}): download it again") from error
+    unpacked = sum(entry.file_size for entry in entries)
+    stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+    if not stored or unpacked > file.stat().st_size:
+        raise BuildError(
+            f"{file.name} is refused: it is packed, and would unpack from {file.stat().st_size} to "
+            f"{unpacked} bytes; torch.save stores a checkpoint as it is"
+        )
+    pickled = max((e.file_size for e in entries if e.filename.endswith(".pkl")), default=0)
+    if pickled > MAX_PICKLE_BYTES:
+        raise BuildError(
+            f"{file.name} is refused: its list of tensors has {pickled} bytes, more than "
+            f"{MAX_PICKLE_BYTES}; save the weights alone, with torch.save(model.state_dict(), ...)"
+        )
+
+
+def _is_of_gend(file: Path) -> bool:
+    """Whether the names in a pickle, which cannot be read any further, are GenD's."""
+    with zipfile.ZipFile(file) as opened:
+        names = [name for name in opened.namelist() if name.endswith("data.pkl")]
+        content = b"".join(opened.read(name) for name in names)
+    return b"feature_extractor." in content and b"model.linear." in content
 
 
 def files_digest(files: list[Path]) -> str:

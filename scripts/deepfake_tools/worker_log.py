@@ -34,7 +34,7 @@ class WorkerLog:
             return reasons[-1]
         # Of a handler that it cannot import, TorchServe looks for one of its own, in vain.
         printed = re.compile(
-            rf"W-\d+-{re.escape(archive.name)}_{archive.version}-stdout MODEL_LOG - "
+            rf"W-\d+-{re.escape(f'{archive.name}_{archive.version}')}-stdout MODEL_LOG - "
             r"(?!.* 'ts\.torch_handler\.)([A-Za-z_.]*(?:Error|Exception): .*)"
         )
         exceptions = [match[1] for line in self._read() if (match := printed.search(line))]

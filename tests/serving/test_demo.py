@@ -84,15 +84,30 @@ def test_right_verdicts_on_held_out_crops_and_nothing_left(demo: Demo) -> None:
     assert not demo.leftovers()
 
 
-def test_photographs_of_ones_own_get_a_verdict_and_no_figures(
+def test_a_model_of_ones_own_is_asked_under_a_head_that_is_said_to_be_untrained(
+    tmp_path: Path, small_clip: Path, examples: list[Path]
+) -> None:
+    for images in ([], examples[:2]):
+        command = [sys.executable, str(ROOT / "scripts" / "demo.py"), "--model", str(small_clip)]
+        command += ["--image", *map(str, images)] if images else []
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        names = [name for name, _ in PREDICTION.findall(run.stdout)]
+        assert names == [path.name for path in images or sorted(examples)]
+        assert "training" not in run.stdout
+        assert "under a head that is NOT TRAINED" in run.stdout
+        assert "head was never trained: these verdicts are chance" in run.stdout
+        assert "this detector's head is untrained" in run.stderr
+
+
+def test_photographs_of_ones_own_are_not_judged_by_a_head_that_knows_five(
     tmp_path: Path, examples: list[Path]
 ) -> None:
     asked = examples[:2]
     command = [sys.executable, str(ROOT / "scripts" / "demo.py"), "--image", *map(str, asked)]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert [name for name, _ in PREDICTION.findall(run.stdout)] == [path.name for path in asked]
-    assert "verdicts on crops" not in run.stdout
-    assert "It is no deepfake detector" in run.stdout
+    assert "training" not in run.stdout
+    assert "verdicts are chance" in run.stdout
 
 
 @pytest.mark.parametrize(

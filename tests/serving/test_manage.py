@@ -16,7 +16,7 @@ from deepfake_tools.failures import ModelNotServedError, NoWorkerError, ServiceE
 from deepfake_tools.local_server import LocalServer
 from deepfake_tools.trial import trial_image
 
-from tests.archives import write_archive
+from tests.archives import hide, write_archive
 from tests.serving.manage_runs import MANAGE, Manage
 from tests.waiting import wait_until
 
@@ -270,6 +270,33 @@ def test_rollback_returns_to_the_version_before_and_back(server, manage):
     assert "acme--back@1.mar" in manage.chosen()
     assert manage("rollback", "acme/back").returncode == 0
     assert answering(server, "acme--back") == "2"
+
+
+def test_dotted_versions_are_swapped_listed_and_returned_to_by_their_numbers(server, manage):
+    for version in ("1.9", "1.10"):
+        done = manage("swap", write_archive(manage.store, "acme--dotted", version))
+        assert done.returncode == 0, done.stderr
+    assert answering(server, "acme--dotted") == "1.10"
+    assert "acme--dotted@1.10.mar" in manage.chosen()
+
+    manage("rollback", "acme--dotted")
+    assert answering(server, "acme--dotted") == "1.9"
+
+    manage("register", write_archive(manage.store, "acme--dotted", "1.11"))
+    manage("register", write_archive(manage.store, "acme--dotted", "1.10"))
+    found = [entry.version for entry in server.management().versions("acme--dotted")]
+    assert found == ["1.9", "1.10", "1.11"]
+
+
+def test_an_archive_that_torchserve_would_unpack_otherwise_never_reaches_it(server, manage):
+    path = write_archive(manage.store, "acme--hidden")
+    path.write_bytes(hide(path.read_bytes(), "deepfake_handler.py", b"evil"))
+
+    for command in ("register", "swap"):
+        done = manage(command, path)
+        assert done.returncode == 15
+        assert "'deepfake_handler.py' twice" in done.stderr
+    assert "acme--hidden" not in [model.name for model in server.management().models()]
 
 
 def test_rollback_with_nothing_to_return_to_says_so(manage):

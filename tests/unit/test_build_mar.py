@@ -81,13 +81,28 @@ def test_wrong_arguments_are_exit_code_2(run: Run, options: list[str]) -> None:
     assert run(*options).returncode == 2
 
 
-@pytest.mark.parametrize("option", ["--served-name=a b", "--served-name=../a", "--version=1.0"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("--served-name=a b", "--served-name=../a", "--served-name=" + 201 * "a"),
+        *("--version=1.", "--version=01", "--version=1.00", "--version=v1", "--version="),
+    ],
+)
 def test_a_name_that_a_server_would_stumble_over(
     run: Run, option: str, small_clip: Path, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
     result = run("--model", small_clip, "--export-path", store, option)
-    assert_refused(result, store, option.partition("=")[2], "--served-name")
+    name, _, value = option.partition("=")
+    assert_refused(result, store, value, name)
+    assert "unnamed" not in result.stderr
+
+
+def test_a_dotted_version_is_one(run: Run, small_clip: Path, tmp_path: Path) -> None:
+    arguments = ("--model", small_clip, "--export-path", tmp_path, "--served-name", "small")
+    assert run(*arguments, "--version", "1.0").returncode == 0
+    assert (tmp_path / "small@1.0.mar").exists()
+    assert "small, version 2" in run(*arguments).stdout
 
 
 def test_a_model_that_does_not_exist(run: Run, hub_cache: Path, tmp_path: Path) -> None:

@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from clip_deepfake.preprocessing import (
     TileCrop,
     squash,
 )
+from deepfake_tools.hub import BuildError
 from deepfake_tools.recipes import PRESETS, resolve_preset
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -49,6 +53,36 @@ def test_the_clip_recipe_is_the_processors(size: tuple[int, int]) -> None:
     processor = CLIPImageProcessorPil()
     expected = processor(Image.fromarray(image), return_tensors="np")["pixel_values"][0]
     assert np.abs(normalised(recipe.apply(image), recipe) - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("nested", "alone"),
+    [
+        ({"size": {"shortest_edge": 240}, "resample": 2}, None),
+        ({"size": {"shortest_edge": 240}, "resample": 3}, {"size": {"shortest_edge": 300}}),
+        (None, {"size": {"shortest_edge": 300}}),
+    ],
+    ids=["as transformers 5 saves it", "both, of which the nested counts", "as version 4 saves it"],
+)
+def test_the_preset_clip_follows_the_file_that_transformers_follows(
+    tmp_path: Path, nested: dict[str, object] | None, alone: dict[str, object] | None
+) -> None:
+    whole: dict[str, object] = {"processor_class": "CLIPProcessor"}
+    if nested is not None:
+        whole["image_processor"] = CLIPImageProcessorPil().to_dict() | nested
+    (tmp_path / "processor_config.json").write_text(json.dumps(whole))
+    if alone is not None:
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(alone))
+    recipe = resolve_preset("clip", 224, tmp_path)
+    image = noise(640, 480)
+    processor = CLIPImageProcessorPil.from_pretrained(tmp_path)
+    expected = processor(Image.fromarray(image), return_tensors="np")["pixel_values"][0]
+    assert np.abs(normalised(recipe.apply(image), recipe) - expected).max() < 1e-5
+
+
+def test_a_checkpoint_without_either_file_is_told_both_names(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"preprocessor_config.json or processor_config.json"):
+        resolve_preset("clip", 224, tmp_path)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -26,6 +26,7 @@ def test_it_is_the_configuration_but_for_the_models(store):
     expected["load_models"] = "a@10.mar,b@1.mar"
     expected["model_store"] = str(store.folder)
     expected["previous_models"] = ""
+    expected["left_out_models"] = ""
     assert settings == expected
 
 
@@ -54,9 +55,48 @@ def test_choices_stand_and_what_they_leave_out_is_named(store):
     gone, newer, unknown = renew(store, CONFIG)
 
     assert Served.read(served_path(store)).versions == {"a": "1", "gone": "1"}
-    assert "gone@1.mar is to be served, but missing" in gone
+    assert "gone version 1 is not started" in gone
+    assert "gone@1.mar is no file" in gone
     assert f"manage.py swap {store.folder / 'a@2.mar'}" in newer
     assert f"manage.py register {store.folder / 'b@1.mar'}" in unknown
+
+
+def test_dotted_versions_count_as_numbers(store):
+    Served({"a": "1.9"}).write(served_path(store), CONFIG, store)
+    for version in ("1.8", "1.9", "1.10"):
+        write_archive(store.folder, "a", version)
+
+    (newer,) = renew(store, CONFIG)
+
+    assert "manage.py swap" in newer
+    assert "a@1.10.mar" in newer
+
+
+def test_an_archive_that_no_server_should_see_is_not_started_and_stays_chosen(store):
+    Served({"a": "1", "b": "1"}).write(served_path(store), CONFIG, store)
+    write_archive(store.folder, "b", "1")
+    altered = write_archive(store.folder, "a", "1")
+    whole = altered.read_bytes()
+    altered.write_bytes(whole + b"behind")
+
+    (notice,) = renew(store, CONFIG)
+
+    assert "a version 1 is not started" in notice
+    assert read_settings(served_path(store).read_text())["load_models"] == "b@1.mar"
+    assert Served.read(served_path(store)).versions == {"a": "1", "b": "1"}
+
+    altered.write_bytes(whole)
+    assert renew(store, CONFIG) == []
+    assert read_settings(served_path(store).read_text())["load_models"] == "a@1.mar,b@1.mar"
+
+
+def test_a_model_that_was_left_out_may_be_chosen_again_or_dropped(store):
+    for change in (lambda served: served.choose(ArchiveName("a", "2")), lambda s: s.drop("a")):
+        served = Served({"a": "1"}, left_out=frozenset("a"))
+        change(served)
+        served.write(served_path(store), CONFIG, store)
+        assert Served.read(served_path(store)) == served
+        assert not served.left_out
 
 
 def test_a_full_disk_leaves_the_file_as_it_was(store, monkeypatch):

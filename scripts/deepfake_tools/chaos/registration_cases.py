@@ -7,14 +7,10 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from deepfake_tools.archive import plain_entry
 from deepfake_tools.chaos.site import NOTHING, NewLines, Row, Site, shortened
 from deepfake_tools.chaos.token_cases import tokens
-from deepfake_tools.inspection import (
-    GROWTH_ALLOWANCE_BYTES,
-    MAX_GROWTH,
-    ArchiveError,
-    ArchiveName,
-)
+from deepfake_tools.inspection import ArchiveError, ArchiveName
 
 ADDRESSES = (
     "http://127.0.0.1:9/x.mar",
@@ -24,6 +20,8 @@ ADDRESSES = (
 )
 VERSION = "7"
 """Of what is refused: no version of the drill's own."""
+
+BOMB_BYTES = 64 << 20
 
 
 def address_rows(site: Site, name: str, archive: Path) -> Iterator[Row]:
@@ -126,12 +124,12 @@ def _rewrite(source: Path, target: Path, spoil: Callable[[Entries], None]) -> No
     """Copies an archive under the refused version's name, spoilt."""
     with zipfile.ZipFile(source) as archive:
         entries = [(entry, archive.read(entry)) for entry in archive.infolist()]
-    old = ArchiveName.parse(source.name).version.encode()
+    old = re.escape(ArchiveName.parse(source.name).version.encode())
     fields = rb'("(?:modelVersion|version)": ?)"%b"' % old
     for index, (entry, data) in enumerate(entries):
         if entry.filename in ("detector.json", "MAR-INF/MANIFEST.json"):
             renamed = re.sub(fields, rb'\g<1>"%b"' % VERSION.encode(), data)
-            entries[index] = (zipfile.ZipInfo(entry.filename), renamed)
+            entries[index] = (plain_entry(entry.filename), renamed)
     spoil(entries)
     with zipfile.ZipFile(target, "w") as archive:
         for entry, data in entries:
@@ -141,26 +139,24 @@ def _rewrite(source: Path, target: Path, spoil: Callable[[Entries], None]) -> No
 def _alter_weights(entries: Entries) -> None:
     for index, (entry, data) in enumerate(entries):
         if entry.filename.endswith(".safetensors"):
-            entries[index] = (zipfile.ZipInfo(entry.filename), data[:-1] + bytes([data[-1] ^ 1]))
+            entries[index] = (plain_entry(entry.filename), data[:-1] + bytes([data[-1] ^ 1]))
 
 
 def _add_link(entries: Entries) -> None:
-    link = zipfile.ZipInfo("notes")
-    link.create_system = 3
+    link = plain_entry("notes")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     entries.append((link, b"/etc/passwd"))
 
 
 def _add_bomb(entries: Entries) -> None:
-    """Adds zeros, so many that the archive would unpack to far more than it holds."""
-    bomb = zipfile.ZipInfo("zeros")
+    """Adds zeros, which unpack to a thousand times what they take in the archive."""
+    bomb = plain_entry("zeros")
     bomb.compress_type = zipfile.ZIP_DEFLATED
-    held = sum(len(data) for _, data in entries)
-    entries.append((bomb, bytes(MAX_GROWTH * held + 2 * GROWTH_ALLOWANCE_BYTES)))
+    entries.append((bomb, bytes(BOMB_BYTES)))
 
 
 def _name(path: str) -> Callable[[Entries], None]:
-    return lambda entries: entries.append((zipfile.ZipInfo(path), b"import os\n"))
+    return lambda entries: entries.append((plain_entry(path), b"import os\n"))
 
 
 SPOILT: dict[str, Callable[[Entries], None]] = {

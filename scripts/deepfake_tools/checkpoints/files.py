@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from deepfake_tools.hub import BuildError
-from deepfake_tools.weights import load_pickle
+from deepfake_tools.mistaken import START_BYTES, what_instead
+from deepfake_tools.weights import check_plain, load_pickle
 
 WRAPPERS = ("state_dict", "model")
 """Entries that hold the tensors where a file holds more than them."""
@@ -46,12 +47,6 @@ PARALLEL = "module."
 COUNTER = "n_averaged"
 """The one name that AveragedModel adds, and puts nothing before."""
 
-# What people have instead of a checkpoint, by its first bytes.
-MISTAKEN = (
-    (b"version https://git-lfs", "a Git LFS pointer to it: fetch the content with git lfs pull"),
-    (b"<", "a web page, saved in place of the download: fetch the file itself"),
-)
-
 
 @dataclass(frozen=True)
 class Contents:
@@ -76,7 +71,7 @@ def read_contents(path: Path) -> Contents:
     """
     try:
         with path.open("rb") as file:
-            start = file.read(64)
+            start = file.read(START_BYTES)
     except OSError as error:
         raise BuildError(f"{path} cannot be read: {error.strerror}") from error
     if not start:
@@ -119,9 +114,8 @@ def _check_zip(path: Path) -> None:
 
 
 def _refuse_format(path: Path, start: bytes) -> None:
-    for beginning, meaning in MISTAKEN:
-        if start.startswith(beginning):
-            raise BuildError(f"{path.name} is not the checkpoint, but {meaning}")
+    if meaning := what_instead(start):
+        raise BuildError(f"{path.name} is not the checkpoint, but {meaning}")
     raise BuildError(
         f"{path.name} is neither a PyTorch nor a safetensors file: it begins with {start[:16]!r}"
     )
@@ -169,6 +163,7 @@ def _only_tensors(path: Path, loaded: object) -> dict[str, Tensor]:
             )
     if not loaded:
         raise BuildError(f"{path.name} holds an empty dictionary")
+    check_plain(path, loaded)
     return _without_module(dict(loaded))
 
 

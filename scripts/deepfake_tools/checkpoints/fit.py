@@ -13,6 +13,7 @@ from deepfake_tools.checkpoints.files import COUNTER
 from deepfake_tools.checkpoints.layouts import Shape
 from deepfake_tools.checkpoints.strangers import find_stranger
 from deepfake_tools.hub import BuildError
+from deepfake_tools.weights import FLOATS
 
 EVERYWHERE = ("*position_ids", COUNTER)
 """Patterns of what any family's file may hold and no detector needs."""
@@ -115,8 +116,8 @@ def compare(family: Family, tensors: Mapping[str, Tensor]) -> Fit:
 
 def _misfit(tensor: Tensor, shape: Shape) -> str:
     """What is wrong with a tensor; nothing is an empty text."""
-    if not tensor.dtype.is_floating_point:
-        return f"of {tensor.dtype} instead of floating-point numbers"
+    if tensor.dtype not in FLOATS:
+        return f"of {tensor.dtype} instead of floating-point numbers of 16 bits or more"
     found = tuple(tensor.shape)
     return "" if found == shape else f"{_show(found)} instead of {_show(shape)}"
 

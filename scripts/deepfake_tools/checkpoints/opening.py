@@ -1,6 +1,5 @@
 """A file, a folder or a Hub name in, a recognised checkpoint out."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from deepfake_tools.checkpoints.extraction import Checkpoint
 from deepfake_tools.checkpoints.files import read_contents
 from deepfake_tools.checkpoints.fit import recognise
 from deepfake_tools.hub import BuildError, Snapshot, fetch_settings, fetch_weights
+from deepfake_tools.json_file import read_json_object
 from deepfake_tools.weights import files_digest
 
 CONFIG = "config.json"
@@ -63,10 +63,9 @@ def _recognised(
 def _read_config(path: Path) -> Mapping[str, object]:
     """The settings beside a file; a folder may well hold none, or those of something else."""
     try:
-        settings = json.loads(path.read_bytes())
+        return read_json_object(path)
     except (OSError, ValueError):
         return {}
-    return settings if isinstance(settings, dict) else {}
 
 
 def _gend_settings(snapshot: Snapshot) -> Mapping[str, object]:
