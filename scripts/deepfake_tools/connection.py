@@ -7,9 +7,10 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.auth import AuthBase
-from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTimeoutError
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from deepfake_tools.answers import parse_json
+from deepfake_tools.deadline import DeadlineAdapter, is_over, time_limit
 from deepfake_tools.failures import (
     ConnectionLostError,
     ImageError,
@@ -28,8 +29,14 @@ from deepfake_tools.failures import (
 )
 from deepfake_tools.tokens import KEY_FILE_NAME, Token
 
-CONNECT_SECONDS = 5.0
 LARGEST_ANSWER_BYTES = 8 * 1024 * 1024
+# Of certificates and proxies; the last two are a proxy's address that cannot be used.
+UNUSABLE = (
+    requests.exceptions.SSLError,
+    requests.exceptions.ProxyError,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.InvalidURL,
+)
 
 
 def server_address(text: str) -> str:
@@ -50,7 +57,8 @@ class Server:
     Args:
         address: Such as http://127.0.0.1:8080.
         token: A token for the API at that address; None where the server runs without tokens.
-        timeout: Seconds to wait for an answer, unless a call says otherwise.
+        timeout: Seconds for a call, from connecting to the answer's last byte, unless it says
+            otherwise.
         ca: A file with the certificates to trust over https; None for requests' own choice.
     """
 
@@ -64,6 +72,8 @@ class Server:
         self._verify = None if ca is None else str(ca)
         self._session = requests.Session()
         self._session.auth = _BearerAuth(token)
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, DeadlineAdapter())
         host = urlsplit(self._address).hostname
         # A proxy cannot reach this machine's loopback address, and must not be shown the token.
         self._proxies = {"no_proxy": host} if host in ("127.0.0.1", "localhost") else None
@@ -87,29 +97,39 @@ class Server:
             ServiceError: What went wrong instead, as one of `failures.FAILURES`.
         """
         seconds = self._timeout if timeout is None else timeout
-        try:
-            with self._session.request(
-                method,
-                self._address + path,
-                params=query,
-                # As a file, it is sent in blocks: the connection's time limit then holds for each
-                # block, not for a large photograph over a slow line.
-                data=None if body is None else io.BytesIO(body),
-                headers={} if content_type is None else {"Content-Type": content_type},
-                timeout=(min(CONNECT_SECONDS, seconds), seconds),
-                proxies=self._proxies,
-                verify=self._verify,
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                status, answer = response.status_code, _bounded_body(response)
-        except requests.RequestException as error:
-            raise _transport_failure(self._address, error, seconds) from error
+        with time_limit(seconds):
+            try:
+                status, answer = self._exchange(method, path, query, body, content_type)
+            except requests.RequestException as error:
+                raise _transport_failure(self._address, error, seconds) from error
         if 200 <= status < 300:
             return parse_json(answer) if answer.strip() else None
         if answer.startswith(b"[") and isinstance(entries := parse_json(answer), list):
             return entries
         raise _failure(status, answer, self._token)
+
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None,
+        body: bytes | None,
+        content_type: str | None,
+    ) -> tuple[int, bytes]:
+        """Returns an answer's status and its body."""
+        with self._session.request(
+            method,
+            self._address + path,
+            params=query,
+            # As a file it is sent in blocks, between which the time limit is looked at.
+            data=None if body is None else io.BytesIO(body),
+            headers={} if content_type is None else {"Content-Type": content_type},
+            proxies=self._proxies,
+            verify=self._verify,
+            allow_redirects=False,
+            stream=True,
+        ) as response:
+            return response.status_code, _bounded_body(response)
 
 
 class _BearerAuth(AuthBase):
@@ -147,12 +167,12 @@ def _transport_failure(
             f"no server answers at {address}: start one with `make serve`, or give the right "
             "address"
         )
-    if isinstance(error, requests.exceptions.SSLError | requests.exceptions.ProxyError):
+    if isinstance(error, UNUSABLE):
         return ServerUnreachableError(
             f"no connection to {address}: {one_line(reason)}; --ca names the file of a certificate "
             "that no public authority has signed, NO_PROXY the hosts to reach without a proxy"
         )
-    if isinstance(reason, ReadTimeoutError):
+    if is_over():
         return TimeLimitError(
             f"{address} gave no answer within {seconds:.3g} s: see the server's logs/ts_log.log, "
             "or allow more with --timeout"

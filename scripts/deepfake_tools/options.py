@@ -42,7 +42,7 @@ def add_connection_options(parser: argparse.ArgumentParser, timeout: float) -> N
         type=seconds,
         default=timeout,
         metavar="SECONDS",
-        help="longest wait for an answer (%(default)g)",
+        help="longest time for one image, all attempts together (%(default)g)",
     )
     add_ca_option(group)
 
