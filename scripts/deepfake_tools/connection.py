@@ -1,6 +1,8 @@
 """One address of TorchServe and its token: requests in, JSON values or a ServiceError out."""
 
 import io
+import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -30,6 +32,7 @@ from deepfake_tools.failures import (
 from deepfake_tools.tokens import KEY_FILE_NAME, Token
 
 LARGEST_ANSWER_BYTES = 8 * 1024 * 1024
+LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 # Of certificates and proxies; the last two are a proxy's address that cannot be used.
 UNUSABLE = (
     requests.exceptions.SSLError,
@@ -43,12 +46,49 @@ def server_address(text: str) -> str:
     """Returns an address without its final slash.
 
     Raises:
-        ValueError: It is not http://HOST:PORT or https://HOST:PORT.
+        ValueError: It is not http://HOST:PORT or https://HOST:PORT, with a path at most, or no
+            server can ever be there.
     """
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-        raise ValueError(f"{text!r} is not an address such as http://127.0.0.1:8080")
+    reason = _why_no_address(text)
+    if reason is not None:
+        raise ValueError(f"{text!r} is not an address such as http://127.0.0.1:8080: {reason}")
     return text.rstrip("/")
+
+
+def _why_no_address(text: str) -> str | None:
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        return str(error)
+    if parts.scheme not in ("http", "https"):
+        return "it begins with neither http:// nor https://"
+    if any(not char.isprintable() or char in " \\?#" for char in text):
+        return "it holds a blank, a backslash, ? or #"
+    if "@" in parts.netloc:
+        return "a name or password has no place in it, the token is given by --key-file"
+    if parts.netloc.endswith(":") or port == 0:
+        return "there is no port 0"
+    return _why_no_host(parts.hostname or "")
+
+
+def _why_no_host(host: str) -> str | None:
+    if ":" in host:
+        return None  # in brackets, where urlsplit has found an IPv6 address
+    try:
+        encoded = host.encode("idna").decode("ascii")
+    except UnicodeError as error:
+        return f"the host {host!r} is no name ({error})"
+    labels = encoded.removesuffix(".").split(".")
+    if not all(LABEL.fullmatch(label) for label in labels):
+        return f"the host {host!r} is no name"
+    if labels[-1].isdecimal():
+        # Of digits alone, the last part of a name makes it an IPv4 address.
+        try:
+            socket.inet_aton(encoded)
+        except OSError:
+            return f"the host {host!r} is no IPv4 address"
+    return None
 
 
 class Server:
