@@ -14,6 +14,7 @@ from deepfake_tools.builder import Built, build
 from deepfake_tools.face_options import add_face_options, read_face_options
 from deepfake_tools.hub import BuildError
 from deepfake_tools.interrupts import reliable_interrupts
+from deepfake_tools.options import CommandParser, at_least, fraction, given
 from deepfake_tools.quantization import QuantizationOptions
 from deepfake_tools.quantization import describe as describe_quantization
 from deepfake_tools.recipes import PRESETS
@@ -41,10 +42,8 @@ PRESET_HELP = "\n".join(
 
 def parse_arguments(arguments: list[str] | None = None) -> BuildOptions:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=f"presets of --preprocess:\n{PRESET_HELP}\n\n{EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = CommandParser(
+        description=__doc__, epilog=f"presets of --preprocess:\n{PRESET_HELP}\n\n{EXAMPLES}"
     )
     _add_model(parser)
     _add_overrides(parser)
@@ -115,7 +114,7 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
     )
     reading.add_argument("--feature", choices=get_args(Feature), help="what the head reads")
     reading.add_argument(
-        "--threshold", type=_fraction, metavar="P", help="FAKE is answered above it (0 to 1)"
+        "--threshold", type=fraction, metavar="P", help="FAKE is answered above it (0 to 1)"
     )
 
 
@@ -144,7 +143,7 @@ def _add_computing(parser: argparse.ArgumentParser) -> None:
     )
     computing.add_argument(
         "--max-deviation",
-        type=_fraction,
+        type=fraction,
         metavar="P",
         help="refuse int8 when fake_probability changes by more on average (default: 0.02)",
     )
@@ -167,9 +166,8 @@ def _read_quantization(
         if found.max_deviation is not None:
             deviation = found.max_deviation
         return QuantizationOptions(found.calibration, deviation, found.overflow_fix)
-    for option in ("calibration", "max_deviation", "overflow_fix"):
-        if getattr(found, option):
-            parser.error(f"--{option.replace('_', '-')} is for --precision int8")
+    if ignored := given(found, "calibration", "max_deviation", "overflow_fix"):
+        parser.error(f"{ignored[0]} is for --precision int8")
     return None
 
 
@@ -190,25 +188,11 @@ def _add_serving(parser: argparse.ArgumentParser) -> None:
     ):
         serving.add_argument(
             option,
-            type=_positive,
+            type=at_least(1),
             default=value,
             metavar="N",
             help=f"{meaning} (default: {value or 'estimated'})",
         )
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
 
 
 def describe(built: Built) -> str:

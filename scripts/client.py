@@ -27,7 +27,7 @@ from deepfake_tools.files import Files
 from deepfake_tools.interrupts import Interruption
 from deepfake_tools.journal import Identity, Journal, JournalError, open_journal
 from deepfake_tools.metrics import measure
-from deepfake_tools.options import add_connection_options, at_least
+from deepfake_tools.options import CommandParser, add_connection_options, at_least
 from deepfake_tools.outcomes import Totals
 from deepfake_tools.perturbations import EXAMPLE, Perturbation, PerturbedRun, perturbations
 from deepfake_tools.results import Run, headline
@@ -75,12 +75,7 @@ def main() -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the command line's parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = CommandParser(description=__doc__, epilog=EPILOG)
     add = parser.add_argument
     name_help = "Hub name, or the name that it is served under (%(default)s)"
     add("--model", default=DEFAULT_MODEL, help=name_help)

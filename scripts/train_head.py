@@ -14,6 +14,7 @@ from deepfake_tools.face_options import add_face_options, read_face_options
 from deepfake_tools.head_file import TrainedHead
 from deepfake_tools.hub import BuildError
 from deepfake_tools.interrupts import reliable_interrupts
+from deepfake_tools.options import CommandParser
 from deepfake_tools.recipes import PRESETS
 from deepfake_tools.sources import DEFAULT_MODEL, DEFAULT_PRESET
 
@@ -35,9 +36,7 @@ split. Features are kept in --cache as they come: after Ctrl-C the same command 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EPILOG)
     images = parser.add_argument_group("images")
     images.add_argument("--data", type=Path, metavar="DIR", help="images in it and below it")
     images.add_argument("--labels", type=Path, metavar="FILE.csv", help="in place of directories")
