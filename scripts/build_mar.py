@@ -14,6 +14,7 @@ from deepfake_tools.builder import Built, build
 from deepfake_tools.face_options import add_face_options, read_face_options
 from deepfake_tools.hub import BuildError
 from deepfake_tools.interrupts import reliable_interrupts
+from deepfake_tools.memory import REMEDY, is_out_of_memory
 from deepfake_tools.options import CommandParser, at_least, fraction, given
 from deepfake_tools.quantization import QuantizationOptions
 from deepfake_tools.quantization import describe as describe_quantization
@@ -254,6 +255,11 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         place = error.filename or options.store
         print(f"build_mar.py: {place}: {error.strerror}; no archive was written", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"build_mar.py: {REMEDY}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("build_mar.py: interrupted; no archive was written", file=sys.stderr)
