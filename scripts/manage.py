@@ -16,9 +16,10 @@ from deepfake_tools.comparing import compare, version_asker
 from deepfake_tools.comparison import CheckError, Limits
 from deepfake_tools.connection import Server as Connection
 from deepfake_tools.credentials import Credentials, fresh_key
-from deepfake_tools.deployment import INTERRUPTS, Server
+from deepfake_tools.deployment import Server
 from deepfake_tools.failures import ServiceError
 from deepfake_tools.inspection import ArchiveName
+from deepfake_tools.interrupts import STOPS
 from deepfake_tools.manage_options import WRONG_ARGUMENTS, parse_arguments
 from deepfake_tools.probe import Probe
 from deepfake_tools.readiness import DrainingMark, NotReadyError, check_ready
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
     args = parse_arguments(arguments)
     # A polite kill and a lost terminal undo a change as Ctrl-C does, unless nohup has said no.
-    for number in INTERRUPTS:
+    for number in STOPS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
     try:

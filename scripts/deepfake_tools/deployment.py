@@ -21,13 +21,13 @@ from deepfake_tools.failures import (
     UnexpectedAnswerError,
 )
 from deepfake_tools.inspection import ArchiveName
+from deepfake_tools.interrupts import STOPS
 from deepfake_tools.store import StoreError
 from deepfake_tools.torchserve import InferenceAPI, ManagementAPI
 from deepfake_tools.worker_log import WorkerLog
 
 P = ParamSpec("P")
 
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # How long an interrupted registration may take to unpack the archive before the version shows.
 UNPACK_LIMIT_S = 15.0
 
@@ -314,7 +314,7 @@ def _attempt(server: Server, step: Callable[P, None], *args: P.args, **kwargs: P
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Ignores Ctrl-C and its like for as long as it takes."""
-    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in INTERRUPTS}
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in STOPS}
     try:
         yield
     finally:
