@@ -70,7 +70,7 @@ def given(args: argparse.Namespace, *names: str) -> list[str]:
 
 
 def add_connection_options(parser: argparse.ArgumentParser, timeout: float) -> None:
-    """Adds --server, --management, --token-file, --key-file and --timeout to a command.
+    """Adds where the server is, where the token is, --timeout and --ca to a command.
 
     Args:
         parser: The command's parser.
