@@ -4,7 +4,6 @@ What TorchServe's age forces on us is listed in docs/dependencies.md, with what 
 it. This says what is not in there.
 """
 
-import argparse
 import json
 import re
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deepfake_tools.bundled import bundled_versions, torchserve_jar
+from deepfake_tools.options import CommandParser
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs" / "dependencies.md"
@@ -34,9 +34,7 @@ class AuditError(Exception):
 
 def main() -> int:
     """Prints what is known, and returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EPILOG)
     parser.add_argument(
         "--service",
         choices=("osv", "pypi"),

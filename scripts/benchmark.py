@@ -18,6 +18,7 @@ from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.failures import ServiceError
 from deepfake_tools.interrupts import reliable_interrupts
 from deepfake_tools.local_server import LocalServerError
+from deepfake_tools.options import CommandParser
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOGRAPHS = sorted((ROOT / "examples").glob("*.jpg"))
@@ -37,9 +38,7 @@ The exit code says whether there are figures, not whether they reach the goals.
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EPILOG)
     subject = parser.add_mutually_exclusive_group()
     subject.add_argument("--archive", type=Path, nargs="+", metavar="FILE.mar")
     subject.add_argument(

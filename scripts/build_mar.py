@@ -3,7 +3,6 @@
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -15,6 +14,8 @@ from deepfake_tools.builder import Built, build
 from deepfake_tools.face_options import add_face_options, read_face_options
 from deepfake_tools.hub import BuildError
 from deepfake_tools.interrupts import reliable_interrupts
+from deepfake_tools.memory import REMEDY, is_out_of_memory
+from deepfake_tools.options import CommandParser, at_least, fraction, given
 from deepfake_tools.quantization import QuantizationOptions
 from deepfake_tools.quantization import describe as describe_quantization
 from deepfake_tools.recipes import PRESETS
@@ -50,10 +51,8 @@ PRESET_HELP = "\n".join(
 
 def parse_arguments(arguments: list[str] | None = None) -> BuildOptions:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=f"presets of --preprocess:\n{PRESET_HELP}\n\n{EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = CommandParser(
+        description=__doc__, epilog=f"presets of --preprocess:\n{PRESET_HELP}\n\n{EXAMPLES}"
     )
     _add_model(parser)
     _add_overrides(parser)
@@ -124,7 +123,7 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
     )
     reading.add_argument("--feature", choices=get_args(Feature), help="what the head reads")
     reading.add_argument(
-        "--threshold", type=_fraction, metavar="P", help="FAKE is answered above it (0 to 1)"
+        "--threshold", type=fraction, metavar="P", help="FAKE is answered above it (0 to 1)"
     )
 
 
@@ -153,7 +152,7 @@ def _add_computing(parser: argparse.ArgumentParser) -> None:
     )
     computing.add_argument(
         "--max-deviation",
-        type=_fraction,
+        type=fraction,
         metavar="P",
         help="refuse int8 when fake_probability changes by more on average (default: 0.02)",
     )
@@ -176,10 +175,8 @@ def _read_quantization(
         if found.max_deviation is not None:
             deviation = found.max_deviation
         return QuantizationOptions(found.calibration, deviation, found.overflow_fix)
-    for option in ("calibration", "max_deviation", "overflow_fix"):
-        given = getattr(found, option)
-        if given is not None and given is not False:
-            parser.error(f"--{option.replace('_', '-')} is for --precision int8")
+    if ignored := given(found, "calibration", "max_deviation", "overflow_fix"):
+        parser.error(f"{ignored[0]} is for --precision int8")
     return None
 
 
@@ -211,33 +208,11 @@ def _add_serving(parser: argparse.ArgumentParser) -> None:
     ):
         serving.add_argument(
             option,
-            type=_up_to(most),
+            type=at_least(1, most),
             default=value,
             metavar="N",
             help=f"{meaning} (default: {value or 'estimated'}; at most {most})",
         )
-
-
-def _up_to(most: int) -> Callable[[str], int]:
-    """Makes a reader of whole numbers from 1 on."""
-
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = 0
-        if not 1 <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text[:80]!r} is no whole number from 1 to {most}")
-        return value
-
-    return read
-
-
-def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
 
 
 def describe(built: Built) -> str:
@@ -299,6 +274,11 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         place = error.filename or options.store
         print(f"build_mar.py: {place}: {error.strerror}; no archive was written", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"build_mar.py: {REMEDY}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("build_mar.py: interrupted; no archive was written", file=sys.stderr)

@@ -26,6 +26,7 @@ from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.failures import ServiceError
 from deepfake_tools.interrupts import reliable_interrupts
 from deepfake_tools.local_server import LocalServerError
+from deepfake_tools.options import CommandParser
 from deepfake_tools.results import replacing
 
 if TYPE_CHECKING:
@@ -56,9 +57,7 @@ Ends with 1 when something went otherwise than it must.
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EPILOG)
     parser.add_argument("drills", nargs="*", metavar="DRILL", help="of those above (default: all)")
     parser.add_argument("--short", action="store_true", help="seconds each, with a small encoder")
     parser.add_argument(

@@ -27,7 +27,7 @@ from deepfake_tools.files import Files
 from deepfake_tools.interrupts import Interruption
 from deepfake_tools.journal import Identity, Journal, JournalError, open_journal
 from deepfake_tools.metrics import measure
-from deepfake_tools.options import add_connection_options, at_least
+from deepfake_tools.options import CommandParser, add_connection_options, at_least
 from deepfake_tools.outcomes import Totals
 from deepfake_tools.perturbations import EXAMPLE, Perturbation, PerturbedRun, perturbations
 from deepfake_tools.results import Run, headline
@@ -59,10 +59,12 @@ def main() -> int:
     """Asks about each image, writes what came of it, and returns the exit code."""
     parser = make_parser()
     args = parser.parse_args()
+    if args.seed is not None and args.limit is None:
+        parser.error("--seed is for --limit N: all images are asked about without it")
     try:
         require_libraries(args)
         args.cut = load_cutter(args)
-        collection = collect(args.image, args.labels, args.limit, args.seed)
+        collection = collect(args.image, args.labels, args.limit, args.seed or 0)
     except (CollectionError, LabelError, LandmarksError, MissingExtraError) as error:
         parser.error(str(error))
     note_what_is_odd(args, collection)
@@ -75,12 +77,7 @@ def main() -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the command line's parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = CommandParser(description=__doc__, epilog=EPILOG)
     add = parser.add_argument
     name_help = "Hub name, or the name that it is served under (%(default)s)"
     add("--model", default=DEFAULT_MODEL, help=name_help)
@@ -104,7 +101,7 @@ def add_selection_options(parser: argparse.ArgumentParser) -> None:
     labels_help = "CSV with the header path,label (real, fake, 0, 1) instead of directory names"
     add("--labels", type=Path, metavar="FILE", help=labels_help)
     add("--limit", type=at_least(1), metavar="N", help="ask about a random sample of N images")
-    add("--seed", type=int, default=0, metavar="S", help="of the sample (%(default)s)")
+    add("--seed", type=at_least(0), metavar="S", help="of the sample that --limit takes (0)")
     perturb_help = f"ask again under perturbations: {EXAMPLE}"
     add("--perturb", type=perturbations, nargs="+", default=[], metavar="KIND", help=perturb_help)
 
@@ -190,6 +187,8 @@ def begin(
     images = collection.images
     identity = Identity(served_name(args.model), len(images), collection.digest, names)
     few = collection.named and len(images) <= FEW
+    if few and args.resume:
+        print("note: of so few images nothing is kept, so --resume asks again", file=sys.stderr)
     return open_journal(None if few else files.journal, identity, images, resume=args.resume)
 
 

@@ -19,6 +19,7 @@ from types import FrameType
 from deepfake_tools.crops import Pair, write_held_out_crops, write_training_crops
 from deepfake_tools.inspection import ArchiveName
 from deepfake_tools.local_server import LocalServer, LocalServerError
+from deepfake_tools.options import CommandParser
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOGRAPHS = sorted((ROOT / "examples").glob("*.jpg"))
@@ -48,7 +49,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Returns the command line's arguments."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--model", help="Hub name or local folder (default: a small stand-in)")
     parser.add_argument(
         "--image",

@@ -59,6 +59,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__.partition("\n")[0],
         epilog="Arguments that are not named here go to pip install.",
+        allow_abbrev=False,
     )
     _, pip_args = parser.parse_known_args()
 

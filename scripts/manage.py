@@ -16,10 +16,11 @@ from deepfake_tools.comparing import compare, version_asker
 from deepfake_tools.comparison import CheckError, Limits
 from deepfake_tools.connection import Server as Connection
 from deepfake_tools.credentials import Credentials, fresh_key
-from deepfake_tools.deployment import INTERRUPTS, Server
+from deepfake_tools.deployment import Server
 from deepfake_tools.failures import ServiceError
 from deepfake_tools.inspection import ArchiveName
-from deepfake_tools.manage_options import WRONG_ARGUMENTS, make_parser
+from deepfake_tools.interrupts import STOPS
+from deepfake_tools.manage_options import WRONG_ARGUMENTS, parse_arguments
 from deepfake_tools.probe import Probe
 from deepfake_tools.readiness import DrainingMark, NotReadyError, check_ready
 from deepfake_tools.served import renew, served_path
@@ -37,11 +38,15 @@ POLL_S = 0.2
 CHECK_RETRIES = 6
 
 
+class ListenError(Exception):
+    """The address to listen on is taken, or is none of this machine's."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
-    args = make_parser().parse_args(arguments)
+    args = parse_arguments(arguments)
     # A polite kill and a lost terminal undo a change as Ctrl-C does, unless nohup has said no.
-    for number in INTERRUPTS:
+    for number in STOPS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
     try:
@@ -49,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ServiceError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except CollectionError as error:
+    except (CollectionError, ListenError) as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_ARGUMENTS
     except OSError as error:
@@ -126,7 +131,10 @@ def probe(args: argparse.Namespace) -> None:
         return "live"
 
     draining = DrainingMark(Store(args.model_store)).check
-    service = Probe(host, port, draining, lambda: f"ready: {look(args)}", live)
+    try:
+        service = Probe(host, port, draining, lambda: f"ready: {look(args)}", live)
+    except OSError as error:
+        raise ListenError(f"--listen {host}:{port}: {error.strerror}") from error
     say(f"answering /ready and /live at http://{host}:{service.port}")
     service.serve()
 
@@ -180,7 +188,10 @@ def make_check(args: argparse.Namespace) -> Check:
         TokenError: The key file holds no usable token.
     """
     paths = [picture.path for picture in collect([args.check]).images]
-    limits = Limits(args.min_agreement, args.max_slowdown)
+    limits = Limits(
+        Limits.min_agreement if args.min_agreement is None else args.min_agreement,
+        Limits.max_slowdown if args.max_slowdown is None else args.max_slowdown,
+    )
     credentials = Credentials(None, args.key_file, args.management, args.ca)
 
     def check(old: ArchiveName, new: ArchiveName) -> None:

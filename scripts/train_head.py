@@ -14,6 +14,8 @@ from deepfake_tools.face_options import add_face_options, read_face_options
 from deepfake_tools.head_file import TrainedHead
 from deepfake_tools.hub import BuildError
 from deepfake_tools.interrupts import reliable_interrupts
+from deepfake_tools.memory import REMEDY, is_out_of_memory
+from deepfake_tools.options import CommandParser
 from deepfake_tools.recipes import PRESETS
 from deepfake_tools.sources import DEFAULT_MODEL, DEFAULT_PRESET
 
@@ -35,9 +37,7 @@ split. Features are kept in --cache as they come: after Ctrl-C the same command 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__, epilog=EPILOG)
     images = parser.add_argument_group("images")
     images.add_argument("--data", type=Path, metavar="DIR", help="images in it and below it")
     images.add_argument("--labels", type=Path, metavar="FILE.csv", help="in place of directories")
@@ -174,6 +174,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except OSError as error:
         print(f"train_head.py: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"train_head.py: {REMEDY}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(

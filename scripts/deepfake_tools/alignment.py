@@ -36,7 +36,6 @@ def add_alignment_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("faces").add_argument
     add(
         "--landmark_model",
-        "--landmark-model",
         type=Path,
         metavar="FILE.dat",
         help="align faces by this dlib predictor, for a detector of faces that does not itself",
@@ -44,8 +43,7 @@ def add_alignment_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--face-detection",
         choices=("bounded", "exact"),
-        default="bounded",
-        help="on a smaller copy of large images, or as the research code does (%(default)s)",
+        help="on a smaller copy of large images, or as the research code does (bounded)",
     )
 
 
@@ -54,9 +52,11 @@ def load_cutter(args: argparse.Namespace) -> "FaceCutter | None":
 
     Raises:
         MissingExtraError: Its libraries are not installed.
-        LandmarksError: The file is no predictor.
+        LandmarksError: The file is no predictor, or there is none and yet a way to find faces.
     """
     if args.landmark_model is None:
+        if args.face_detection is not None:
+            raise LandmarksError("--face-detection is for --landmark_model FILE.dat")
         return None
     modules = ("cv2", "dlib", "msgspec", "numpy", "PIL")
     require_extra("--landmark_model", *modules, extra="faces")

@@ -1,6 +1,7 @@
 """Image files in, records of what the server made of them out, however often it takes."""
 
 import dataclasses
+import random
 import threading
 import time
 from collections.abc import Sequence
@@ -59,11 +60,19 @@ class Patience:
 
 @dataclass(frozen=True)
 class _Answer:
-    """What came of one image's last request."""
+    """What came of one image's last request.
+
+    Attributes:
+        result: The verdict, or why there is none.
+        seconds: That request's.
+        retries: How many requests there were before it.
+        is_given: Whether it is the server's own word on the image, be it a refusal.
+    """
 
     result: Verdict | ServiceError
     seconds: float
     retries: int = 0
+    is_given: bool = True
 
 
 class Asker:
@@ -124,18 +133,19 @@ class Asker:
             RunEndedError: The run is over.
         """
         records = []
+        answered = 0
         bodies: dict[int, bytes] = {}
         for question in questions:
             try:
                 bodies[question.place] = read_image(question)
             except ServiceError as error:
-                records.append(_record(question.place, _Answer(error, 0.0)))
+                records.append(_record(question.place, _Answer(error, 0.0, is_given=False)))
         for places in list(group(bodies)):
             answers = self._ask_several([bodies.pop(place) for place in places])
             for place, answer in zip(places, answers, strict=True):
                 records.append(_record(place, answer))
-        local = sum(record.error == ImageError.kind for record in records)
-        return records, len(records) - local
+                answered += answer.is_given
+        return records, answered
 
     def _ask_several(self, images: Sequence[bytes]) -> list[_Answer]:
         """Asks in one request; when that fails, about each image by itself.
@@ -165,12 +175,15 @@ class Asker:
                 return _Answer(result, time.monotonic() - start, retries)
             except ServiceError as error:
                 failure = error
+            # Of many clients that one failure hit together, each comes back at a time of its own.
             pause = min(FIRST_PAUSE_SECONDS * 2**retries, LONGEST_PAUSE_SECONDS)
+            pause *= random.uniform(0.5, 1)
             out_of_time = time.monotonic() + pause >= deadline
             if not self._may_pass(failure) or retries >= self._patience.retries or out_of_time:
                 break
             self._pace.rest(pause)
-        return _Answer(self._lose(failure, retries), time.monotonic() - start, retries)
+        seconds = time.monotonic() - start
+        return _Answer(self._lose(failure), seconds, retries, is_given=False)
 
     def _may_pass(self, failure: ServiceError) -> bool:
         """Whether to ask again.
@@ -187,7 +200,7 @@ class Asker:
                 raise cause
         return failure.is_passing
 
-    def _lose(self, failure: ServiceError, retries: int) -> ServiceError:
+    def _lose(self, failure: ServiceError) -> ServiceError:
         """Takes note of an image without an answer, and returns why it has none.
 
         Raises:

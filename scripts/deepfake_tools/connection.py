@@ -1,15 +1,18 @@
 """One address of TorchServe and its token: requests in, JSON values or a ServiceError out."""
 
 import io
+import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
 from requests.auth import AuthBase
-from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTimeoutError
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from deepfake_tools.answers import parse_json
+from deepfake_tools.deadline import DeadlineAdapter, is_over, time_limit
 from deepfake_tools.failures import (
     ConnectionLostError,
     ImageError,
@@ -28,20 +31,64 @@ from deepfake_tools.failures import (
 )
 from deepfake_tools.tokens import KEY_FILE_NAME, Token
 
-CONNECT_SECONDS = 5.0
 LARGEST_ANSWER_BYTES = 8 * 1024 * 1024
+LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+# Of certificates and proxies; the last two are a proxy's address that cannot be used.
+UNUSABLE = (
+    requests.exceptions.SSLError,
+    requests.exceptions.ProxyError,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.InvalidURL,
+)
 
 
 def server_address(text: str) -> str:
     """Returns an address without its final slash.
 
     Raises:
-        ValueError: It is not http://HOST:PORT or https://HOST:PORT.
+        ValueError: It is not http://HOST:PORT or https://HOST:PORT, with a path at most, or no
+            server can ever be there.
     """
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-        raise ValueError(f"{text!r} is not an address such as http://127.0.0.1:8080")
+    reason = _why_no_address(text)
+    if reason is not None:
+        raise ValueError(f"{text!r} is not an address such as http://127.0.0.1:8080: {reason}")
     return text.rstrip("/")
+
+
+def _why_no_address(text: str) -> str | None:
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        return str(error)
+    if parts.scheme not in ("http", "https"):
+        return "it begins with neither http:// nor https://"
+    if any(not char.isprintable() or char in " \\?#" for char in text):
+        return "it holds a blank, a backslash, ? or #"
+    if "@" in parts.netloc:
+        return "a name or password has no place in it, the token is given by --key-file"
+    if parts.netloc.endswith(":") or port == 0:
+        return "there is no port 0"
+    return _why_no_host(parts.hostname or "")
+
+
+def _why_no_host(host: str) -> str | None:
+    if ":" in host:
+        return None  # in brackets, where urlsplit has found an IPv6 address
+    try:
+        encoded = host.encode("idna").decode("ascii")
+    except UnicodeError as error:
+        return f"the host {host!r} is no name ({error})"
+    labels = encoded.removesuffix(".").split(".")
+    if not all(LABEL.fullmatch(label) for label in labels):
+        return f"the host {host!r} is no name"
+    if labels[-1].isdecimal():
+        # Of digits alone, the last part of a name makes it an IPv4 address.
+        try:
+            socket.inet_aton(encoded)
+        except OSError:
+            return f"the host {host!r} is no IPv4 address"
+    return None
 
 
 class Server:
@@ -50,7 +97,8 @@ class Server:
     Args:
         address: Such as http://127.0.0.1:8080.
         token: A token for the API at that address; None where the server runs without tokens.
-        timeout: Seconds to wait for an answer, unless a call says otherwise.
+        timeout: Seconds for a call, from connecting to the answer's last byte, unless it says
+            otherwise.
         ca: A file with the certificates to trust over https; None for requests' own choice.
     """
 
@@ -64,6 +112,8 @@ class Server:
         self._verify = None if ca is None else str(ca)
         self._session = requests.Session()
         self._session.auth = _BearerAuth(token)
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, DeadlineAdapter())
         host = urlsplit(self._address).hostname
         # A proxy cannot reach this machine's loopback address, and must not be shown the token.
         self._proxies = {"no_proxy": host} if host in ("127.0.0.1", "localhost") else None
@@ -87,29 +137,39 @@ class Server:
             ServiceError: What went wrong instead, as one of `failures.FAILURES`.
         """
         seconds = self._timeout if timeout is None else timeout
-        try:
-            with self._session.request(
-                method,
-                self._address + path,
-                params=query,
-                # As a file, it is sent in blocks: the connection's time limit then holds for each
-                # block, not for a large photograph over a slow line.
-                data=None if body is None else io.BytesIO(body),
-                headers={} if content_type is None else {"Content-Type": content_type},
-                timeout=(min(CONNECT_SECONDS, seconds), seconds),
-                proxies=self._proxies,
-                verify=self._verify,
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                status, answer = response.status_code, _bounded_body(response)
-        except requests.RequestException as error:
-            raise _transport_failure(self._address, error, seconds) from error
+        with time_limit(seconds):
+            try:
+                status, answer = self._exchange(method, path, query, body, content_type)
+            except requests.RequestException as error:
+                raise _transport_failure(self._address, error, seconds) from error
         if 200 <= status < 300:
             return parse_json(answer) if answer.strip() else None
         if answer.startswith(b"[") and isinstance(entries := parse_json(answer), list):
             return entries
         raise _failure(status, answer, self._token)
+
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None,
+        body: bytes | None,
+        content_type: str | None,
+    ) -> tuple[int, bytes]:
+        """Returns an answer's status and its body."""
+        with self._session.request(
+            method,
+            self._address + path,
+            params=query,
+            # As a file it is sent in blocks, between which the time limit is looked at.
+            data=None if body is None else io.BytesIO(body),
+            headers={} if content_type is None else {"Content-Type": content_type},
+            proxies=self._proxies,
+            verify=self._verify,
+            allow_redirects=False,
+            stream=True,
+        ) as response:
+            return response.status_code, _bounded_body(response)
 
 
 class _BearerAuth(AuthBase):
@@ -147,12 +207,12 @@ def _transport_failure(
             f"no server answers at {address}: start one with `make serve`, or give the right "
             "address"
         )
-    if isinstance(error, requests.exceptions.SSLError | requests.exceptions.ProxyError):
+    if isinstance(error, UNUSABLE):
         return ServerUnreachableError(
             f"no connection to {address}: {one_line(reason)}; --ca names the file of a certificate "
             "that no public authority has signed, NO_PROXY the hosts to reach without a proxy"
         )
-    if isinstance(reason, ReadTimeoutError):
+    if is_over():
         return TimeLimitError(
             f"{address} gave no answer within {seconds:.3g} s: see the server's logs/ts_log.log, "
             "or allow more with --timeout"

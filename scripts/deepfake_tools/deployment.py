@@ -21,13 +21,13 @@ from deepfake_tools.failures import (
     UnexpectedAnswerError,
 )
 from deepfake_tools.inspection import ArchiveName
+from deepfake_tools.interrupts import STOPS
 from deepfake_tools.store import StoreError
 from deepfake_tools.torchserve import InferenceAPI, ManagementAPI
 from deepfake_tools.worker_log import WorkerLog
 
 P = ParamSpec("P")
 
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # How long an interrupted registration may take to unpack the archive before the version shows.
 UNPACK_LIMIT_S = 15.0
 
@@ -37,6 +37,7 @@ class ConflictError(ServiceError):
 
     exit_code: ClassVar[int] = 22
     meaning: ClassVar[str] = "somebody else has changed the same model meanwhile"
+    kind = "conflict"
 
 
 @dataclass(frozen=True)
@@ -61,29 +62,63 @@ class Server:
 def start(server: Server, archive: ArchiveName) -> ModelVersion:
     """Registers an archive of the store and waits until all its workers are READY.
 
+    A version that is registered already, by an operator or by a command that was killed, is taken
+    as it is found.
+
     Raises:
-        ServiceError: It did not come up and is gone again; with the worker's own reason.
+        ServiceError: It did not come up, with the worker's own reason; it is gone again, unless it
+            was there before.
     """
+    undo = ExitStack()
+    try:
+        return _start(server, archive, undo)
+    except BaseException:
+        with _uninterrupted():
+            undo.close()
+        raise
+
+
+def _start(server: Server, archive: ArchiveName, undo: ExitStack) -> ModelVersion:
+    """Does the same, and leaves to the caller how it is undone."""
     log = WorkerLog(server.logs)
+    # An interrupted registration may be unpacking still.
+    appears_within_s = UNPACK_LIMIT_S
+    undo.callback(lambda: _remove(server, archive, appears_within_s))
     try:
         server.management.register(archive.file_name, workers=1, timeout=server.limit_s)
-        version = _await_ready(server, archive, log)
+        appears_within_s = 0
+    except TimeLimitError:
+        raise
     except RequestRefusedError as error:
         # Nothing was registered, so that there is nothing of ours to remove.
-        if error.status != HTTPStatus.NOT_FOUND:
+        undo.pop_all()
+        if error.status == HTTPStatus.NOT_FOUND:
+            raise StoreError(
+                f"the server finds no {archive.file_name} in its store: is --model-store the "
+                "folder that it was started with?"
+            ) from error
+        if error.status != HTTPStatus.CONFLICT:
             raise
-        raise StoreError(
-            f"the server finds no {archive.file_name} in its store: is --model-store the folder "
-            "that it was started with?"
-        ) from error
-    except BaseException as error:
-        # An interrupted registration may be unpacking still.
-        settled = isinstance(error, ServiceError) and not isinstance(error, TimeLimitError)
-        with _uninterrupted():
-            _remove(server, archive, appears_within_s=0 if settled else UNPACK_LIMIT_S)
+        _check_found(server, archive)
+    except ServiceError:
+        appears_within_s = 0
         raise
+    version = _await_ready(server, archive, log)
     server.say(f"{archive} is up: {workers_in_words(version.ready_workers)} READY")
     return version
+
+
+def _check_found(server: Server, archive: ArchiveName) -> None:
+    """Makes sure that what is registered under an archive's version is that archive.
+
+    Raises:
+        ConflictError: It is another one.
+    """
+    found = server.management.version(archive.name, archive.version).archive
+    remedy = f"`python scripts/manage.py unregister {archive.name} --version {archive.version}`"
+    if found != archive.file_name:
+        raise ConflictError(f"{archive} is registered already, from {found}: first {remedy}")
+    server.say(f"{archive} is registered already: if this fails it stays, and {remedy} removes it")
 
 
 def swap(
@@ -97,34 +132,38 @@ def swap(
     """Replaces the default version of a model by another; the old one may then be removed.
 
     No request is lost in between: the old version has answered all of its own before the end.
+    What a swap that was killed has done already is not done again.
 
     Args:
         server: The server.
-        archive: The new version, in the server's store.
-        old: The default version until now.
+        archive: The new version, in the server's store; it may be registered, and the default.
+        old: The default version until now, or before the swap that was killed.
         image: An image file that the new version is asked about before anyone else asks it.
         commit: Called when the old version has nothing left to do: makes the change last.
         check: Called with the old and the new version while both can be asked, and before the
             switch: raises what is to keep the old one.
 
     Raises:
-        ServiceError: A step failed; the old version is the default again and the new one gone.
+        ServiceError: A step failed; the old version is the default again and the new one gone,
+            unless it was registered before.
         ConflictError: Another one has become the default meanwhile; that one stays.
     """
     previous = ArchiveName(archive.name, old.version)
     undo = ExitStack()
     try:
-        version = start(server, archive)
-        undo.callback(_remove, server, archive)
+        version = _start(server, archive, undo)
         if version.min_workers < old.min_workers:
             # Whoever scaled the old version meant the model, not the version.
             scale(server, version, old.min_workers)
         _try_out(server, archive, image)
         if check is not None:
             check(previous, archive)
-        _check_default(server, previous)
+        is_switched = server.management.version(archive.name).version == archive.version
+        if not is_switched:
+            _check_default(server, previous)
         undo.callback(_restore, server, archive, previous)
-        server.management.set_default(archive.name, archive.version)
+        if not is_switched:
+            server.management.set_default(archive.name, archive.version)
         server.say(f"{archive} is the default")
         if old.ready_workers:
             _drain_old(server, previous)
@@ -275,7 +314,7 @@ def _attempt(server: Server, step: Callable[P, None], *args: P.args, **kwargs: P
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Ignores Ctrl-C and its like for as long as it takes."""
-    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in INTERRUPTS}
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in STOPS}
     try:
         yield
     finally:

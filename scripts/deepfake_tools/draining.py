@@ -12,6 +12,9 @@ from deepfake_tools.inspection import ArchiveName
 from deepfake_tools.torchserve import ManagementAPI
 
 POLL_S = 0.05
+# A wait may last this much longer than what it waits for, and is not noticed sooner.
+PAUSE_SHARE = 0.1
+LONGEST_PAUSE_S = 1.0
 
 
 class NotDrainedError(TimeLimitError):
@@ -41,7 +44,7 @@ def drain(management: ManagementAPI, archive: ArchiveName, limit_s: float) -> No
         NotDrainedError: It has not, after the limit.
         ServiceError: The server does not answer, or the version is gone.
     """
-    _drain(management, archive, time.monotonic() + limit_s)
+    _drain(management, archive, _Wait(limit_s))
 
 
 def settle(management: ManagementAPI, archive: ArchiveName, limit_s: float) -> None:
@@ -51,13 +54,14 @@ def settle(management: ManagementAPI, archive: ArchiveName, limit_s: float) -> N
         NotDrainedError: Requests still came, or were still at work, after the limit.
         ServiceError: The server does not answer, or the version is gone.
     """
-    deadline = time.monotonic() + limit_s
+    wait = _Wait(limit_s)
     while True:
         waiting = management.version(archive.name, archive.version).pending_requests
-        _drain(management, archive, deadline)
+        _drain(management, archive, wait)
         # What came in while the workers were asked may be in their hands now.
         if waiting == 0:
             return
+        wait.pause()
 
 
 def workers_in_words(count: int) -> str:
@@ -65,27 +69,50 @@ def workers_in_words(count: int) -> str:
     return f"{count} worker" if count == 1 else f"{count} workers"
 
 
-def _drain(management: ManagementAPI, archive: ArchiveName, deadline: float) -> None:
+class _Wait:
+    """The time that is left, and pauses that grow with the time that has passed.
+
+    A question that an idle worker answers is a batch of its own and a line in its log. TorchServe
+    lets nobody choose the worker, so that many are answered while another one is busy.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self._start = time.monotonic()
+        self._limit_s = limit_s
+
+    @property
+    def left_s(self) -> float:
+        return self._start + self._limit_s - time.monotonic()
+
+    def pause(self) -> None:
+        share = (time.monotonic() - self._start) * PAUSE_SHARE
+        time.sleep(min(max(share, POLL_S), LONGEST_PAUSE_S, max(self.left_s, 0)))
+
+
+def _drain(management: ManagementAPI, archive: ArchiveName, wait: _Wait) -> None:
     answered: set[int] = set()
     while True:
         version = management.version(archive.name, archive.version)
         working = {worker.pid for worker in version.workers if worker.is_ready} - answered
         if not working and version.pending_requests == 0:
             return
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
+        if wait.left_s <= 0:
             raise NotDrainedError(
                 f"{archive} still has {version.pending_requests} requests waiting and "
                 f"{workers_in_words(len(working))} busy when the time was over",
                 len(working),
             )
         try:
-            answered.add(_ask_pid(management, archive, left_s))
+            pid = _ask_pid(management, archive, wait.left_s)
         except TimeLimitError:
             continue
         except (WorkerFailedError, ServerBusyError):
             # It died with the question in hand, or its queue is full; it is asked again.
-            time.sleep(POLL_S)
+            wait.pause()
+            continue
+        if pid not in working:
+            wait.pause()
+        answered.add(pid)
 
 
 def _ask_pid(management: ManagementAPI, archive: ArchiveName, limit_s: float) -> int:

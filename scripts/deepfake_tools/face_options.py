@@ -59,7 +59,6 @@ def add_face_options(parser: argparse.ArgumentParser, *, several: bool) -> None:
     )
     group.add_argument(
         "--landmark-model",
-        "--landmark_model",
         type=Path,
         metavar="FILE.dat",
         help="align faces by this dlib shape predictor of 81 or 68 points",

@@ -26,6 +26,7 @@ class ArchiveError(ServiceError):
 
     exit_code: ClassVar[int] = 15
     meaning: ClassVar[str] = "the archive is damaged, or not one of this project's"
+    kind = "archive"
 
 
 @dataclass(frozen=True)

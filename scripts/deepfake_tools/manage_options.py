@@ -8,10 +8,12 @@ from deepfake_tools.deployment import ConflictError
 from deepfake_tools.failures import exit_code_table
 from deepfake_tools.inspection import ArchiveError
 from deepfake_tools.options import (
+    CommandParser,
     add_ca_option,
     address,
     at_least,
     fraction,
+    given,
     listen_address,
     not_negative,
     seconds,
@@ -55,7 +57,7 @@ class Commands:
         parser: The program's parser.
     """
 
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
+    def __init__(self, parser: CommandParser) -> None:
         self._commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
 
     def add(
@@ -73,8 +75,11 @@ class Commands:
             description: For the command's own --help.
             timeout: The default of --timeout in seconds; None for one that asks no server.
         """
-        command = self._commands.add_parser(
-            name, help=summary, description=description or summary, allow_abbrev=False
+        command: CommandParser = self._commands.add_parser(
+            name,
+            help=summary,
+            description=description or summary,
+            formatter_class=argparse.HelpFormatter,
         )
         _add_file_options(command)
         if timeout is not None:
@@ -82,14 +87,24 @@ class Commands:
         return command
 
 
-def make_parser() -> argparse.ArgumentParser:
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line; `command` is the name of the one that was given."""
+    parser = make_parser()
+    args = parser.parse_args(arguments)
+    if args.command == "swap":
+        limits = given(args, "min_agreement", "max_slowdown")
+        if limits and args.check is None:
+            parser.error(f"{limits[0]} is for --check DIR: nothing is compared without it")
+    return args
+
+
+def make_parser() -> CommandParser:
     """Returns the command line's parser; `command` is the name of the one that was given."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="manage.py",
         description="Changes what a running TorchServe serves, says whether it is ready, and "
         "stops it.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     adding = Commands(parser)
     adding.add("list", "what is served, and by how many workers")
@@ -120,7 +135,8 @@ def _add_archive_commands(commands: Commands) -> None:
         "replace a default version, without losing a request",
         "Checks an archive, serves it beside the default, asks it about an image, makes it the "
         "default, waits until the old version has answered everything, and removes that one. If "
-        "any step fails, the old version stays the default and the new one is removed.",
+        "any step fails, the old version stays the default and the new one is removed. One that "
+        "was registered before is promoted; what a swap that was killed has left is completed.",
     )
     command.add_argument("archive", type=Path, metavar="ARCHIVE", help=ARCHIVE_HELP)
     command.add_argument("--image", type=Path, metavar="FILE", help=IMAGE_HELP)
@@ -140,16 +156,14 @@ def _add_check_options(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--min-agreement",
         type=fraction,
-        default=limits.min_agreement,
         metavar="SHARE",
-        help="of equal labels (%(default)g)",
+        help=f"of equal labels ({limits.min_agreement:g})",
     )
     group.add_argument(
         "--max-slowdown",
         type=not_negative,
-        default=limits.max_slowdown,
         metavar="SHARE",
-        help="by which the 95th percentile of the latency may grow (%(default)g)",
+        help=f"by which the 95th percentile of the latency may grow ({limits.max_slowdown:g})",
     )
 
 

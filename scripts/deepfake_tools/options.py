@@ -1,9 +1,10 @@
-"""Options of several commands: where the server is, the token, the time limit, whole numbers."""
+"""What command lines have in common: their parser, where the server is, the token, numbers."""
 
 import argparse
 import math
 import ssl
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deepfake_tools.connection import server_address
@@ -13,8 +14,63 @@ from deepfake_tools.torchserve import INFERENCE_ADDRESS, MANAGEMENT_ADDRESS
 LAST_PORT = 65535
 
 
+class CommandParser(argparse.ArgumentParser):
+    """A command's parser: options in full alone, - and _ in their names alike.
+
+    Args:
+        description: What the command does.
+        epilog: What --help ends with.
+        prog: The command's name; the file's if None.
+        formatter_class: How both are shown: as they are written, or wrapped.
+    """
+
+    def __init__(
+        self,
+        *,
+        description: str | None = None,
+        epilog: str | None = None,
+        prog: str | None = None,
+        formatter_class: type[argparse.HelpFormatter] = argparse.RawDescriptionHelpFormatter,
+    ) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            formatter_class=formatter_class,
+            # A later option that begins alike would turn an abbreviation into an error.
+            allow_abbrev=False,
+        )
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parses a command line; of a command with subcommands, each parser does its part."""
+        words = list(sys.argv[1:] if args is None else args)
+        end = words.index("--") if "--" in words else len(words)
+        words[:end] = [self._own_spelling(word) for word in words[:end]]
+        return super().parse_known_args(words, namespace)
+
+    def _own_spelling(self, word: str) -> str:
+        option, separator, value = word.partition("=")
+        if option.startswith("--"):
+            for known in self._option_string_actions:
+                if known.replace("_", "-") == option.replace("_", "-"):
+                    return known + separator + value
+        return word
+
+
+def given(args: argparse.Namespace, *names: str) -> list[str]:
+    """Returns those options that were given, whose default is None or False, as they are typed."""
+    values = ((name, getattr(args, name)) for name in names)
+    return [
+        "--" + name.replace("_", "-")
+        for name, value in values
+        if value is not None and value is not False
+    ]
+
+
 def add_connection_options(parser: argparse.ArgumentParser, timeout: float) -> None:
-    """Adds --server, --management, --token-file, --key-file and --timeout to a command.
+    """Adds where the server is, where the token is, --timeout and --ca to a command.
 
     Args:
         parser: The command's parser.
@@ -42,7 +98,7 @@ def add_connection_options(parser: argparse.ArgumentParser, timeout: float) -> N
         type=seconds,
         default=timeout,
         metavar="SECONDS",
-        help="longest wait for an answer (%(default)g)",
+        help="longest time for one image, all attempts together (%(default)g)",
     )
     add_ca_option(group)
 
@@ -114,20 +170,22 @@ def listen_address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def at_least(lowest: int) -> Callable[[str], int]:
+def at_least(lowest: int, highest: int | None = None) -> Callable[[str], int]:
     """Returns an argument's `type` that reads a whole number.
 
     Args:
         lowest: The smallest one to accept.
+        highest: The largest one to accept; None for no bound.
     """
+    span = f"from {lowest} on" if highest is None else f"from {lowest} to {highest}"
 
     def read(text: str) -> int:
         try:
             number = int(text)
         except ValueError:
             number = lowest - 1
-        if number < lowest:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {lowest} on")
+        if number < lowest or (highest is not None and number > highest):
+            raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a whole number {span}")
         return number
 
     return read

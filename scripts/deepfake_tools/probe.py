@@ -1,12 +1,18 @@
 """Readiness in, a port that tells it to load balancers and Prometheus out, which carry no token."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedReader
+from typing import TypeVar
 
-from deepfake_tools.failures import ServiceError
+from deepfake_tools.deadline import DeadlineReader
+from deepfake_tools.failures import ServiceError, one_line
+
+T = TypeVar("T")
 
 METRICS = "/metrics"
 # A look at the server holds for this long, so that many balancers cost it no more than one.
@@ -16,6 +22,10 @@ SILENCE_LIMIT_S = 5.0
 
 Check = Callable[[], str]
 """Returns what is well in one line, or raises ServiceError."""
+
+
+class _UnwellError(Exception):
+    """A check failed; the line says why."""
 
 
 class Probe:
@@ -41,11 +51,11 @@ class Probe:
         remembered = _Remembered(ready)
 
         def check_ready() -> str:
-            draining()
+            _outcome(draining)
             return remembered()
 
         checks: dict[str, Check] = {"/ready": check_ready, "/live": _Remembered(live)}
-        self._http = ThreadingHTTPServer((host, port), _handler(checks))
+        self._http = _Sockets((host, port), _handler(checks))
         self._http.daemon_threads = True
         self.port = self._http.server_port
 
@@ -59,6 +69,30 @@ class Probe:
         self._http.shutdown()
 
 
+class _Sockets(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Says nothing of strangers who hang up or fall silent."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
+def _outcome(check: Callable[[], T]) -> T:
+    """Returns what a check says.
+
+    Whatever goes wrong in one, a file that cannot be read say, the answer is no: to a balancer, a
+    connection that breaks off says nothing of the server.
+
+    Raises:
+        _UnwellError: It failed.
+    """
+    try:
+        return check()
+    except ServiceError as error:
+        raise _UnwellError(str(error)) from error
+    except Exception as error:
+        raise _UnwellError(one_line(f"{type(error).__name__}: {error}")) from error
+
+
 class _Remembered:
     """A check whose outcome holds for a moment; of several threads one makes it."""
 
@@ -66,18 +100,18 @@ class _Remembered:
         self._check = check
         self._lock = threading.Lock()
         self._until = 0.0
-        self._outcome: str | ServiceError = ""
+        self._outcome: str | _UnwellError = ""
 
     def __call__(self) -> str:
         with self._lock:
             if time.monotonic() > self._until:
                 try:
-                    self._outcome = self._check()
-                except ServiceError as error:
+                    self._outcome = _outcome(self._check)
+                except _UnwellError as error:
                     self._outcome = error
                 self._until = time.monotonic() + REMEMBER_S
             outcome = self._outcome
-        if isinstance(outcome, ServiceError):
+        if isinstance(outcome, _UnwellError):
             raise outcome
         return outcome
 
@@ -90,7 +124,7 @@ def _gauges(checks: Mapping[str, Check]) -> str:
         try:
             check()
             value = 1
-        except ServiceError:
+        except _UnwellError:
             value = 0
         lines += [f"# HELP {name} Whether GET {path} is answered with 200."]
         lines += [f"# TYPE {name} gauge", f"{name} {value}"]
@@ -103,6 +137,12 @@ def _handler(checks: Mapping[str, Check]) -> type[BaseHTTPRequestHandler]:
         server_version = "probe"
         sys_version = ""
 
+        def setup(self) -> None:
+            super().setup()
+            # The time limit of a read alone is kept by a byte now and then, too.
+            deadline = time.monotonic() + SILENCE_LIMIT_S
+            self.rfile = BufferedReader(DeadlineReader(self.connection, deadline))
+
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             check = checks.get(path)
@@ -114,7 +154,7 @@ def _handler(checks: Mapping[str, Check]) -> type[BaseHTTPRequestHandler]:
                 return
             try:
                 self._answer(HTTPStatus.OK, check())
-            except ServiceError as error:
+            except _UnwellError as error:
                 self._answer(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
 
         do_HEAD = do_GET  # noqa: N815

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -43,10 +44,12 @@ class Service:
             served = self._served()
             default = self._default(archive.name)
             deployment.start(self._server, archive)
-            if default is None:
+            # It is the default already where an earlier command was killed before it said so.
+            is_default = default is None or default.version == archive.version
+            if is_default:
                 served.choose(archive)
                 self._write(served)
-        if default is not None:
+        if default is not None and not is_default:
             self._server.say(
                 f"{archive.name} version {default.version} stays the default; version "
                 f"{archive.version} is asked by its number, until the server's next start"
@@ -90,6 +93,11 @@ class Service:
         """Stops serving one version that is not the default, or the whole model if None."""
         with self._changing():
             served = self._served()
+            if version is None and self._default(name) is None and name in served.versions:
+                self._server.say(f"{name} is not served; a restart does not serve it either now")
+                served.drop(name)
+                self._write(served)
+                return
             default = self._server.management.version(name).version
             found = [entry.version for entry in self._server.management.versions(name)]
             if version == default and len(found) > 1:
@@ -119,19 +127,52 @@ class Service:
     def _swap(self, source: Path, image: bytes, check: Check | None = None) -> None:
         with self._store.adding(source) as archive:
             served = self._served()
-            old = self._default(archive.name)
+            old = self._old(archive, served)
             if old is None:
                 self._server.say(f"{archive.name} is not served yet, so this registers it")
                 deployment.start(self._server, archive)
+            elif old.version == archive.version:
+                self._server.say(f"{archive} is the default already")
+            else:
+                served.choose(archive, instead_of=old.version)
+                write = partial(self._write, served)
+                deployment.swap(self._server, archive, old, image, write, check)
+            if served.versions.get(archive.name) != archive.version:
                 served.choose(archive)
                 self._write(served)
-                return
-            served.choose(archive, instead_of=old.version)
-            deployment.swap(self._server, archive, old, image, lambda: self._write(served), check)
-        # Whoever has swapped to another version meanwhile has removed the old one as well.
+        if old is not None and old.version != archive.version:
+            # Whoever has swapped to another version meanwhile has removed the old one as well.
+            with suppress(ModelNotServedError):
+                self._server.management.unregister(old.name, old.version)
+            self._server.say(
+                f"{old.name} version {old.version} has answered everything and is gone"
+            )
+        elif old is not None:
+            self._say_others(archive)
+
+    def _old(self, archive: ArchiveName, served: Served) -> ModelVersion | None:
+        """Returns the version to replace: the default one.
+
+        Where the archive is the default already, a swap to it may have been killed before it was
+        written down: then it is the version that is written down.
+        """
+        default = self._default(archive.name)
+        before = served.versions.get(archive.name)
+        if default is None or default.version != archive.version or before is None:
+            return default
         with suppress(ModelNotServedError):
-            self._server.management.unregister(old.name, old.version)
-        self._server.say(f"{old.name} version {old.version} has answered everything and is gone")
+            return self._server.management.version(archive.name, before)
+        return default
+
+    def _say_others(self, archive: ArchiveName) -> None:
+        """Names what a swap may have left that was killed at its very end."""
+        for version in self._server.management.versions(archive.name):
+            if version.version != archive.version:
+                self._server.say(
+                    f"note: version {version.version} is registered beside it; to remove it: "
+                    f"`python scripts/manage.py unregister {archive.name} --version "
+                    f"{version.version}`"
+                )
 
     def _default(self, name: str) -> ModelVersion | None:
         """Returns the version that answers when none is named, if the model is served at all."""

@@ -23,6 +23,7 @@ class StoreError(ServiceError):
 
     exit_code: ClassVar[int] = 16
     meaning: ClassVar[str] = "the store cannot be used, or another command is at work in it"
+    kind = "store"
 
 
 def next_version(folder: Path, name: str) -> str:

@@ -115,7 +115,7 @@ def _read(path: Path) -> str:
     try:
         with path.open(encoding="utf-8") as file:
             mode = os.fstat(file.fileno()).st_mode
-            if os.name == "posix" and stat.S_ISREG(mode) and mode & READABLE_BY_OTHERS:
+            if stat.S_ISREG(mode) and mode & READABLE_BY_OTHERS:
                 raise TokenError(
                     f"{path} can be read by other users of this machine, so its token is no "
                     f"secret: chmod 600 {path}, and restart the server for new tokens if others "

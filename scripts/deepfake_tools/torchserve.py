@@ -38,7 +38,7 @@ class InferenceAPI:
     Args:
         address: Such as http://127.0.0.1:8080.
         token: An inference token; None where the server runs without tokens.
-        timeout: Seconds to wait for an answer, unless a call says otherwise.
+        timeout: Seconds for a call, its whole answer included, unless it says otherwise.
         ca: A file with the certificates to trust over https; None for requests' own choice.
     """
 
@@ -118,7 +118,7 @@ class ManagementAPI:
     Args:
         address: Such as http://127.0.0.1:8081.
         token: A management token; None where the server runs without tokens.
-        timeout: Seconds to wait for an answer, unless a call says otherwise.
+        timeout: Seconds for a call, its whole answer included, unless it says otherwise.
         ca: A file with the certificates to trust over https; None for requests' own choice.
     """
 

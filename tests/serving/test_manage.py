@@ -314,9 +314,44 @@ def test_a_version_that_is_served_already_is_left_alone(server, manage):
 
     done = manage("swap", archive)
 
-    assert done.returncode == 8
-    assert "already registered" in done.stderr
+    assert done.returncode == 0
+    assert "acme--twice version 1 is the default already" in done.stdout
     assert answering(server, "acme--twice") == "1"
+
+
+def test_a_canary_is_promoted_under_load_without_losing_a_request(server, manage):
+    manage("register", write_archive(manage.store, "acme--canary", delay_s=0.02))
+    canary = write_archive(manage.store, "acme--canary", "2", delay_s=0.02)
+    manage("register", canary)
+
+    with clients(server, "acme--canary") as running:
+        done = manage("swap", canary)
+
+    assert done.returncode == 0, done.stderr
+    assert {answer for client in running for answer in client.answers} == {"1", "2"}
+    assert versions(server, "acme--canary") == ["2"]
+    assert "acme--canary@2.mar" in manage.chosen()
+
+
+@pytest.mark.parametrize("said", ["version 2 is up", "version 2 is the default"])
+def test_a_swap_that_was_killed_is_completed_by_the_same_command(server, manage, said):
+    name = f"acme--killed-{len(said)}"
+    manage("register", write_archive(manage.store, name, delay_s=0.4, batch_size=1))
+    new = write_archive(manage.store, name, "2")
+
+    with clients(server, name, count=3) as running:
+        swap = subprocess.Popen(manage.command("swap", new), stdout=subprocess.PIPE, text=True)
+        wait_until(lambda: said in swap.stdout.readline())
+        swap.kill()
+        swap.communicate()
+        assert versions(server, name) == ["1", "2"]
+        assert f"{name}@1.mar" in manage.chosen()
+        done = manage("swap", new)
+
+    assert done.returncode == 0, done.stderr
+    assert {answer for client in running for answer in client.answers} <= {"1", "2"}
+    assert versions(server, name) == ["2"]
+    assert f"{name}@2.mar" in manage.chosen()
 
 
 def test_scale_changes_the_number_of_workers(server, manage):

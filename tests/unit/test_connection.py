@@ -193,8 +193,29 @@ def test_a_redirection_is_not_followed_with_the_token():
 
 @pytest.mark.parametrize(
     "text",
-    ["127.0.0.1:8080", "ftp://host:1", "http://", "localhost", "http://h/?a=b", "http://[::"],
+    [
+        *("127.0.0.1:8080", "ftp://host:1", "http://", "localhost", "http://h/?a=b", "http://[::"),
+        *("http://127.0.0.1:99999", "http://127.0.0.1:65536", "http://127.0.0.1:-1", "http://h:x"),
+        *("http://h:0", "http://h:", "http://:8080", "http://h:80:80", "http://me:secret@h:8080"),
+        *("http://h?", "http://h#a", "http://ho st", "http://h\n", "http://h/a b", "http:\\\\h"),
+        *("http://256.0.0.1", "http://1.2.3.4.5", "http://[::g]", "http://[1.2.3.4]"),
+        *("http://.h", "http://h..example", "http://-h", "http://h*", "http://" + 64 * "a"),
+        *("http://\N{SOFT HYPHEN}", "https:///", "", "http:/h", "http://h%20a"),
+    ],
 )
 def test_what_is_no_address_is_refused(text: str):
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError, match="is not an address such as") as caught:
         server_address(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("http://127.0.0.1:8080", "https://[::1]:8443", "http://localhost", "http://127.1:65535"),
+        *("https://detector.example/torchserve", "http://my_host-2:1", "http://b\xfccher.example"),
+        *("http://[fe80::1%25eth0]:80", "http://host.example."),
+    ],
+)
+def test_what_may_be_an_address_is_taken(text: str):
+    assert server_address(text + "/") == text

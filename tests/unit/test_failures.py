@@ -1,4 +1,5 @@
 import re
+from importlib import import_module
 
 from deepfake_tools.failures import FAILURES, ServiceError, exit_code_table, one_line
 
@@ -7,6 +8,18 @@ def test_every_failure_has_an_exit_code_of_its_own():
     codes = [failure.exit_code for failure in FAILURES]
     assert len(set(codes)) == len(codes)
     assert not {0, 2, 130} & set(codes)
+
+
+def test_every_failure_says_what_it_is_counted_by_and_what_it_means():
+    for name in ("manage", "client"):
+        import_module(name)  # defines the rest of them
+    failures = [one for one in ServiceError.__subclasses__() if one.__module__ != __name__]
+    assert len(failures) > len(FAILURES) + 5
+    for failure in failures:
+        assert failure.kind, failure
+        assert failure.meaning, failure
+    assert len({failure.kind for failure in failures}) == len(failures)
+    assert len({failure.exit_code for failure in failures}) == len(failures)
 
 
 def test_every_failure_is_in_the_table_of_exit_codes():

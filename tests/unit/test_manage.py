@@ -1,3 +1,4 @@
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -138,3 +139,10 @@ def test_the_trial_image_is_a_picture():
     assert image.shape == (64, 64, 3)
     # OpenCV's order is blue, green, red.
     assert image[10, 20].tolist() == [60, 40, 80]
+
+
+def test_an_address_that_the_probe_cannot_have_is_a_wrong_argument(store, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert manage.main(["probe", "--listen", listen, *NOWHERE]) == 2
+    assert capsys.readouterr().err == f"error: --listen {listen}: Address already in use\n"

@@ -1,10 +1,12 @@
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 
 import pytest
+from deepfake_tools import probe as module
 from deepfake_tools.failures import ServerUnreachableError
 from deepfake_tools.probe import Probe
 from deepfake_tools.readiness import NotReadyError
@@ -16,13 +18,20 @@ class Checks:
     def __init__(self) -> None:
         self.draining = False
         self.looks = 0
+        self.failing: dict[str, Exception] = {}
 
     def check_draining(self) -> None:
         if self.draining:
             raise NotReadyError("being stopped")
+        self.fail("check_draining")
+
+    def fail(self, place: str) -> None:
+        if place in self.failing:
+            raise self.failing[place]
 
     def ready(self) -> str:
         self.looks += 1
+        self.fail("ready")
         return "ready: ä"
 
     def live(self) -> str:
@@ -88,3 +97,34 @@ def test_a_stranger_who_says_nothing_keeps_nobody_waiting(ask, address):
     with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as silent:
         silent.sendall(b"GET /re")
         assert ask("/ready")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "denied"), UnicodeError("odd\nfile"), KeyError("a")]
+)
+@pytest.mark.parametrize("place", ["check_draining", "ready"])
+def test_what_goes_wrong_in_a_check_is_answered_with_503(ask, checks, error, place):
+    checks.failing[place] = error
+    status, line = ask("/ready")
+    assert status == 503
+    assert line.startswith(type(error).__name__)
+    assert line.count("\n") == 1
+    assert "clip_deepfake_ready 0" in ask("/metrics")[1]
+
+
+def test_a_stranger_who_trickles_is_hung_up_on(address, monkeypatch):
+    monkeypatch.setattr(module, "SILENCE_LIMIT_S", 0.3)
+    with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as slow:
+        slow.settimeout(0.05)
+        slow.sendall(b"GET /ready HTTP/1.0\r\n")
+        start = time.monotonic()
+        while time.monotonic() - start < 5:
+            try:
+                slow.sendall(b"a: b\r\n")
+                if slow.recv(100) == b"":
+                    break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+        assert 0.2 < time.monotonic() - start < 3
