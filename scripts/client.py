@@ -44,7 +44,10 @@ examples:
   python scripts/client.py --image data --limit 1000 --json results.json --report report.html
 
 An image's true label is read off the directories between it and the deepest folder that holds
-everything given: names with real, original or nature; fake, synthe, faceswap or manipulated; ai.
+everything given. Their names are read as words, split at case, digits and punctuation: real,
+original; fake, deepfake, synthesis, synthetic, manipulated; Deepfakes, Face2Face, FaceSwap,
+NeuralTextures, FaceShifter; nature and ai where the name has no other word. Directories that
+disagree are an error; one whose own name says both leaves its images without a label.
 
 {exit_code_table()}
   {JournalError.exit_code:>3}  {JournalError.meaning}
@@ -133,7 +136,11 @@ def require_libraries(args: argparse.Namespace) -> None:
 
 
 def note_what_is_odd(args: argparse.Namespace, collection: Collection) -> None:
-    """Says what the user may not expect of the images."""
+    """Says what the user may not expect of the images, and how they are labelled."""
+    if not collection.named or collection.labelled.tells_something:
+        print(*collection.labelled.lines(), sep="\n", file=sys.stderr)
+    for note in collection.left_out.notes():
+        print(f"note: {note}", file=sys.stderr)
     for folder in collection.shallow:
         print(f"note: {folder} holds images, so the folders in it are left out", file=sys.stderr)
     if collection.repeated:

@@ -10,6 +10,7 @@ from pathlib import Path
 # How images are named is the detector package's to know, and it need not be installed.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "handler"))
 
+from clip_deepfake.labels import LabelError
 from deepfake_tools import stopping
 from deepfake_tools.collection import CollectionError, collect
 from deepfake_tools.comparing import compare, version_asker
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ServiceError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except CollectionError as error:
+    except (CollectionError, LabelError) as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_ARGUMENTS
     except OSError as error:
@@ -177,9 +178,13 @@ def make_check(args: argparse.Namespace) -> Check:
 
     Raises:
         CollectionError: There is no image in it.
+        LabelError: Its folders' names disagree, as for client.py.
         TokenError: The key file holds no usable token.
     """
-    paths = [picture.path for picture in collect([args.check]).images]
+    collection = collect([args.check])
+    paths = [picture.path for picture in collection.images]
+    for note in collection.left_out.notes():
+        print(f"note: {note}", file=sys.stderr)
     limits = Limits(args.min_agreement, args.max_slowdown)
     credentials = Credentials(None, args.key_file, args.management, args.ca)
 

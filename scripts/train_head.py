@@ -24,9 +24,12 @@ examples:
   build_mar.py --weights head.safetensors        packages what came of it
 
 labels:
-  The nearest directory below DIR whose name holds real, original or nature (real), or fake,
-  synthe, faceswap or manipulated, or is ai (fake), in upper or lower case. Or a CSV file with the
-  header path,label, paths relative to the file, labels 0, 1, real, fake.
+  The names of the directories between DIR and an image are read as words, split at case, digits
+  and punctuation: real, original; fake, deepfake, synthesis, synthetic, manipulated; Deepfakes,
+  Face2Face, FaceSwap, NeuralTextures, FaceShifter; nature and ai where the name has no other
+  word. Directories that disagree are an error; one whose own name says both leaves its images
+  without a label. Or a CSV file with the header path,label, paths relative to the file, labels 0,
+  1, real, fake.
 
 Put the frames of each video into a folder of their own: a folder never stands on both sides of a
 split. Features are kept in --cache as they come: after Ctrl-C the same command goes on.
