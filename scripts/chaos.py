@@ -26,7 +26,7 @@ from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.failures import ServiceError
 from deepfake_tools.interrupts import reliable_interrupts
 from deepfake_tools.local_server import LocalServerError
-from deepfake_tools.results import replacing
+from deepfake_tools.output_files import replacing
 
 if TYPE_CHECKING:
     from deepfake_tools.chaos.drill import Drill, Finding

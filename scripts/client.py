@@ -29,6 +29,7 @@ from deepfake_tools.journal import Identity, Journal, JournalError, open_journal
 from deepfake_tools.metrics import measure
 from deepfake_tools.options import add_connection_options, at_least
 from deepfake_tools.outcomes import Totals
+from deepfake_tools.output_files import SameFileError
 from deepfake_tools.perturbations import EXAMPLE, Perturbation, PerturbedRun, perturbations
 from deepfake_tools.results import Run, headline
 from deepfake_tools.session import Ending, Target, ask_all
@@ -37,6 +38,7 @@ from deepfake_tools.torchserve import MANAGEMENT_ADDRESS, served_name
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 SIGNALLED = 128
 FEW = 100
+USAGE_ERRORS = (CollectionError, LabelError, LandmarksError, MissingExtraError, SameFileError)
 EPILOG = f"""\
 examples:
   python scripts/client.py --image photo.jpg
@@ -65,9 +67,13 @@ def main() -> int:
     try:
         require_libraries(args)
         args.cut = load_cutter(args)
+        args.files = output_files(args)
         collection = collect(args.image, args.labels, args.limit, args.seed)
-    except (CollectionError, LabelError, LandmarksError, MissingExtraError) as error:
+    except USAGE_ERRORS as error:
         parser.error(str(error))
+    except ServiceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     note_what_is_odd(args, collection)
     try:
         return run(args, collection)
@@ -118,7 +124,7 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     default = Path("inference_results_huggingface.txt")
     add("--output", type=Path, default=default, metavar="FILE", help="results file (%(default)s)")
     add("--json", type=Path, metavar="FILE", help="the same as JSON")
-    csv_help = "per image as CSV; for out.csv the totals are in out.totals.csv"
+    csv_help = "per image as CSV; for out.csv the totals are in out.totals.csv (none for a FIFO)"
     add("--csv", type=Path, metavar="FILE", help=csv_help)
     add("--report", type=Path, metavar="FILE", help="one HTML page with figures and plots")
 
@@ -133,6 +139,20 @@ def require_libraries(args: argparse.Namespace) -> None:
         require_extra("--report")
     if args.perturb:
         require_extra("--perturb", "cv2", "numpy", "PIL")
+
+
+def output_files(args: argparse.Namespace) -> Files:
+    """Returns the files to write.
+
+    Raises:
+        SameFileError: Two of them are one, or one is read too.
+        OutputError: One cannot be written.
+    """
+    files = Files(args.output, args.json, args.csv, args.report)
+    read = [("--image", Path(path)) for path in args.image]
+    read += [] if args.labels is None else [("--labels", args.labels)]
+    files.check(read)
+    return files
 
 
 def note_what_is_odd(args: argparse.Namespace, collection: Collection) -> None:
@@ -163,8 +183,7 @@ def run(args: argparse.Namespace, collection: Collection) -> int:
     Raises:
         ServiceError: The run cannot begin, or its results cannot be written.
     """
-    files = Files(args.output, args.json, args.csv, args.report)
-    files.check()
+    files: Files = args.files
     variants = [None, *(one for group in args.perturb for one in group)]
     journal = begin(args, collection, variants, files)
     ending, is_finished = Ending(), True

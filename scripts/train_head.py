@@ -11,9 +11,11 @@ from clip_deepfake.digests import file_digest
 from clip_deepfake.labels import LabelError
 from deepfake_tools.dataset import TrainingError
 from deepfake_tools.face_options import add_face_options, read_face_options
+from deepfake_tools.failures import OutputError
 from deepfake_tools.head_file import TrainedHead
 from deepfake_tools.hub import BuildError
 from deepfake_tools.interrupts import reliable_interrupts
+from deepfake_tools.output_files import SameFileError, check_outputs, is_kept
 from deepfake_tools.recipes import PRESETS
 from deepfake_tools.sources import DEFAULT_MODEL, DEFAULT_PRESET
 
@@ -116,6 +118,10 @@ def train(arguments: argparse.Namespace) -> TrainedHead:
         import sklearn  # noqa: F401 - says what is missing before anything takes its time
     except ModuleNotFoundError as error:
         raise TrainingError("scikit-learn is not installed: pip install -e '.[train]'") from error
+    # Not after minutes of training.
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    read = [] if arguments.labels is None else [("--labels", arguments.labels)]
+    check_outputs([("--output", arguments.output)], read)
     from deepfake_tools.training import TrainingOptions
     from deepfake_tools.training import train as run
 
@@ -144,6 +150,7 @@ def describe(trained: TrainedHead, arguments: argparse.Namespace) -> str:
     if history.target_fpr_threshold is not None:
         rate = f"a false-positive rate of {history.target_fpr:g}"
         thresholds = f"{history.target_fpr_threshold:.4f} for {rate} (used), {thresholds}"
+    digest = file_digest(arguments.output) if is_kept(arguments.output) else "none: no file is kept"
     # A local folder's name in the head does not say where the folder is.
     more = "" if trained.model.commit else f" --model {arguments.model}"
     if trained.faces is not None:
@@ -151,7 +158,7 @@ def describe(trained: TrainedHead, arguments: argparse.Namespace) -> str:
     return "\n".join(
         [
             f"head         {arguments.output}",
-            f"sha256       {file_digest(arguments.output)}",
+            f"sha256       {digest}",
             f"model        {trained.model.name}, commit {trained.model.commit or 'none'}",
             f"images       {images}; left out: {left_out}",
             f"strength     C = {history.strength:g}",
@@ -172,7 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with reliable_interrupts():
             trained = train(found)
-    except (BuildError, LabelError, TrainingError) as error:
+    except (BuildError, LabelError, OutputError, SameFileError, TrainingError) as error:
         print(f"train_head.py: {error}", file=sys.stderr)
         return 1
     except OSError as error:

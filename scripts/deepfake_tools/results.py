@@ -1,14 +1,12 @@
 """A run in, the research script's results file out, with figures of our own below its section."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 from deepfake_tools.figures import Metrics
 from deepfake_tools.outcomes import Outcome, Totals
+from deepfake_tools.output_files import replacing
 from deepfake_tools.perturbations import PerturbedRun
 from deepfake_tools.summary import summary
 
@@ -46,24 +44,6 @@ class Run:
     def lacks_libraries(self) -> bool:
         """Whether there would be an AUC if the libraries for it were installed."""
         return self.metrics.auc is None and self.metrics.real > 0 and self.metrics.fake > 0
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[TextIO]:
-    """Opens a text file to write, which appears whole at the end of the block, or not at all.
-
-    A file name that is not UTF-8 keeps its bytes.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_results(path: Path, run: Run) -> None:
