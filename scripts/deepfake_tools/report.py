@@ -24,7 +24,11 @@ DEFINITIONS = (
         "with a fixed seed. They take images for independent; frames of one video are not, and "
         "make them too narrow.",
     ),
-    ("EER", "Equal error rate: where FPR = 1 \N{MINUS SIGN} TPR on the ROC, joined by lines."),
+    (
+        "EER",
+        "Equal error rate: where FPR = 1 \N{MINUS SIGN} TPR on the ROC, interpolated between its "
+        "points. DeepfakeBench takes the FPR of the point that is nearest to it.",
+    ),
     (
         "TPR at FPR",
         "The largest share of fakes found by a threshold that calls at most this share of the "
