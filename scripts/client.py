@@ -252,6 +252,7 @@ def summarise(
         for place, variant in enumerate(variants)
         if variant is not None
     ]
+    detector = {} if journal.detector is None else asdict(journal.detector)
     judged = metrics.images + sum(one.metrics.images for one in perturbed)
     totals = Totals(
         seconds_wall=journal.seconds,
@@ -260,7 +261,8 @@ def summarise(
         command=command_line(),
         server=args.server,
         model=served_name(args.model),
-        detector={} if journal.detector is None else asdict(journal.detector),
+        threshold=detector.pop("threshold", None),
+        detector=detector,
     )
     missing = journal.places - journal.done
     return Run(len(collection.images), journal.outcomes, metrics, totals, missing, perturbed)

@@ -107,7 +107,8 @@ def _check_writable(path: Path) -> None:
     parent = Path(os.path.realpath(path)).parent
     found = _stat(path)
     if found is None and not parent.is_dir():
-        raise OSError(0, f"there is no folder {parent}")
+        # Of a link it is the target's folder that is missing.
+        raise OSError(0, f"there is no folder {parent if path.is_symlink() else path.parent}")
     if found is not None and stat.S_ISDIR(found.st_mode):
         raise OSError(0, "it is a folder")
     if found is not None and not os.access(path, os.W_OK):

@@ -134,6 +134,8 @@ def _detector(totals: Totals) -> Iterator[str]:
     if totals.detector:
         known = {key: value for key, value in totals.detector.items() if value is not None}
         yield "Detector: " + ", ".join(f"{key} {value}" for key, value in known.items())
+    if totals.threshold is not None:
+        yield f"FAKE above: {totals.threshold:g}"
     yield f"Server: {totals.server}"
     yield f"Command: {totals.command}"
 

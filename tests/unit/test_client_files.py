@@ -1,5 +1,6 @@
 """The client and the files that it is given: what it reads, what it leaves out, where it writes."""
 
+import json
 import os
 import stat
 import threading
@@ -107,6 +108,32 @@ def test_one_file_for_two_things_is_refused_before_anything_is_asked(
     assert run.code == 2
     assert "are one file" in run.err
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("threshold", [0.25, 0.0, None])
+def test_every_output_says_above_what_an_image_is_called_fake(
+    client: Client, data: Path, tmp_path: Path, threshold: float | None
+):
+    def judge(image: bytes) -> Reply:
+        said = verdict(0.75)
+        detector = dict(said["detector"])  # type: ignore[call-overload]
+        del detector["threshold"]
+        if threshold is not None:
+            detector["threshold"] = threshold
+        return json_reply(said | {"detector": detector})
+
+    with StubServer(lambda request: answer_each(request, judge)) as stub:
+        run = client(
+            *("--image", "data", "--json", "o.json", "--report", "o.html"), server=stub.address
+        )
+    assert run.code == 0
+    told = "not known" if threshold is None else f"{threshold:g}"
+    assert f"<dt>FAKE above</dt><dd>{told}</dd>" in (tmp_path / "o.html").read_text()
+    lines = (tmp_path / RESULTS).read_text().splitlines()
+    assert (f"FAKE above: {told}" in lines) == (threshold is not None)
+    run_part = json.loads((tmp_path / "o.json").read_text())["run"]
+    assert run_part["threshold"] == threshold
+    assert "threshold" not in run_part["detector"]
 
 
 def test_results_go_into_a_fifo_through_a_link_and_keep_the_mode(
