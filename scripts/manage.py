@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parent.parent / "handler"))
 
 from clip_deepfake.labels import LabelError
+from clip_deepfake.regular_files import read_regular
 from deepfake_tools import stopping
 from deepfake_tools.collection import CollectionError, collect
 from deepfake_tools.comparing import compare, version_asker
@@ -249,7 +250,7 @@ def say(text: str) -> None:
 
 def image(args: argparse.Namespace) -> bytes:
     """Returns the image that a new version is asked about."""
-    return trial_image() if args.image is None else args.image.read_bytes()
+    return trial_image() if args.image is None else read_regular(args.image)
 
 
 if __name__ == "__main__":
