@@ -67,8 +67,8 @@ def main() -> int:
     try:
         require_libraries(args)
         args.cut = load_cutter(args)
-        args.files = output_files(args)
         collection = collect(args.image, args.labels, args.limit, args.seed)
+        args.files = output_files(args, collection)
     except USAGE_ERRORS as error:
         parser.error(str(error))
     except ServiceError as error:
@@ -141,7 +141,7 @@ def require_libraries(args: argparse.Namespace) -> None:
         require_extra("--perturb", "cv2", "numpy", "PIL")
 
 
-def output_files(args: argparse.Namespace) -> Files:
+def output_files(args: argparse.Namespace, collection: Collection) -> Files:
     """Returns the files to write.
 
     Raises:
@@ -150,6 +150,9 @@ def output_files(args: argparse.Namespace) -> Files:
     """
     files = Files(args.output, args.json, args.csv, args.report)
     read = [("--image", Path(path)) for path in args.image]
+    # Of 100,000 images only those are looked up on the disk that may be one of these files.
+    names = files.names
+    read += [("--image", p) for i in collection.images if (p := Path(i.path)).name in names]
     read += [] if args.labels is None else [("--labels", args.labels)]
     files.check(read)
     return files
@@ -210,7 +213,15 @@ def begin(
     variants: list[Perturbation | None],
     files: Files,
 ) -> Journal:
-    """Opens the journal, on disk unless asking again is as quick as going on."""
+    """Opens the journal, on disk unless asking again is as quick as going on.
+
+    Raises:
+        JournalError: There is nothing to go on with, or what there is must not be lost.
+    """
+    if args.resume and files.journal is None:
+        raise JournalError(
+            f"--resume: {args.output} is no regular file and has no journal beside it"
+        )
     cut = "" if args.cut is None else args.cut.name
     names = tuple(f"{cut} {variant or ''}".strip() for variant in variants)
     images = collection.images

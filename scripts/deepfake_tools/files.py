@@ -1,5 +1,6 @@
 """A run in, every file that was asked for out."""
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,15 @@ class Files:
             return None
         return self.output.with_name(f"{self.output.name}.partial.jsonl")
 
+    @property
+    def names(self) -> set[str]:
+        """The base names of all of them, those that links lead to included."""
+        return {
+            name
+            for _, path in self._outputs()
+            for name in (path.name, Path(os.path.realpath(path)).name)
+        }
+
     def check(self, inputs: Iterable[Named] = ()) -> None:
         """Finds out before a run that a file cannot be written after it.
 
@@ -43,12 +53,7 @@ class Files:
             SameFileError: Two files are one.
             OutputError: Its folder is not there, or it may not be written.
         """
-        outputs = [(f"--{option}", path) for option, path in self._named()]
-        if self.csv is not None and (totals := totals_path(self.csv)) is not None:
-            outputs.append(("the totals of --csv", totals))
-        if self.journal is not None:
-            outputs.append(("the journal of --output", self.journal))
-        check_outputs(outputs, inputs)
+        check_outputs(self._outputs(), inputs)
 
     def write(self, run: Run) -> None:
         """Writes them, each whole or not at all.
@@ -63,6 +68,14 @@ class Files:
                 raise OutputError(
                     f"cannot write {path}: {error.strerror}; see --{option}"
                 ) from error
+
+    def _outputs(self) -> Iterator[Named]:
+        """Yields all that a run writes, what goes beside the named files included."""
+        yield from ((f"--{option}", path) for option, path in self._named())
+        if self.csv is not None and (totals := totals_path(self.csv)) is not None:
+            yield "the totals of --csv", totals
+        if self.journal is not None:
+            yield "the journal of --output", self.journal
 
     def _named(self) -> Iterator[tuple[str, Path]]:
         options = {"output": self.output, "json": self.json, "csv": self.csv}

@@ -94,6 +94,7 @@ def test_a_fifo_that_is_named_by_itself_is_an_error_of_that_image(
         ("--json", f"{RESULTS}.partial.jsonl"),
         ("--labels", "l.csv", "--csv", "l.csv"),
         ("--output", "data/0_real/1.jfif"),
+        ("--output", "data/0_real/2.gif", "--image", "data"),
     ],
 )
 def test_one_file_for_two_things_is_refused_before_anything_is_asked(
@@ -134,6 +135,13 @@ def test_every_output_says_above_what_an_image_is_called_fake(
     run_part = json.loads((tmp_path / "o.json").read_text())["run"]
     assert run_part["threshold"] == threshold
     assert "threshold" not in run_part["detector"]
+
+
+def test_a_fifo_has_no_journal_to_resume_from(client: Client, data: Path, tmp_path: Path):
+    os.mkfifo(tmp_path / "fifo")
+    run = client("--image", "data", "--output", "fifo", "--resume")
+    assert run.code == 17
+    assert "--resume: fifo is no regular file and has no journal" in run.err
 
 
 def test_results_go_into_a_fifo_through_a_link_and_keep_the_mode(
