@@ -27,7 +27,7 @@ from deepfake_tools.failures import ServiceError
 from deepfake_tools.interrupts import reliable_interrupts
 from deepfake_tools.local_server import LocalServerError
 from deepfake_tools.options import CommandParser
-from deepfake_tools.results import replacing
+from deepfake_tools.output_files import replacing
 
 if TYPE_CHECKING:
     from deepfake_tools.chaos.drill import Drill, Finding

@@ -29,6 +29,7 @@ from deepfake_tools.journal import Identity, Journal, JournalError, open_journal
 from deepfake_tools.metrics import measure
 from deepfake_tools.options import CommandParser, add_connection_options, at_least
 from deepfake_tools.outcomes import Totals
+from deepfake_tools.output_files import SameFileError
 from deepfake_tools.perturbations import EXAMPLE, Perturbation, PerturbedRun, perturbations
 from deepfake_tools.results import Run, headline
 from deepfake_tools.session import Ending, Target, ask_all
@@ -37,6 +38,7 @@ from deepfake_tools.torchserve import MANAGEMENT_ADDRESS, served_name
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 SIGNALLED = 128
 FEW = 100
+USAGE_ERRORS = (CollectionError, LabelError, LandmarksError, MissingExtraError, SameFileError)
 EPILOG = f"""\
 examples:
   python scripts/client.py --image photo.jpg
@@ -44,7 +46,10 @@ examples:
   python scripts/client.py --image data --limit 1000 --json results.json --report report.html
 
 An image's true label is read off the directories between it and the deepest folder that holds
-everything given: names with real, original or nature; fake, synthe, faceswap or manipulated; ai.
+everything given. Their names are read as words, split at case, digits and punctuation: real,
+original; fake, deepfake, synthesis, synthetic, manipulated; Deepfakes, Face2Face, FaceSwap,
+NeuralTextures, FaceShifter; nature and ai where the name has no other word. Directories that
+disagree are an error; one whose own name says both leaves its images without a label.
 
 {exit_code_table()}
   {JournalError.exit_code:>3}  {JournalError.meaning}
@@ -65,8 +70,12 @@ def main() -> int:
         require_libraries(args)
         args.cut = load_cutter(args)
         collection = collect(args.image, args.labels, args.limit, args.seed or 0)
-    except (CollectionError, LabelError, LandmarksError, MissingExtraError) as error:
+        args.files = output_files(args, collection)
+    except USAGE_ERRORS as error:
         parser.error(str(error))
+    except ServiceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     note_what_is_odd(args, collection)
     try:
         return run(args, collection)
@@ -112,7 +121,7 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     default = Path("inference_results_huggingface.txt")
     add("--output", type=Path, default=default, metavar="FILE", help="results file (%(default)s)")
     add("--json", type=Path, metavar="FILE", help="the same as JSON")
-    csv_help = "per image as CSV; for out.csv the totals are in out.totals.csv"
+    csv_help = "per image as CSV; for out.csv the totals are in out.totals.csv (none for a FIFO)"
     add("--csv", type=Path, metavar="FILE", help=csv_help)
     add("--report", type=Path, metavar="FILE", help="one HTML page with figures and plots")
 
@@ -129,8 +138,29 @@ def require_libraries(args: argparse.Namespace) -> None:
         require_extra("--perturb", "cv2", "numpy", "PIL")
 
 
+def output_files(args: argparse.Namespace, collection: Collection) -> Files:
+    """Returns the files to write.
+
+    Raises:
+        SameFileError: Two of them are one, or one is read too.
+        OutputError: One cannot be written.
+    """
+    files = Files(args.output, args.json, args.csv, args.report)
+    read = [("--image", Path(path)) for path in args.image]
+    # Of 100,000 images only those are looked up on the disk that may be one of these files.
+    names = files.names
+    read += [("--image", p) for i in collection.images if (p := Path(i.path)).name in names]
+    read += [] if args.labels is None else [("--labels", args.labels)]
+    files.check(read)
+    return files
+
+
 def note_what_is_odd(args: argparse.Namespace, collection: Collection) -> None:
-    """Says what the user may not expect of the images."""
+    """Says what the user may not expect of the images, and how they are labelled."""
+    if not collection.named or collection.labelled.tells_something:
+        print(*collection.labelled.lines(), sep="\n", file=sys.stderr)
+    for note in collection.left_out.notes():
+        print(f"note: {note}", file=sys.stderr)
     for folder in collection.shallow:
         print(f"note: {folder} holds images, so the folders in it are left out", file=sys.stderr)
     if collection.repeated:
@@ -153,8 +183,7 @@ def run(args: argparse.Namespace, collection: Collection) -> int:
     Raises:
         ServiceError: The run cannot begin, or its results cannot be written.
     """
-    files = Files(args.output, args.json, args.csv, args.report)
-    files.check()
+    files: Files = args.files
     variants = [None, *(one for group in args.perturb for one in group)]
     journal = begin(args, collection, variants, files)
     ending, is_finished = Ending(), True
@@ -181,7 +210,15 @@ def begin(
     variants: list[Perturbation | None],
     files: Files,
 ) -> Journal:
-    """Opens the journal, on disk unless asking again is as quick as going on."""
+    """Opens the journal, on disk unless asking again is as quick as going on.
+
+    Raises:
+        JournalError: There is nothing to go on with, or what there is must not be lost.
+    """
+    if args.resume and files.journal is None:
+        raise JournalError(
+            f"--resume: {args.output} is no regular file and has no journal beside it"
+        )
     cut = "" if args.cut is None else args.cut.name
     names = tuple(f"{cut} {variant or ''}".strip() for variant in variants)
     images = collection.images
@@ -225,6 +262,7 @@ def summarise(
         for place, variant in enumerate(variants)
         if variant is not None
     ]
+    detector = {} if journal.detector is None else asdict(journal.detector)
     judged = metrics.images + sum(one.metrics.images for one in perturbed)
     totals = Totals(
         seconds_wall=journal.seconds,
@@ -233,7 +271,8 @@ def summarise(
         command=command_line(),
         server=args.server,
         model=served_name(args.model),
-        detector={} if journal.detector is None else asdict(journal.detector),
+        threshold=detector.pop("threshold", None),
+        detector=detector,
     )
     missing = journal.places - journal.done
     return Run(len(collection.images), journal.outcomes, metrics, totals, missing, perturbed)

@@ -10,6 +10,8 @@ from pathlib import Path
 # How images are named is the detector package's to know, and it need not be installed.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "handler"))
 
+from clip_deepfake.labels import LabelError
+from clip_deepfake.regular_files import read_regular
 from deepfake_tools import stopping
 from deepfake_tools.collection import CollectionError, collect
 from deepfake_tools.comparing import compare, version_asker
@@ -54,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ServiceError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except (CollectionError, ListenError) as error:
+    except (CollectionError, LabelError, ListenError) as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_ARGUMENTS
     except OSError as error:
@@ -185,9 +187,13 @@ def make_check(args: argparse.Namespace) -> Check:
 
     Raises:
         CollectionError: There is no image in it.
+        LabelError: Its folders' names disagree, as for client.py.
         TokenError: The key file holds no usable token.
     """
-    paths = [picture.path for picture in collect([args.check]).images]
+    collection = collect([args.check])
+    paths = [picture.path for picture in collection.images]
+    for note in collection.left_out.notes():
+        print(f"note: {note}", file=sys.stderr)
     limits = Limits(
         Limits.min_agreement if args.min_agreement is None else args.min_agreement,
         Limits.max_slowdown if args.max_slowdown is None else args.max_slowdown,
@@ -255,7 +261,7 @@ def say(text: str) -> None:
 
 def image(args: argparse.Namespace) -> bytes:
     """Returns the image that a new version is asked about."""
-    return trial_image() if args.image is None else args.image.read_bytes()
+    return trial_image() if args.image is None else read_regular(args.image)
 
 
 if __name__ == "__main__":

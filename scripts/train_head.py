@@ -11,11 +11,13 @@ from clip_deepfake.digests import file_digest
 from clip_deepfake.labels import LabelError
 from deepfake_tools.dataset import TrainingError
 from deepfake_tools.face_options import add_face_options, read_face_options
+from deepfake_tools.failures import OutputError
 from deepfake_tools.head_file import TrainedHead
 from deepfake_tools.hub import BuildError
 from deepfake_tools.interrupts import reliable_interrupts
 from deepfake_tools.memory import REMEDY, is_out_of_memory
 from deepfake_tools.options import CommandParser
+from deepfake_tools.output_files import SameFileError, check_outputs, is_kept
 from deepfake_tools.recipes import PRESETS
 from deepfake_tools.sources import DEFAULT_MODEL, DEFAULT_PRESET
 
@@ -26,9 +28,12 @@ examples:
   build_mar.py --weights head.safetensors        packages what came of it
 
 labels:
-  The nearest directory below DIR whose name holds real, original or nature (real), or fake,
-  synthe, faceswap or manipulated, or is ai (fake), in upper or lower case. Or a CSV file with the
-  header path,label, paths relative to the file, labels 0, 1, real, fake.
+  The names of the directories between DIR and an image are read as words, split at case, digits
+  and punctuation: real, original; fake, deepfake, synthesis, synthetic, manipulated; Deepfakes,
+  Face2Face, FaceSwap, NeuralTextures, FaceShifter; nature and ai where the name has no other
+  word. Directories that disagree are an error; one whose own name says both leaves its images
+  without a label. Or a CSV file with the header path,label, paths relative to the file, labels 0,
+  1, real, fake.
 
 Put the frames of each video into a folder of their own: a folder never stands on both sides of a
 split. Features are kept in --cache as they come: after Ctrl-C the same command goes on.
@@ -113,6 +118,10 @@ def train(arguments: argparse.Namespace) -> TrainedHead:
         import sklearn  # noqa: F401 - says what is missing before anything takes its time
     except ModuleNotFoundError as error:
         raise TrainingError("scikit-learn is not installed: pip install -e '.[train]'") from error
+    # Not after minutes of training.
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    read = [] if arguments.labels is None else [("--labels", arguments.labels)]
+    check_outputs([("--output", arguments.output)], read)
     from deepfake_tools.training import TrainingOptions
     from deepfake_tools.training import train as run
 
@@ -141,6 +150,7 @@ def describe(trained: TrainedHead, arguments: argparse.Namespace) -> str:
     if history.target_fpr_threshold is not None:
         rate = f"a false-positive rate of {history.target_fpr:g}"
         thresholds = f"{history.target_fpr_threshold:.4f} for {rate} (used), {thresholds}"
+    digest = file_digest(arguments.output) if is_kept(arguments.output) else "none: no file is kept"
     # A local folder's name in the head does not say where the folder is.
     more = "" if trained.model.commit else f" --model {arguments.model}"
     if trained.faces is not None:
@@ -148,7 +158,7 @@ def describe(trained: TrainedHead, arguments: argparse.Namespace) -> str:
     return "\n".join(
         [
             f"head         {arguments.output}",
-            f"sha256       {file_digest(arguments.output)}",
+            f"sha256       {digest}",
             f"model        {trained.model.name}, commit {trained.model.commit or 'none'}",
             f"images       {images}; left out: {left_out}",
             f"strength     C = {history.strength:g}",
@@ -169,7 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with reliable_interrupts():
             trained = train(found)
-    except (BuildError, LabelError, TrainingError) as error:
+    except (BuildError, LabelError, OutputError, SameFileError, TrainingError) as error:
         print(f"train_head.py: {error}", file=sys.stderr)
         return 1
     except OSError as error:

@@ -5,10 +5,16 @@ It imports nothing beyond Python's own library.
 """
 
 import csv
+import io
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
+
+from clip_deepfake.regular_files import read_regular
 
 Label = Literal[0, 1]
 """0 for real, 1 for fake."""
@@ -16,27 +22,76 @@ Label = Literal[0, 1]
 REAL: Label = 0
 FAKE: Label = 1
 
-REAL_PARTS = ("real", "original", "nature")
-FAKE_PARTS = ("fake", "synthe", "faceswap", "manipulated")
-FAKE_NAMES = ("ai",)  # as a whole, since it is a part of too many words
+WORDS: Mapping[str, Label] = {
+    "real": REAL,
+    "reals": REAL,
+    "original": REAL,
+    "originals": REAL,
+    "fake": FAKE,
+    "fakes": FAKE,
+    "synthesis": FAKE,
+    "synthetic": FAKE,
+    "synthesized": FAKE,
+    "synthesised": FAKE,
+    "manipulated": FAKE,
+}
+"""What a word of a directory's name stands for."""
+
+WHOLE_NAMES: Mapping[str, Label] = {"nature": REAL, "ai": FAKE}
+"""GenImage's two. Only where a name has no other word: its ``imagenet_ai_0419_sdv4`` holds both."""
+
+COMPOUNDS: Mapping[str, Label | None] = {
+    "deepfake": FAKE,
+    "deepfakes": FAKE,
+    "face2face": FAKE,
+    "faceswap": FAKE,
+    "faceshifter": FAKE,
+    "neuraltextures": FAKE,
+    # Proper names of generators and datasets, which stand for neither.
+    "realvis": None,
+    "realvisxl": None,
+    "realesrgan": None,
+    "fakeavceleb": None,
+    "deepfakebench": None,
+}
+"""What words in a row stand for, written together."""
+
+LONGEST_COMPOUND = 3
 
 SPELLINGS: Mapping[str, Label] = {"0": REAL, "real": REAL, "1": FAKE, "fake": FAKE}
 COLUMNS = ["path", "label"]
+
+RUN = re.compile(r"[^\W\d_]+|\d+")
+CASED = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
 class LabelError(Exception):
     """A label that cannot be known; the one-line message says where and what to do."""
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What the directories between an image and a root say of it.
+
+    Attributes:
+        label: None where they say nothing, or one of them both.
+        source: the directory that says so, relative to the root; None where none says anything.
+    """
+
+    label: Label | None
+    source: Path | None
+
+    @property
+    def is_ambiguous(self) -> bool:
+        """Whether the name of ``source`` stands for real and for fake."""
+        return self.source is not None and self.label is None
+
+
 def folder_label(image: Path, root: Path) -> Label | None:
     """Reads a label off the names of the directories between an image and a root.
 
-    The nearest directory with a telling name wins, in upper or lower case: one that contains
-    ``real``, ``original`` or ``nature`` stands for real, one that contains ``fake``, ``synthe``,
-    ``faceswap`` or ``manipulated``, or is named ``ai``, for fake.
-
-    >>> folder_label(Path("data/FAKE/original_size/7.png"), Path("data"))
-    0
+    >>> folder_label(Path("data/1_fake/RealVisXL_V4/7.png"), Path("data"))
+    1
     >>> folder_label(Path("my_real_fakes/7.png"), Path("my_real_fakes")) is None
     True
 
@@ -45,26 +100,79 @@ def folder_label(image: Path, root: Path) -> Label | None:
         root: its own name and those above it say nothing.
 
     Returns:
-        The label, or None where no directory has a telling name.
+        ``read_folder``'s label of the image's directory.
 
     Raises:
-        LabelError: when the nearest telling name stands for both.
+        LabelError: when one directory stands for real, and another for fake.
         ValueError: when the image does not lie below the root.
     """
-    directory = image.parent
-    for part in reversed(image.relative_to(root).parts[:-1]):
-        name = part.lower()
-        real = any(word in name for word in REAL_PARTS)
-        fake = name in FAKE_NAMES or any(word in name for word in FAKE_PARTS)
-        if real and fake:
-            raise LabelError(
-                f"{directory}: the name stands for real and for fake; rename the directory, or "
-                "give the labels in a CSV file"
-            )
-        if real or fake:
-            return FAKE if fake else REAL
-        directory = directory.parent
-    return None
+    return read_folder(image.parent, root).label
+
+
+@lru_cache(maxsize=1024)
+def read_folder(folder: Path, root: Path) -> Reading:
+    """Reads what the names of a directory and of those above it, up to a root, stand for.
+
+    A name is read as words, split at case, digits and punctuation: see ``WORDS``,
+    ``WHOLE_NAMES`` and ``COMPOUNDS``. One that stands for both counts only where no other says
+    anything.
+
+    Raises:
+        LabelError: when one directory stands for real, and another for fake.
+        ValueError: when the directory does not lie below the root.
+    """
+    found: dict[Label, Path] = {}
+    ambiguous = None
+    parts = folder.relative_to(root).parts
+    for depth in range(len(parts), 0, -1):
+        said = name_labels(parts[depth - 1])
+        if len(said) > 1:
+            ambiguous = ambiguous or Path(*parts[:depth])
+        for label in said if len(said) == 1 else ():
+            found.setdefault(label, Path(*parts[:depth]))
+    if len(found) > 1:
+        raise LabelError(
+            f"{root / found[REAL]} stands for real, and {root / found[FAKE]} for fake: rename "
+            "one of the directories, or give the labels in a CSV file"
+        )
+    for label, source in found.items():
+        return Reading(label, source)
+    return Reading(None, ambiguous)
+
+
+def name_labels(name: str) -> frozenset[Label]:
+    """Returns what a directory's name stands for: nothing, one label, or both.
+
+    >>> sorted(name_labels("RealVideo-FakeAudio"))
+    [0, 1]
+    """
+    words = list(_words(name))
+    letters = [word for word in words if not word.isdigit()]
+    if len(letters) == 1 and letters[0] in WHOLE_NAMES:
+        return frozenset({WHOLE_NAMES[letters[0]]})
+    return frozenset(_said(words))
+
+
+def _words(name: str) -> Iterator[str]:
+    for run in RUN.findall(name):
+        parts = CASED.findall(run) if run.isascii() and run.isalpha() else [run]
+        yield from (part.lower() for part in parts)
+
+
+def _said(words: list[str]) -> Iterator[Label]:
+    """Yields a label for each word or compound that stands for one, the longest compound first."""
+    place = 0
+    while place < len(words):
+        for length in range(LONGEST_COMPOUND, 0, -1):
+            compound = "".join(words[place : place + length])
+            if compound in COMPOUNDS:
+                label, step = COMPOUNDS[compound], length
+                break
+        else:
+            label, step = WORDS.get(words[place]), 1
+        if label is not None:
+            yield label
+        place += step
 
 
 def read_labels(file: Path) -> dict[Path, Label]:
@@ -82,18 +190,18 @@ def read_labels(file: Path) -> dict[Path, Label]:
     """
     labels: dict[Path, Label] = {}
     try:
-        with file.open(encoding="utf-8-sig", newline="") as opened:
-            reader = csv.DictReader(opened, strict=True)
-            if reader.fieldnames != COLUMNS:
-                found = ",".join(reader.fieldnames or [])
-                raise LabelError(f"{file}: the header is {found!r}; it must be 'path,label'")
-            for row in reader:
-                path, label = _entry(row, f"{file}, line {reader.line_num}", file.parent)
-                if labels.setdefault(path, label) != label:
-                    raise LabelError(
-                        f"{file}, line {reader.line_num}: {row['path']!r} has the other label in "
-                        "an earlier line; keep one of them"
-                    )
+        text = io.StringIO(read_regular(file).decode("utf-8-sig"), newline="")
+        reader = csv.DictReader(text, strict=True)
+        if reader.fieldnames != COLUMNS:
+            found = ",".join(reader.fieldnames or [])
+            raise LabelError(f"{file}: the header is {found!r}; it must be 'path,label'")
+        for row in reader:
+            path, label = _entry(row, f"{file}, line {reader.line_num}", file.parent)
+            if labels.setdefault(path, label) != label:
+                raise LabelError(
+                    f"{file}, line {reader.line_num}: {row['path']!r} has the other label in "
+                    "an earlier line; keep one of them"
+                )
     except OSError as error:
         raise LabelError(f"{file} cannot be read: {error.strerror}") from error
     except (csv.Error, UnicodeDecodeError) as error:
@@ -103,7 +211,7 @@ def read_labels(file: Path) -> dict[Path, Label]:
 
 def _entry(row: Mapping[str | None, str | None], place: str, folder: Path) -> tuple[Path, Label]:
     path, label = row.get("path"), row.get("label")
-    if None in row or not path or label is None:
+    if None in row or not path or label is None or "\0" in path:
         raise LabelError(f"{place}: there must be a path and a label, as in 'faces/1.png,fake'")
     known = SPELLINGS.get(label.strip().lower())
     if known is None:

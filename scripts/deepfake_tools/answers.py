@@ -15,6 +15,8 @@ class DetectorInfo:
 
     Attributes:
         faces: Whether it aligns faces itself: "largest" or "all"; None where it does not.
+        threshold: FAKE is answered above this probability; None where an archive that an earlier
+            version built does not say it.
     """
 
     model: str
@@ -24,6 +26,7 @@ class DetectorInfo:
     precision: str
     engine: str
     faces: str | None = None
+    threshold: float | None = None
 
     @property
     def is_untrained(self) -> bool:
@@ -155,6 +158,9 @@ def parse_verdict(value: object) -> Verdict:
             precision=_text(detector, "precision"),
             engine=_text(detector, "engine"),
             faces=None if detector.get("faces") is None else _text(detector, "faces"),
+            threshold=None
+            if detector.get("threshold") is None
+            else _probability(detector, "threshold"),
         ),
     )
 

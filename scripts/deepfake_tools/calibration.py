@@ -107,8 +107,8 @@ def _read(paths: Sequence[Path], folder: Path, detector: Detector) -> dict[str, 
 def _label(path: Path, folder: Path) -> Label | None:
     try:
         return folder_label(path, folder)
-    except LabelError:
-        return None
+    except LabelError as error:
+        raise BuildError(f"--calibration: {error}") from error
 
 
 def _sample(items: Sequence[Item]) -> Sample:

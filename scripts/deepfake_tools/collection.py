@@ -4,13 +4,15 @@ import glob
 import hashlib
 import os
 import random
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from clip_deepfake.labels import Label, folder_label, read_labels
+from clip_deepfake.labels import Label, read_folder, read_labels
 
-from deepfake_tools.image_files import SUFFIXES, is_image, walk_images
+from deepfake_tools.image_files import SUFFIXES, LeftOut, is_image, walk_images
+from deepfake_tools.image_lists import ListError, read_list
+from deepfake_tools.label_counts import LabelCounts
 
 LIST_SUFFIX = ".txt"
 
@@ -46,6 +48,8 @@ class Collection:
         repeated: How many were named more than once; each is here once.
         not_found: How many the file of labels lists that are not among them.
         shallow: Folders that hold images and folders, of which only the images are here.
+        left_out: Files that were met where images were looked for.
+        labelled: How many images have which label, by the folder that says so.
     """
 
     images: Sequence[Image]
@@ -53,6 +57,8 @@ class Collection:
     repeated: int = 0
     not_found: int = 0
     shallow: tuple[str, ...] = ()
+    left_out: LeftOut = field(default_factory=LeftOut)
+    labelled: LabelCounts = field(default_factory=LabelCounts)
 
     @property
     def digest(self) -> str:
@@ -86,7 +92,8 @@ def collect(
         CollectionError: Something that was named holds no images.
         LabelError: A label cannot be known.
     """
-    found = [entry for argument in arguments for entry in _expand(argument)]
+    left_out = LeftOut()
+    found = [entry for argument in arguments for entry in _expand(argument, left_out)]
     unique: dict[str, str] = {}
     for path in (path for entry in found for path in entry.paths):
         unique.setdefault(_absolute(path), path)
@@ -99,17 +106,10 @@ def collect(
     if limit is not None and limit < len(paths):
         chosen = sorted(random.Random(seed).sample(range(len(paths)), limit))
         paths = [paths[index] for index in chosen]
-    folders = _Folders(Path(root))
-    images = [
-        Image(
-            path,
-            folders.label(absolute) if known is None else known.get(Path(absolute)),
-            folders.name(absolute),
-        )
-        for absolute, path in paths
-    ]
+    folders = _Folders(Path(root), known)
+    images = [Image(path, *folders.read(absolute)) for absolute, path in paths]
     shallow = tuple(folder for entry in found for folder in entry.shallow)
-    return Collection(images, named, repeated, not_found, shallow)
+    return Collection(images, named, repeated, not_found, shallow, left_out, folders.counts)
 
 
 @dataclass(frozen=True)
@@ -129,19 +129,19 @@ class _Entry:
     shallow: tuple[str, ...] = ()
 
 
-def _expand(argument: str, *, within_list: bool = False) -> Iterator[_Entry]:
+def _expand(argument: str, left_out: LeftOut, *, within_list: bool = False) -> Iterator[_Entry]:
     if Path(argument).is_dir():
-        paths, shallow = _images_of(argument)
+        paths, shallow = _images_of(argument, left_out)
         yield _Entry(paths, _absolute(argument), shallow=(argument,) if shallow else ())
     elif argument.lower().endswith(LIST_SUFFIX) and not within_list:
-        yield _listed(argument)
+        yield _listed(argument, left_out)
     elif glob.has_magic(argument) and not Path(argument).exists():
-        yield _matched(argument)
+        yield _matched(argument, left_out)
     else:
         yield _Entry([argument], _folder_of(_absolute(argument)), named=True)
 
 
-def _images_of(folder: str) -> tuple[list[str], bool]:
+def _images_of(folder: str, left_out: LeftOut) -> tuple[list[str], bool]:
     """Finds the images in a folder, or those below it where it holds none itself.
 
     Returns:
@@ -153,7 +153,7 @@ def _images_of(folder: str) -> tuple[list[str], bool]:
     paths: list[str] = []
     shallow = False
     try:
-        for number, (folders, images) in enumerate(walk_images(folder)):
+        for number, (folders, images) in enumerate(walk_images(folder, left_out)):
             paths += images
             if number == 0 and images:
                 shallow = bool(folders)
@@ -161,38 +161,50 @@ def _images_of(folder: str) -> tuple[list[str], bool]:
     except OSError as error:
         raise CollectionError(f"{error.filename} cannot be read: {error.strerror}") from error
     if not paths:
-        raise CollectionError(f"there is no image ({', '.join(SUFFIXES)}) in {folder} or below it")
+        raise CollectionError(
+            f"there is no image ({', '.join(SUFFIXES)}) in {folder} or below it{_other(left_out)}"
+        )
     return sorted(paths), shallow
 
 
-def _listed(file: str) -> _Entry:
+def _listed(file: str, left_out: LeftOut) -> _Entry:
     """Reads a list: one image, folder or pattern a line."""
     folder = Path(file).parent
     try:
-        lines = Path(file).read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
-    except OSError as error:
-        raise CollectionError(f"the list {file} cannot be read: {error.strerror}") from error
-    names = [str(folder / line.strip()) for line in lines if line.strip()]
+        names = [str(folder / name) for name in read_list(file)]
+    except (OSError, ListError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CollectionError(f"the list {file} cannot be read: {reason}") from error
     if not names:
         raise CollectionError(f"the list {file} names no image")
-    entries = [entry for name in names for entry in _expand(name, within_list=True)]
+    entries = [entry for name in names for entry in _expand(name, left_out, within_list=True)]
     paths = sorted(path for entry in entries for path in entry.paths)
     base = os.path.commonpath([_absolute(str(folder)), *(entry.base for entry in entries)])
     return _Entry(paths, base, shallow=tuple(name for entry in entries for name in entry.shallow))
 
 
-def _matched(pattern: str) -> _Entry:
+def _matched(pattern: str, left_out: LeftOut) -> _Entry:
     """Finds what a pattern stands for; a folder among it stands for its images."""
     paths: list[str] = []
     for match in glob.glob(pattern, recursive=True):  # noqa: PTH207 - knows absolute ones
         if Path(match).is_dir():
-            paths += [] if "**" in pattern else _images_of(match)[0]
-        elif is_image(Path(match).name):
+            paths += [] if "**" in pattern else _images_of(match, left_out)[0]
+        elif not is_image(Path(match).name):
+            left_out.add(match)
+        elif Path(match).is_file():
             paths.append(match)
+        else:
+            left_out.irregular += 1
     if not paths:
-        raise CollectionError(f"the pattern {pattern} matches no image ({', '.join(SUFFIXES)})")
+        raise CollectionError(
+            f"the pattern {pattern} matches no image ({', '.join(SUFFIXES)}){_other(left_out)}"
+        )
     fixed = Path(*_until_magic(Path(pattern).parts))
     return _Entry(sorted(set(paths)), _absolute(str(fixed)))
+
+
+def _other(left_out: LeftOut) -> str:
+    return "".join(f"; {note}" for note in left_out.notes())
 
 
 def _until_magic(parts: Iterable[str]) -> Iterator[str]:
@@ -211,24 +223,33 @@ def _folder_of(path: str) -> str:
 
 
 class _Folders:
-    """What a directory stands for, found out once for all the images in it."""
+    """What a directory stands for, found out once for all the images in it.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: Of the run.
+        listed: Labels by absolute path, instead of the directories' names.
+
+    Attributes:
+        counts: Of the images that were read.
+    """
+
+    def __init__(self, root: Path, listed: Mapping[Path, Label] | None) -> None:
         self._root = root
-        self._labels: dict[str, Label | None] = {}
+        self._listed = listed
         self._names: dict[str, str] = {}
+        self.counts = LabelCounts()
 
-    def label(self, path: str) -> Label | None:
-        """Returns the label of an image by its absolute path."""
-        folder = _folder_of(path)
-        if folder not in self._labels:
-            self._labels[folder] = folder_label(Path(path), self._root)
-        return self._labels[folder]
-
-    def name(self, path: str) -> str:
-        """Returns an image's folder, relative to the root."""
+    def read(self, path: str) -> tuple[Label | None, str]:
+        """Returns the label of an image by its absolute path, and its folder within the root."""
         folder = _folder_of(path)
         if folder not in self._names:
             name = Path(folder).relative_to(self._root).as_posix()
             self._names[folder] = "" if name == "." else name
-        return self._names[folder]
+        name = self._names[folder]
+        if self._listed is not None:
+            label = self._listed.get(Path(path))
+            self.counts.add_listed(name, label)
+            return label, name
+        reading = read_folder(Path(folder), self._root)
+        self.counts.add(reading, name)
+        return reading.label, name

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_deepfake.labels import Label, folder_label, read_labels
+from clip_deepfake.labels import Label, read_folder, read_labels
 
-from deepfake_tools.image_files import walk_images
+from deepfake_tools.image_files import LeftOut, walk_images
+from deepfake_tools.label_counts import LabelCounts
 
 
 class TrainingError(Exception):
@@ -35,11 +36,15 @@ class Dataset:
         images: in the order of their paths, or in that of the CSV file.
         unlabelled: how many images were found that have no label.
         not_found: how many the CSV file lists that do not lie in the folder.
+        left_out: files in the folder that were not taken.
+        labelled: how many images have which label, by the folder that says so.
     """
 
     images: tuple[LabelledImage, ...]
     unlabelled: int
     not_found: int
+    left_out: LeftOut
+    labelled: LabelCounts
 
 
 def read_dataset(folder: Path | None, labels: Path | None) -> Dataset:
@@ -56,28 +61,42 @@ def read_dataset(folder: Path | None, labels: Path | None) -> Dataset:
     if folder is None and labels is None:
         raise TrainingError("nothing to train on: give --data DIR, --labels FILE.csv, or both")
     listed = None if labels is None else read_labels(labels)
+    left_out, counts = LeftOut(), LabelCounts()
     if folder is None:
         images = [LabelledImage(path, label) for path, label in (listed or {}).items()]
-        return Dataset(tuple(images), 0, 0)
+        for image in images:
+            counts.add_listed(str(image.path.parent), image.label)
+        return Dataset(tuple(images), 0, 0, left_out, counts)
     if not folder.is_dir():
         raise TrainingError(f"--data {folder} is no folder")
-    found = {path: _label(path, folder, listed) for path in find_images(folder)}
+    found = {path: _label(path, folder, listed, counts) for path in find_images(folder, left_out)}
     known = tuple(LabelledImage(p, label) for p, label in found.items() if label is not None)
     not_found = 0 if listed is None else len(listed) - len(known)
-    return Dataset(known, len(found) - len(known), not_found)
+    return Dataset(known, len(found) - len(known), not_found, left_out, counts)
 
 
-def _label(path: Path, folder: Path, listed: Mapping[Path, Label] | None) -> Label | None:
+def _label(
+    path: Path, folder: Path, listed: Mapping[Path, Label] | None, counts: LabelCounts
+) -> Label | None:
+    name = path.parent.relative_to(folder).as_posix()
     if listed is None:
-        return folder_label(path, folder)
-    return listed.get(Path(os.path.abspath(path)))  # noqa: PTH100 - as `read_labels` spells it
+        reading = read_folder(path.parent, folder)
+        counts.add(reading, name)
+        return reading.label
+    label = listed.get(Path(os.path.abspath(path)))  # noqa: PTH100 - as `read_labels` spells it
+    counts.add_listed(name, label)
+    return label
 
 
-def find_images(folder: Path) -> Iterator[Path]:
+def find_images(folder: Path, left_out: LeftOut | None = None) -> Iterator[Path]:
     """Yields the image files in a folder and below it, as ``walk_images`` finds them.
+
+    Args:
+        folder: where to look.
+        left_out: counts what is not taken.
 
     Raises:
         OSError: when a folder cannot be read.
     """
-    for _, images in walk_images(folder):
+    for _, images in walk_images(folder, left_out):
         yield from map(Path, images)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from clip_deepfake.engines import Features
 from clip_deepfake.errors import DetectorError
+from clip_deepfake.regular_files import read_regular
 
 from deepfake_tools.dataset import LabelledImage
 from deepfake_tools.extractor import Extractor
@@ -88,7 +89,7 @@ class _File:
 
 def _read(path: Path) -> _File:
     try:
-        data, fault = path.read_bytes(), ""
+        data, fault = read_regular(path), ""
     except OSError as error:
         data, fault = b"", f"it cannot be read: {error.strerror}"
     return _File(data, hashlib.sha256(data).digest(), fault)

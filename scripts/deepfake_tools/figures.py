@@ -112,6 +112,7 @@ class Metrics:
         pr_auc: Average precision; fake is the positive class.
         pr_auc_interval: As for `auc`.
         eer: Equal error rate, by linear interpolation on the ROC curve.
+        eer_nearest: As DeepfakeBench has it: FPR of the curve's point that is nearest to it.
         tpr_at_1_fpr: Largest TPR of a threshold with FPR at most 1 %.
         tpr_at_01_fpr: The same at 0.1 %.
         ece: Expected calibration error of `fake_probability` in 15 equal bins.
@@ -136,6 +137,7 @@ class Metrics:
     pr_auc: float | None = None
     pr_auc_interval: Interval | None = None
     eer: float | None = None
+    eer_nearest: float | None = None
     tpr_at_1_fpr: float | None = None
     tpr_at_01_fpr: float | None = None
     ece: float | None = None

@@ -1,12 +1,14 @@
 """A run in, every file that was asked for out."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from deepfake_tools.failures import OutputError
+from deepfake_tools.output_files import Named, check_outputs, is_kept
 from deepfake_tools.results import Run, write_results
-from deepfake_tools.tables import write_csv, write_json
+from deepfake_tools.tables import totals_path, write_csv, write_json
 
 
 @dataclass(frozen=True)
@@ -26,21 +28,32 @@ class Files:
     report: Path | None
 
     @property
-    def journal(self) -> Path:
-        """Where the answers are kept until the run is finished."""
+    def journal(self) -> Path | None:
+        """Where the answers are kept until the run is finished; None beside a FIFO or a device."""
+        if not is_kept(self.output):
+            return None
         return self.output.with_name(f"{self.output.name}.partial.jsonl")
 
-    def check(self) -> None:
+    @property
+    def names(self) -> set[str]:
+        """The base names of all of them, those that links lead to included."""
+        return {
+            name
+            for _, path in self._outputs()
+            for name in (path.name, Path(os.path.realpath(path)).name)
+        }
+
+    def check(self, inputs: Iterable[Named] = ()) -> None:
         """Finds out before a run that a file cannot be written after it.
 
+        Args:
+            inputs: What the run reads.
+
         Raises:
-            OutputError: Its folder is not there.
+            SameFileError: Two files are one.
+            OutputError: Its folder is not there, or it may not be written.
         """
-        for option, path in self._named():
-            if not path.parent.is_dir():
-                raise OutputError(
-                    f"cannot write {path}: there is no folder {path.parent}; see --{option}"
-                )
+        check_outputs(self._outputs(), inputs)
 
     def write(self, run: Run) -> None:
         """Writes them, each whole or not at all.
@@ -55,6 +68,14 @@ class Files:
                 raise OutputError(
                     f"cannot write {path}: {error.strerror}; see --{option}"
                 ) from error
+
+    def _outputs(self) -> Iterator[Named]:
+        """Yields all that a run writes, what goes beside the named files included."""
+        yield from ((f"--{option}", path) for option, path in self._named())
+        if self.csv is not None and (totals := totals_path(self.csv)) is not None:
+            yield "the totals of --csv", totals
+        if self.journal is not None:
+            yield "the journal of --output", self.journal
 
     def _named(self) -> Iterator[tuple[str, Path]]:
         options = {"output": self.output, "json": self.json, "csv": self.csv}

@@ -1,7 +1,6 @@
 """The file of a trained head: its tensors, with everything about them in the metadata."""
 
 import hashlib
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -14,10 +13,11 @@ from clip_deepfake.faces import FaceAlignment
 from clip_deepfake.preprocessing import Preprocessing
 from msgspec import Struct
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from deepfake_tools.hub import BuildError
+from deepfake_tools.output_files import replacing_bytes
 
 METADATA_KEY = "clip_deepfake_head"
 
@@ -74,10 +74,8 @@ def write_head_file(path: Path, trained: TrainedHead, weight: Tensor, bias: Tens
     tensors = {"weight": weight.float().contiguous(), "bias": bias.float().contiguous()}
     metadata = {METADATA_KEY: msgspec.json.encode(trained).decode()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".head-", dir=path.parent) as scratch:
-        partial = Path(scratch, path.name)
-        save_file(tensors, partial, metadata)
-        partial.replace(path)
+    with replacing_bytes(path) as file:
+        file.write(save(tensors, metadata))
 
 
 def is_head_file(path: Path) -> bool:

@@ -1,10 +1,54 @@
-"""A folder in, the image files in it and below it out."""
+"""A folder in, the image files in it and below it out, and how many other files were left out."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
+    *(".png", ".apng", ".webp", ".gif"),
+    *(".bmp", ".dib", ".tif", ".tiff"),
+)
+"""Under which the formats are found that a worker decodes."""
+
+SHOWN_ENDINGS = 8
+
+
+@dataclass
+class LeftOut:
+    """Files that were met and not taken; hidden ones are not looked at.
+
+    Attributes:
+        endings: How many have another ending than an image, by ending; "" for none.
+        irregular: How many have an image's ending, and are no regular files.
+    """
+
+    endings: Counter[str] = field(default_factory=Counter)
+    irregular: int = 0
+
+    def add(self, name: str) -> None:
+        """Counts a file that is no image by its name."""
+        self.endings[os.path.splitext(name)[1].lower()] += 1  # noqa: PTH122 - cheaper than a Path
+
+    def notes(self) -> Iterator[str]:
+        """Yields what a person should know of them, a line each."""
+        if self.endings:
+            kinds = sorted(self.endings.items(), key=lambda kind: (-kind[1], kind[0]))
+            shown = [f"{ending or 'no ending'} {n}" for ending, n in kinds[:SHOWN_ENDINGS]]
+            if len(kinds) > SHOWN_ENDINGS:
+                shown.append(f"others {sum(n for _, n in kinds[SHOWN_ENDINGS:])}")
+            total = self.endings.total()
+            yield (
+                f"{total} {'file has' if total == 1 else 'files have'} another ending than an "
+                f"image and {'is' if total == 1 else 'are'} left out ({', '.join(shown)})"
+            )
+        if self.irregular:
+            yield (
+                f"{self.irregular} with an image's ending left out: no regular files, but FIFOs, "
+                "sockets, devices or links that lead nowhere"
+            )
 
 
 def is_image(name: str) -> bool:
@@ -12,10 +56,17 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
-def walk_images(folder: str | Path) -> Iterator[tuple[list[str], list[str]]]:
+def walk_images(
+    folder: str | Path, left_out: LeftOut | None = None
+) -> Iterator[tuple[list[str], list[str]]]:
     """Goes through a folder and those below it, without hidden ones, in sorted order.
 
-    Links to folders are followed, each folder once.
+    Links are followed, to each folder once. What is no regular file is not taken, whatever its
+    name: to open a FIFO would be to wait for ever.
+
+    Args:
+        folder: Where to begin.
+        left_out: Counts what is not taken.
 
     Yields:
         Of each folder, the folders in it, which the caller may empty so as not to go there, and the
@@ -24,16 +75,33 @@ def walk_images(folder: str | Path) -> Iterator[tuple[list[str], list[str]]]:
     Raises:
         OSError: when a folder cannot be read.
     """
+    counts = LeftOut() if left_out is None else left_out
     seen = set()
-    for place, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+    waiting = [str(folder)]
+    while waiting:
+        place = waiting.pop()
         identity = Path(place).stat()
         if (identity.st_dev, identity.st_ino) in seen:
-            folders.clear()
             continue
         seen.add((identity.st_dev, identity.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield folders, [str(Path(place, name)) for name in sorted(names) if is_image(name)]
+        folders, images = _entries(place, counts)
+        yield folders, images
+        waiting += [os.path.join(place, name) for name in reversed(folders)]  # noqa: PTH118
 
 
-def _refuse(error: OSError) -> None:
-    raise error
+def _entries(place: str, left_out: LeftOut) -> tuple[list[str], list[str]]:
+    """Returns the sorted names of the folders in a folder, and the paths of its images."""
+    folders, images = [], []
+    with os.scandir(place) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                folders.append(entry.name)
+            elif not is_image(entry.name):
+                left_out.add(entry.name)
+            elif entry.is_file():
+                images.append(str(Path(place, entry.name)))
+            else:
+                left_out.irregular += 1
+    return sorted(folders), sorted(images)

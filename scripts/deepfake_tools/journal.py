@@ -19,6 +19,7 @@ from deepfake_tools.collection import Image
 from deepfake_tools.failures import OutputError, ServiceError
 from deepfake_tools.locks import try_lock
 from deepfake_tools.outcomes import Outcome
+from deepfake_tools.output_files import is_kept
 from deepfake_tools.records import Record, from_line, to_line
 
 NOWHERE = -1
@@ -214,6 +215,8 @@ def open_journal(
     """
     if path is None:
         return Journal(io.BytesIO(), identity, images)
+    if not is_kept(path):
+        raise OutputError(f"cannot write {path}: it is no regular file; see --output")
     try:
         file = path.open("a+b")
     except OSError as error:

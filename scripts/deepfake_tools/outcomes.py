@@ -43,7 +43,7 @@ class Totals:
         command: The command line, as it can be typed again.
         server: The inference address.
         model: The name asked for.
-        detector: The `detector` part of the answers.
+        detector: The `detector` part of the answers, without the threshold.
         threshold: FAKE is answered above this probability; None when it is not known.
     """
 

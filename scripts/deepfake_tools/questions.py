@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+
+from clip_deepfake.regular_files import read_regular
 
 from deepfake_tools.failures import ImageError
 
@@ -31,10 +32,10 @@ def read_image(question: Question) -> bytes:
     """Returns the file's bytes, changed as asked.
 
     Raises:
-        ImageError: There is no such file, it cannot be read, or it is empty.
+        ImageError: There is no such file, it is no regular one, cannot be read, or is empty.
     """
     try:
-        data = Path(question.path).read_bytes()
+        data = read_regular(question.path)
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror}") from error
     if not data:

@@ -33,6 +33,7 @@ def ranked(metrics: Metrics, sample: Sample, videos: Videos | None) -> Metrics:
         pr_auc=compute.pr_auc(labels, scores),
         pr_auc_interval=intervals.pr_auc,
         eer=compute.equal_error_rate(labels, scores),
+        eer_nearest=compute.nearest_error_rate(labels, scores),
         tpr_at_1_fpr=compute.tpr_at_fpr(labels, scores, 0.01),
         tpr_at_01_fpr=compute.tpr_at_fpr(labels, scores, 0.001),
         ece=compute.calibration_error(bins),

@@ -1,6 +1,5 @@
 """A run's figures in, one HTML page that explains them out; needs the extra `evaluate`."""
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from deepfake_tools import sections
 from deepfake_tools.figures import RESAMPLES, Metrics
 from deepfake_tools.markup import Html, element, join, table
 from deepfake_tools.outcomes import Totals
+from deepfake_tools.output_files import replacing
 from deepfake_tools.page import page, section
 from deepfake_tools.perturbations import PerturbedRun
 
@@ -24,7 +24,11 @@ DEFINITIONS = (
         "with a fixed seed. They take images for independent; frames of one video are not, and "
         "make them too narrow.",
     ),
-    ("EER", "Equal error rate: where FPR = 1 \N{MINUS SIGN} TPR on the ROC, joined by lines."),
+    (
+        "EER",
+        "Equal error rate: where FPR = 1 \N{MINUS SIGN} TPR on the ROC, interpolated between its "
+        "points. DeepfakeBench takes the FPR of the point that is nearest to it.",
+    ),
     (
         "TPR at FPR",
         "The largest share of fakes found by a threshold that calls at most this share of the "
@@ -70,12 +74,8 @@ def write_report(path: Path, report: Report) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(format_report(report), encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(format_report(report))
 
 
 def format_report(report: Report) -> str:

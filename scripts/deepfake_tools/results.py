@@ -1,20 +1,21 @@
 """A run in, the research script's results file out, with figures of our own below its section."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TextIO
 
 from deepfake_tools.figures import Metrics
 from deepfake_tools.outcomes import Outcome, Totals
+from deepfake_tools.output_files import replacing
 from deepfake_tools.perturbations import PerturbedRun
 from deepfake_tools.summary import summary
 
 TITLE = "Deepfake Detection Results (HuggingFace Model)"
 RULE = "=" * 80
 LABELS = {0: "REAL", 1: "FAKE", None: "N/A"}
+NAMES_NEEDED = "- Images with 'real' or 'fake' in directory names"
+SAMPLE_NAMES = 5
 
 
 @dataclass(frozen=True)
@@ -48,24 +49,6 @@ class Run:
         return self.metrics.auc is None and self.metrics.real > 0 and self.metrics.fake > 0
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[TextIO]:
-    """Opens a text file to write, which appears whole at the end of the block, or not at all.
-
-    A file name that is not UTF-8 keeps its bytes.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def write_results(path: Path, run: Run) -> None:
     """Writes the results file whole, or not at all.
 
@@ -83,15 +66,17 @@ def write_results(path: Path, run: Run) -> None:
 def format_results(run: Run) -> Iterator[str]:
     """Yields the results file's lines.
 
-    "Prob" is the probability of FAKE whatever the label, since the AUC is computed from it. An
-    image without a verdict keeps its number [i/n], but is listed apart from the predictions.
+    All above the last rule is to the letter what the research script writes: a parser of its file
+    reads this one too. "Prob" is the probability of FAKE whatever the label, since the AUC is
+    computed from it. An image without a verdict keeps its number [i/n], but is listed apart from
+    the predictions.
     """
     yield from (TITLE, RULE, "")
     for outcome in run.outcomes():
         if outcome.error is None:
             yield _line(outcome, run.images, _prediction(outcome))
     yield from ("", RULE, "PERFORMANCE METRICS", RULE, "")
-    yield from _performance(run.metrics)
+    yield from _performance(run)
     yield from (RULE, "")
     yield from summary(run.metrics, run.totals, run.missing, run.perturbed)
     if run.metrics.failed:
@@ -110,16 +95,57 @@ def headline(metrics: Metrics) -> Iterator[str]:
     yield f"PR-AUC (Area Under Precision-Recall Curve): {metrics.pr_auc:.4f}"
 
 
-def _performance(metrics: Metrics) -> Iterator[str]:
-    yield f"Total images processed: {metrics.images}"
-    yield f"Real images: {metrics.real}"
-    yield f"Fake images: {metrics.fake}"
-    yield from headline(metrics)
+def _performance(run: Run) -> Iterator[str]:
+    metrics = run.metrics
+    if metrics.images == 1:
+        yield "Single image processed - AUC calculation not applicable."
+    if metrics.images < 2:
+        return
+    yield from _true_labels(run)
+    if not (metrics.real and metrics.fake):
+        yield from _one_class(run)
+    elif metrics.auc is None:
+        yield f"[Warning] Could not calculate AUC: {metrics.why}"
+        yield "AUC calculation may require:"
+        yield NAMES_NEEDED
+    else:
+        yield f"Total images processed: {metrics.images}"
+        yield f"Real images: {metrics.real}"
+        yield f"Fake images: {metrics.fake}"
+        yield from headline(metrics)
+
+
+def _true_labels(run: Run) -> Iterator[str]:
+    yield "TRUE LABELS (for verification):"
+    labelled = (o for o in run.outcomes() if o.error is None and o.label is not None)
+    for number, outcome in enumerate(labelled, start=1):
+        yield f"[{number}] {_file_name(outcome):>30} -> {LABELS[outcome.label]}"
+    yield from ("", f"Unique true labels found: {set(_classes(run.metrics))}", "")
+
+
+def _one_class(run: Run) -> Iterator[str]:
+    # Of images without any label the script says FAKE too; the summary says how it is.
+    only = "REAL" if run.metrics.real else "FAKE"
+    yield "[WARNING] Cannot calculate AUC - only one class present in true labels"
+    yield f"Classes found: {_classes(run.metrics)}"
+    yield f"This means the dataset appears to contain only {only} images"
+    yield from ("", "For AUC calculation, the dataset should contain both:", NAMES_NEEDED)
+    yield from ("", "Sample filenames from your dataset:")
+    judged = (outcome for outcome in run.outcomes() if outcome.error is None)
+    yield from (f"  {_file_name(outcome)}" for outcome in islice(judged, SAMPLE_NAMES))
+
+
+def _classes(metrics: Metrics) -> list[int]:
+    return [label for label, images in enumerate((metrics.real, metrics.fake)) if images]
+
+
+def _file_name(outcome: Outcome) -> str:
+    return _one_line(Path(outcome.path).name)
 
 
 def _line(outcome: Outcome, images: int, what: str) -> str:
-    name = _one_line(Path(outcome.path).name)
-    return f"[{outcome.index + 1}/{images}] {name:>30} | {what} | Path: {_one_line(outcome.path)}"
+    name = f"{_file_name(outcome):>30}"
+    return f"[{outcome.index + 1}/{images}] {name} | {what} | Path: {_one_line(outcome.path)}"
 
 
 def _prediction(outcome: Outcome) -> str:

@@ -41,6 +41,17 @@ def equal_error_rate(labels: Labels, scores: Scores) -> float:
     return float(fpr[before] + share * (fpr[after] - fpr[before]))
 
 
+def nearest_error_rate(labels: Labels, scores: Scores) -> float:
+    """FPR of the point of the ROC curve at which FPR and 1 - TPR are the nearest to each other.
+
+    It is DeepfakeBench's EER (https://github.com/SCLBD/DeepfakeBench, training/metrics/utils.py),
+    which takes the curve without its intermediate points, and of equally near points the first.
+    Of few images it may be far from `equal_error_rate`.
+    """
+    fpr, tpr, _ = roc_points(labels, scores)
+    return float(fpr[np.argmin(np.abs(1 - tpr - fpr))])
+
+
 def tpr_at_fpr(labels: Labels, scores: Scores, target: float) -> float:
     """The largest TPR of a threshold whose FPR is at most `target`, with no interpolation.
 

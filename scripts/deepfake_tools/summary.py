@@ -44,6 +44,9 @@ def summary(
 
 
 def _counts(metrics: Metrics) -> Iterator[str]:
+    yield f"Images judged: {metrics.images} ({metrics.real} real, {metrics.fake} fake)"
+    if metrics.why is not None:
+        yield metrics.why
     yield f"Images without a true label, left out of the figures: {metrics.unlabelled}"
     kinds = ", ".join(f"{kind} {count}" for kind, count in metrics.failed.items())
     total = sum(metrics.failed.values())
@@ -61,7 +64,8 @@ def _ranking(metrics: Metrics) -> Iterator[str]:
     yield from _interval("AUC", metrics.auc_interval)
     yield from _interval("PR-AUC", metrics.pr_auc_interval)
     figures = {
-        "Equal error rate (EER)": metrics.eer,
+        "Equal error rate (EER), interpolated": metrics.eer,
+        "Equal error rate (EER), nearest point of the ROC as in DeepfakeBench": metrics.eer_nearest,
         "TPR at 1% FPR": metrics.tpr_at_1_fpr,
         "TPR at 0.1% FPR": metrics.tpr_at_01_fpr,
         "Expected calibration error (15 bins)": metrics.ece,
@@ -130,6 +134,8 @@ def _detector(totals: Totals) -> Iterator[str]:
     if totals.detector:
         known = {key: value for key, value in totals.detector.items() if value is not None}
         yield "Detector: " + ", ".join(f"{key} {value}" for key, value in known.items())
+    if totals.threshold is not None:
+        yield f"FAKE above: {totals.threshold:g}"
     yield f"Server: {totals.server}"
     yield f"Command: {totals.command}"
 

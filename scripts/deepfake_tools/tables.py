@@ -8,7 +8,8 @@ from pathlib import Path
 
 from deepfake_tools.figures import Metrics
 from deepfake_tools.outcomes import Outcome
-from deepfake_tools.results import Run, replacing
+from deepfake_tools.output_files import is_kept, replacing
+from deepfake_tools.results import Run
 
 # What is there to be drawn, not to be read.
 NOT_TABULATED = ("curves", "mistakes")
@@ -44,15 +45,18 @@ def write_csv(path: Path, run: Run) -> None:
         images.writerow(COLUMNS)
         for outcome in run.outcomes():
             images.writerow(getattr(outcome, column) for column in COLUMNS)
-    with replacing(totals_path(path)) as file:
-        totals = csv.writer(file, lineterminator="\n")
-        totals.writerow(["name", "value"])
-        totals.writerows(_flat(_totals(run)))
+    totals = totals_path(path)
+    if totals is None:
+        return
+    with replacing(totals) as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["name", "value"])
+        rows.writerows(_flat(_totals(run)))
 
 
-def totals_path(path: Path) -> Path:
-    """Returns where the totals of a CSV file go."""
-    return path.with_suffix(f".totals{path.suffix}")
+def totals_path(path: Path) -> Path | None:
+    """Returns where the totals of a CSV file go; nothing is put beside a FIFO or a device."""
+    return path.with_suffix(f".totals{path.suffix}") if is_kept(path) else None
 
 
 def _totals(run: Run) -> dict[str, object]:

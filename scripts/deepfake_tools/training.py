@@ -73,6 +73,8 @@ def train(options: TrainingOptions, say: Say) -> TrainedHead:
         BuildError: when there is no such encoder, or it has no such feature.
     """
     dataset = read_dataset(options.data, options.labels)
+    for line in (*dataset.labelled.lines(), *dataset.left_out.notes()):
+        say(line)
     if dataset.unlabelled:
         say(f"{dataset.unlabelled} images have no label and are left out")
     if dataset.not_found:

@@ -76,6 +76,6 @@ def require_both_classes(labels: Sequence[Label]) -> None:
     raise TrainingError(
         f"{real} real and {fake} fake images that can be read; at least {FEWEST_IMAGES} different "
         "ones of each are needed (some hundreds for a useful detector). Labels are read off the "
-        "folders' names (real, original, nature; fake, synthe, faceswap, manipulated, ai) or "
-        "given with --labels FILE.csv"
+        "folders' names, read as words (real, original; fake, synthesis, manipulated and more: "
+        "--help), or given with --labels FILE.csv"
     )

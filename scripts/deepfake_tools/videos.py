@@ -3,10 +3,10 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import NamedTuple
 
-from clip_deepfake.labels import LabelError, folder_label
+from clip_deepfake.labels import name_labels
 
 
 @dataclass(slots=True)
@@ -72,14 +72,7 @@ def video_scores(directories: Mapping[str, Directory]) -> Videos | None:
         return None
     if not all(video.pattern and video.fake in (0, video.images) for video in videos):
         return None
-    if any(_is_named_for_a_class(directory) for directory in directories):
+    if any(name_labels(PurePath(directory).name) for directory in directories):
         return None
     labels = [int(video.fake > 0) for video in videos]
     return Videos(labels, [video.probability / video.images for video in videos])
-
-
-def _is_named_for_a_class(directory: str) -> bool:
-    try:
-        return folder_label(Path(PurePath(directory).name, "frame"), Path()) is not None
-    except LabelError:
-        return True

@@ -137,7 +137,7 @@ def test_the_figures_are_those_of_scikit_learn_on_the_files_own_columns(service:
     assert figure(text, "TPR at 1% FPR") == round(max(tpr[fpr <= 0.01]), 4)
     assert figure(text, "TPR at 0.1% FPR") == round(max(tpr[fpr <= 0.001]), 4)
     eer = brentq(lambda x: 1 - x - np.interp(x, fpr, tpr), 0, 1)
-    assert figure(text, "Equal error rate (EER)") == pytest.approx(eer, abs=1e-4)
+    assert figure(text, "Equal error rate (EER), interpolated") == pytest.approx(eer, abs=1e-4)
     videos = sorted({Path(row["path"]).parent for row in rows})
     assert len(videos) == 12
     of = np.array([videos.index(Path(row["path"]).parent) for row in rows])

@@ -47,6 +47,23 @@ def test_a_field_out_of_range_is_named(key: str, value: object):
         parse_verdict(verdict() | {key: value})
 
 
+def test_the_threshold_is_the_answers_and_not_known_of_an_earlier_archive():
+    answer: dict[str, Any] = verdict()
+    assert parse_verdict(answer).detector.threshold == 0.5
+    answer["detector"]["threshold"] = 0
+    assert parse_verdict(answer).detector.threshold == 0
+    del answer["detector"]["threshold"]
+    assert parse_verdict(answer).detector.threshold is None
+
+
+@pytest.mark.parametrize("value", ["0.5", 1.5, -0.1, float("nan"), True, []])
+def test_a_threshold_out_of_range_is_refused(value: object):
+    answer: dict[str, Any] = verdict()
+    answer["detector"]["threshold"] = value
+    with pytest.raises(UnexpectedAnswerError, match="answer's threshold cannot be used"):
+        parse_verdict(answer)
+
+
 @pytest.mark.parametrize("value", [[], None, "FAKE", {}])
 def test_what_is_no_verdict_is_refused(value: object):
     with pytest.raises(UnexpectedAnswerError):

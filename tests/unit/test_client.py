@@ -87,7 +87,7 @@ def test_broken_images_do_not_stop_the_others(client: Client, image: Image, tmp_
         "error: text.jpg: refused as not_an_image: these bytes are no image",
     ]
     results = (tmp_path / "out.txt").read_text()
-    assert "Total images processed: 1\n" in results
+    assert "\nSingle image processed - AUC calculation not applicable.\n" in results
     assert "FAILED IMAGES: 3\n" in results
 
 

@@ -373,9 +373,11 @@ def test_a_token_that_expires_in_the_middle_is_renewed_once(
 
 
 def test_wrong_labels_and_empty_folders_are_wrong_arguments(client: Client, folder: Path):
-    (folder / "real_or_fake").mkdir()
-    (folder / "real_or_fake" / "1.jpg").touch()
-    assert "stands for real and for fake" in client("--image", "data").err
+    (folder / "fake" / "original").mkdir()
+    (folder / "fake" / "original" / "1.jpg").touch()
+    run = client("--image", "data")
+    assert run.code == 2
+    assert "data/fake/original stands for real, and" in run.err
     (folder / "labels.csv").write_text("file,class\n")
     run = client("--image", "data", "--labels", "data/labels.csv")
     assert run.code == 2
@@ -389,6 +391,9 @@ def test_notes_on_what_one_may_not_expect(client: Client, folder: Path):
         run = client("--image", "data", "--labels", "data/labels.csv", server=stub.address)
     assert run.code == 0
     assert run.err.splitlines() == [
+        "FOLDER  LABEL  IMAGES",
+        ".       none        1",
+        "note: 1 file has another ending than an image and is left out (.csv 1)",
         "note: data holds images, so the folders in it are left out",
         "note: data/labels.csv lists 1 images that --image does not name",
     ]

@@ -41,6 +41,23 @@ def test_folders_give_labels_and_the_rest_is_counted(tmp_path: Path) -> None:
     assert (dataset.unlabelled, dataset.not_found) == (2, 0)
 
 
+def test_what_is_taken_and_what_is_not_is_told_with_its_label(tmp_path: Path) -> None:
+    touch(tmp_path, "real/1.jfif", "real/2.GIF", "real/3.heic", "fake/RealVisXL_V4/1.jpe")
+    touch(tmp_path, "RealVideo-FakeAudio/1.png")
+    os.mkfifo(tmp_path / "fake" / "2.jpg")
+    dataset = read_dataset(tmp_path, None)
+    assert sorted((image.path.name, image.label) for image in dataset.images) == [
+        ("1.jfif", 0),
+        ("1.jpe", 1),
+        ("2.GIF", 0),
+    ]
+    assert (dataset.unlabelled, dataset.left_out.irregular) == (1, 1)
+    assert dataset.left_out.endings == {".heic": 1}
+    rows = [line.split() for line in dataset.labelled.lines()]
+    assert ["fake", "FAKE", "1"] in rows
+    assert ["real", "REAL", "2"] in rows
+
+
 def test_a_csv_alone_says_which_images(tmp_path: Path) -> None:
     file = tmp_path / "labels.csv"
     file.write_text("path,label\nb.png,1\na.png,0\n")
@@ -67,8 +84,8 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         read_dataset(tmp_path / "nowhere", None)
     with pytest.raises(TrainingError, match="give --data DIR"):
         read_dataset(None, None)
-    touch(tmp_path, "real_and_fake/1.png")
-    with pytest.raises(LabelError, match="real_and_fake"):
+    touch(tmp_path, "real/x/fake/1.png")
+    with pytest.raises(LabelError, match="real/x/fake for fake"):
         read_dataset(tmp_path, None)
 
 

@@ -47,6 +47,19 @@ def trained() -> TrainedHead:
     )
 
 
+def test_a_head_goes_where_a_link_leads_and_keeps_the_mode(
+    tmp_path: Path, trained: TrainedHead
+) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("old")
+    target.chmod(0o600)
+    link.symlink_to(target)
+    write_head_file(link, trained, WEIGHT, BIAS)
+    assert link.is_symlink()
+    assert read_head_file(target)[0] == trained
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
 def test_what_was_written_is_read(tmp_path: Path, trained: TrainedHead) -> None:
     path = tmp_path / "new" / "head.safetensors"
     write_head_file(path, trained, WEIGHT.double(), BIAS.double())

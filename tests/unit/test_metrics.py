@@ -108,6 +108,20 @@ def test_the_equal_error_rate_lies_on_the_roc_where_both_errors_are_equal(
     assert eer == pytest.approx(crossings[0], abs=1e-12)
 
 
+@pytest.mark.parametrize(("labels", "scores"), SETS)
+def test_the_nearest_equal_error_rate_is_deepfakebenchs(labels: list[int], scores: list[float]):
+    fpr, tpr, _ = sklearn_metrics.roc_curve(labels, scores, pos_label=1)
+    assert of(labels, scores).eer_nearest == fpr[np.nanargmin(np.absolute((1 - tpr) - fpr))]
+
+
+def test_the_two_equal_error_rates_of_few_images_are_apart():
+    # The points of the ROC are (0, 1/3), (1/4, 1) and (1, 1); of the first two, joined by a line,
+    # 8/11 of the way it has FPR = 1 - TPR.
+    metrics = of([0, 0, 0, 0, 1, 1, 1], [0.5, 0.1, 0.1, 0.1, 0.5, 0.5, 0.9])
+    assert metrics.eer_nearest == 1 / 4
+    assert metrics.eer == pytest.approx(2 / 11)
+
+
 def test_the_equal_error_rate_of_two_normal_distributions():
     # Unit variances, means two apart: Phi(-1).
     quantiles = np.sort(np.random.default_rng(1).normal(size=20_000))

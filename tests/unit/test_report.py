@@ -188,6 +188,7 @@ def test_the_headline_has_every_figure_with_its_interval():
     assert f"AUC {metrics.auc:.4f} {low:.4f} to {high:.4f} PR-AUC {metrics.pr_auc:.4f}" in text
     for name, value in (
         ("Equal error rate", metrics.eer),
+        ("Equal error rate", metrics.eer_nearest),
         ("Accuracy", metrics.accuracy),
         ("Balanced accuracy", metrics.balanced_accuracy),
         ("TPR at 1 % FPR", metrics.tpr_at_1_fpr),

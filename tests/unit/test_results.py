@@ -75,24 +75,94 @@ def test_a_long_name_is_not_cut():
 def test_a_failed_image_is_listed_and_not_counted():
     text = text_of(judged("a.jpg", 0.75), failed("b.jpg"), judged("c.jpg", 0.25))
     assert [line["i"] for line in predictions(text)] == ["1", "3"]
-    assert "Total images processed: 2\n" in text
+    assert "Images judged: 2 (0 real, 0 fake)\n" in text
     listed = text.split("FAILED IMAGES: 1\n")[1]
     assert listed == f"[2/3] {'b.jpg':>30} | Failed: the file is empty | Path: b.jpg\n"
 
 
-def test_the_metrics_stand_between_rules():
-    rule = "=" * 80
-    text = text_of(judged("a.jpg", 0.75), judged("b.jpg", 0.75))
-    section = text.split(f"\n\n{rule}\nPERFORMANCE METRICS\n{rule}\n\n")[1]
-    assert section.startswith(
-        "Total images processed: 2\nReal images: 0\nFake images: 0\n"
-        "AUC and PR-AUC do not apply: no image has a true label, real or fake, to compare with.\n"
-        f"{rule}\n"
+RULE = "=" * 80
+
+
+def section(text: str) -> str:
+    """What the research script writes below its predictions."""
+    return text.split(f"\n\n{RULE}\nPERFORMANCE METRICS\n{RULE}\n")[1].partition(f"\n{RULE}\n")[0]
+
+
+# The sections below are as the script's own `f.write` calls give them.
+def test_the_section_of_both_classes_is_the_research_scripts_to_the_letter():
+    assert section(text_of(*LABELLED, failed("f.jpg"))) == (
+        "\nTRUE LABELS (for verification):\n"
+        "[1]                          a.jpg -> REAL\n"
+        "[2]                          b.jpg -> REAL\n"
+        "[3]                          c.jpg -> FAKE\n"
+        "[4]                          d.jpg -> FAKE\n"
+        "\nUnique true labels found: {0, 1}\n"
+        "\nTotal images processed: 4\n"
+        "Real images: 2\n"
+        "Fake images: 2\n"
+        "AUC (Area Under ROC Curve): 0.7500\n"
+        "PR-AUC (Area Under Precision-Recall Curve): 0.8333"
     )
 
 
-def test_one_image_has_no_auc():
-    assert "AUC and PR-AUC do not apply to one image" in text_of(judged("a.jpg", 0.75))
+def test_the_section_of_one_class_is_the_research_scripts_to_the_letter():
+    fakes = [replace(one, label=1) for one in (*LABELLED, *LABELLED)]
+    names = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"] * 2
+    truths = "".join(f"[{n}] {name:>30} -> FAKE\n" for n, name in enumerate(names, start=1))
+    assert section(text_of(*fakes)) == (
+        f"\nTRUE LABELS (for verification):\n{truths}"
+        "\nUnique true labels found: {1}\n"
+        "\n[WARNING] Cannot calculate AUC - only one class present in true labels\n"
+        "Classes found: [1]\n"
+        "This means the dataset appears to contain only FAKE images\n"
+        "\nFor AUC calculation, the dataset should contain both:\n"
+        "- Images with 'real' or 'fake' in directory names\n"
+        "\nSample filenames from your dataset:\n"
+        "  a.jpg\n  b.jpg\n  c.jpg\n  d.jpg\n  a.jpg"
+    )
+    reals = section(text_of(*LABELLED[:2]))
+    assert "found: {0}\n" in reals
+    assert "Classes found: [0]\nThis means the dataset appears to contain only REAL images" in reals
+
+
+@pytest.mark.parametrize("label", [None, 0, 1])
+def test_the_section_of_one_image_is_the_research_scripts_to_the_letter(label: int | None):
+    text = text_of(judged("a.jpg", 0.75, label), failed("b.jpg"))
+    assert section(text) == "\nSingle image processed - AUC calculation not applicable."
+
+
+def test_without_a_label_the_script_finds_no_class_and_the_summary_says_why():
+    text = text_of(judged("a.jpg", 0.75), judged("b.jpg", 0.25))
+    assert "\nUnique true labels found: set()\n" in section(text)
+    assert "\nClasses found: []\n" in section(text)
+    assert "Images judged: 2 (0 real, 0 fake)\nAUC and PR-AUC do not apply: no image has" in text
+
+
+def test_without_a_verdict_the_section_is_empty():
+    assert section(text_of(failed("a.jpg"), failed("b.jpg"))) == ""
+
+
+def test_images_without_a_label_are_not_among_the_true_ones():
+    text = section(text_of(judged("x.jpg", 0.5), *LABELLED))
+    truths = re.findall(r"^\[(\d+)\] +(\S+) -> (REAL|FAKE)$", text, re.MULTILINE)
+    assert truths == [
+        ("1", "a.jpg", "REAL"),
+        ("2", "b.jpg", "REAL"),
+        ("3", "c.jpg", "FAKE"),
+        ("4", "d.jpg", "FAKE"),
+    ]
+    assert "Total images processed: 5\n" in text
+
+
+def test_without_the_libraries_the_script_could_not_calculate():
+    run = run_of(*LABELLED)
+    run = replace(run, metrics=replace(run.metrics, auc=None, pr_auc=None, why="no scikit-learn."))
+    assert section("\n".join(format_results(run)) + "\n").endswith(
+        "\n\nUnique true labels found: {0, 1}\n"
+        "\n[Warning] Could not calculate AUC: no scikit-learn.\n"
+        "AUC calculation may require:\n"
+        "- Images with 'real' or 'fake' in directory names"
+    )
 
 
 def test_one_class_has_no_auc_but_an_accuracy():
@@ -110,6 +180,9 @@ def test_both_classes_have_their_figures():
     assert "Real images: 2\nFake images: 2\nAUC (Area Under ROC Curve): 0.7500\n" in text
     # Precision is 1/1 at the first fake image, and 2/3 at the second.
     assert "PR-AUC (Area Under Precision-Recall Curve): 0.8333\n" in text
+    # The ROC is (0, 0.5), (0.5, 0.5), (0.5, 1): both ways meet FPR = 1 - TPR at its second point.
+    assert "Equal error rate (EER), interpolated: 0.5000\n" in text
+    assert "Equal error rate (EER), nearest point of the ROC as in DeepfakeBench: 0.5000\n" in text
     assert "left out of the figures: 1\nFailed images: 1 (unreadable 1)\n" in text
     assert "Accuracy at the detector's threshold: 0.7500\n" in text
     assert re.search(r"^AUC, 95% interval \(.*\): 0\.\d{4} to 1\.0000$", text, re.MULTILINE)

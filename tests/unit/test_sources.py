@@ -342,4 +342,6 @@ def test_an_untrained_head_may_read_the_other_feature(
     head = load_file(tmp_path / "unpacked" / "head.safetensors")
     assert head["weight"].shape == (2, 40)
     assert (built.card.head.source, built.card.head.threshold) == ("untrained", 0.25)
-    assert set(built.card.short()) == {"model", "commit", "version", "head", "precision"}
+    said = built.card.short()
+    assert set(said) == {"model", "commit", "version", "head", "precision", "threshold"}
+    assert said["threshold"] == 0.25

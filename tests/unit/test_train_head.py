@@ -287,10 +287,12 @@ def test_a_csv_gives_the_labels(
         (["--data", "one_class"], "20 real and 0 fake images that can be read; at least 10"),
         (["--data", "few"], "20 real and 9 fake images that can be read; at least 10"),
         (["--data", "unlabelled"], "0 real and 0 fake images"),
-        (["--data", "both"], "both/real_and_fake: the name stands for real and for fake"),
+        (["--data", "both"], "both/real stands for real, and both/real/fake for fake"),
         (["--data", "enough", "--model", "./nowhere"], "./nowhere is no folder"),
         (["--data", "enough", "--cache", "labels.txt"], "labels.txt: File exists"),
         (["--data", "enough", "--output", "labels.txt/h"], "labels.txt: File exists"),
+        (["--data", "enough", "--output", "enough"], "cannot write enough: it is a folder"),
+        (["--labels", "labels.txt", "--output", "./labels.txt"], "are one file, labels.txt"),
     ],
 )
 def test_mistakes_are_one_line_that_says_what_to_do(
@@ -309,7 +311,7 @@ def test_mistakes_are_one_line_that_says_what_to_do(
             for number in range(images):
                 image = np.full((8, 8, 3), 20 * len(kind) + number + (kind == "fake") * 99)
                 cv2.imwrite(f"{name}/{kind}/{number}.png", image)
-    for path in ("unlabelled/1.png", "both/real_and_fake/1.png", "labels.txt"):
+    for path in ("unlabelled/1.png", "both/real/fake/1.png", "labels.txt"):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).touch()
     model = [] if "--model" in arguments else ["--model", str(small_clip)]

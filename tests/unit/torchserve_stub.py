@@ -63,6 +63,7 @@ def verdict(fake_probability: float = 0.8123, head: str = "untrained") -> dict[s
             "head": head,
             "precision": "float32",
             "engine": "torch cpu",
+            "threshold": 0.5,
         },
     }
 

@@ -14,7 +14,7 @@ from deepfake_tools.benchmarking.profile import RequestTime, profile
 from deepfake_tools.benchmarking.rivals import LITSERVE
 from deepfake_tools.benchmarking.rounds import Entry
 from deepfake_tools.benchmarking.text import cells_text, goals_text, machine_text, profile_text
-from deepfake_tools.results import replacing
+from deepfake_tools.output_files import replacing
 
 UNDISTURBED_SHARE = 0.1
 """Of the machine's cores that may be busy with something else during a measurement."""
