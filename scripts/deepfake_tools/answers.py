@@ -1,6 +1,7 @@
 """What TorchServe and the detector answer: untrusted JSON in, frozen dataclasses out."""
 
 import json
+import math
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -41,6 +42,7 @@ class Verdict:
         confidence: The probability of the label given, in [0, 1].
         fake_probability: In [0, 1].
         detector: What judged it.
+        margin: The logit that `fake_probability` is the sigmoid of; None of an older archive.
     """
 
     label: str
@@ -48,6 +50,7 @@ class Verdict:
     confidence: float
     fake_probability: float
     detector: DetectorInfo
+    margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,7 @@ def parse_verdict(value: object) -> Verdict:
         prediction=prediction,
         confidence=_probability(answer, "confidence"),
         fake_probability=_probability(answer, "fake_probability"),
+        margin=_margin(answer),
         detector=DetectorInfo(
             model=_text(detector, "model"),
             commit=None if detector.get("commit") is None else _text(detector, "commit"),
@@ -233,6 +237,15 @@ def _probability(answer: dict[str, object], key: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
         return float(value)
     raise _unusable(key, value)
+
+
+def _margin(answer: dict[str, object]) -> float | None:
+    value = answer.get("margin")
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise _unusable("margin", value)
 
 
 def _text(answer: dict[str, object], key: str) -> str:

@@ -284,6 +284,7 @@ def _record(place: int, answer: _Answer) -> Record:
             answer.retries,
             prediction=result.prediction,
             fake_probability=result.fake_probability,
+            margin=result.margin,
         )
     return Record(
         place,
