@@ -293,14 +293,17 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
         """The card as it stands in an archive: indented JSON, keys in the order of the fields."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
-    def short(self) -> dict[str, str | None]:
-        """What every answer says of the detector."""
-        said: dict[str, str | None] = {
+    def short(self) -> dict[str, str | int | None]:
+        """What every answer says of the detector; who prepares images for it needs the last two."""
+        recipe = self.preprocessing
+        said: dict[str, str | int | None] = {
             "model": self.model.name,
             "commit": self.model.commit,
             "version": self.version,
             "head": self.head.source,
             "precision": self.precision,
+            "orientation": recipe.orientation,
+            "face_side": recipe.face_side if self.faces is None else self.faces.size,
         }
         if self.head.source == "trained":
             said |= {"head_file": self.head.file, "head_sha256": self.head.sha256}

@@ -39,7 +39,7 @@ class FaceAlignment(Struct, frozen=True, forbid_unknown_fields=True):
         scan_pixels: pixels of the largest copy of an image that is searched for faces; None
             searches all, from the one of twice its width and height, as the research code does.
         most: of the faces of an image, no more than so many are judged, the largest ones.
-        size: side of the crop, in pixels.
+        size: side of the crop, in pixels: the preprocessing's ``face_side``.
         margin: how much more it shows than the template's square.
     """
 

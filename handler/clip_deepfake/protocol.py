@@ -129,7 +129,7 @@ def _image(part: object) -> ImageBytes | DetectorError:
 def form_answer(
     request: Request,
     verdicts: Sequence[Verdict | DetectorError],
-    detector: Mapping[str, str | None],
+    detector: Mapping[str, str | int | None],
 ) -> Answer:
     """Writes the answer to a request.
 
@@ -148,7 +148,7 @@ def form_answer(
 
 
 def _entry(
-    verdict: Verdict | DetectorError, detector: Mapping[str, str | None]
+    verdict: Verdict | DetectorError, detector: Mapping[str, str | int | None]
 ) -> dict[str, object]:
     if isinstance(verdict, DetectorError):
         return {"error": {"code": verdict.code, "message": str(verdict)}}

@@ -39,7 +39,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class FacePlace:
-    """Where a face is, in pixels of the image as it stands upright.
+    """Where a face is, in pixels of the image as the detector reads it.
 
     Attributes:
         found: whether there is one; without, the image was judged as a whole.

@@ -3,11 +3,16 @@
 import json
 import math
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar, cast, get_args
 
 from deepfake_tools.failures import UnexpectedAnswerError, one_line
 
 T = TypeVar("T")
+
+Orientation = Literal["opencv-4", "opencv-5", "pillow"]
+"""As in `clip_deepfake.images`, which needs more libraries than a client has."""
+
+LARGEST_SIDE = 4096
 
 
 @dataclass(frozen=True)
@@ -16,6 +21,8 @@ class DetectorInfo:
 
     Attributes:
         faces: Whether it aligns faces itself: "largest" or "all"; None where it does not.
+        orientation: Which images it turns as their EXIF data says; an older one turns all.
+        face_side: Of the aligned crops that it was trained on, in pixels.
     """
 
     model: str
@@ -25,6 +32,8 @@ class DetectorInfo:
     precision: str
     engine: str
     faces: str | None = None
+    orientation: Orientation = "opencv-5"
+    face_side: int = 224
 
     @property
     def is_untrained(self) -> bool:
@@ -159,6 +168,8 @@ def parse_verdict(value: object) -> Verdict:
             precision=_text(detector, "precision"),
             engine=_text(detector, "engine"),
             faces=None if detector.get("faces") is None else _text(detector, "faces"),
+            orientation=_orientation(detector),
+            face_side=_side(detector),
         ),
     )
 
@@ -237,6 +248,21 @@ def _probability(answer: dict[str, object], key: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
         return float(value)
     raise _unusable(key, value)
+
+
+def _orientation(detector: dict[str, object]) -> Orientation:
+    value = detector.get("orientation", DetectorInfo.orientation)
+    for known in get_args(Orientation):
+        if value == known:
+            return cast(Orientation, known)
+    raise _unusable("orientation", value)
+
+
+def _side(detector: dict[str, object]) -> int:
+    value = detector.get("face_side", DetectorInfo.face_side)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST_SIDE:
+        return value
+    raise _unusable("face_side", value)
 
 
 def _margin(answer: dict[str, object]) -> float | None:

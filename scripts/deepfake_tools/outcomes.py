@@ -68,5 +68,5 @@ class Totals:
     command: str
     server: str
     model: str
-    detector: Mapping[str, str | None]
+    detector: Mapping[str, str | int | None]
     threshold: float | None = None
