@@ -79,9 +79,22 @@ def normalised(pixels: Any, statistics: tuple[Any, Any]) -> Tensor:
     return torch.tensor(values, dtype=torch.float32).permute(2, 0, 1)[None]
 
 
+def opencv_4(image: Path) -> Any:
+    """What cv2.imread of the OpenCV that these families pin returns, as RGB.
+
+    4.6.0.66 (DeepfakeBench's install.sh), 4.7.0.72 (DRCT's requirements.txt) and 4.12 turn JPEG,
+    PNG and TIFF as their EXIF data says, and WebP not, which 5.0 turns as well. imdecode: 4.11 to
+    5.0 cannot imread a TIFF that is turned.
+    """
+    flags = cv2.IMREAD_COLOR
+    if image.suffix == ".webp":
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
+    bgr = cv2.imdecode(np.fromfile(image, np.uint8), flags)
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
 def opencv_squash(image: Path, side: int, interpolation: int) -> Any:
-    rgb = cv2.cvtColor(cv2.imread(str(image)), cv2.COLOR_BGR2RGB)
-    return cv2.resize(rgb, (side, side), interpolation=interpolation)
+    return cv2.resize(opencv_4(image), (side, side), interpolation=interpolation)
 
 
 def torchvision_crop(image: Image.Image, side: int) -> Image.Image:
@@ -136,7 +149,7 @@ def gend_pixels(image: Path, side: int) -> Tensor:
 
 def drct_pixels(image: Path, side: int) -> Tensor:
     """albumentations' PadIfNeeded and CenterCrop, by their published formulas."""
-    rgb = cv2.cvtColor(cv2.imread(str(image)), cv2.COLOR_BGR2RGB)
+    rgb = opencv_4(image)
     high, wide = (max(side - length, 0) for length in rgb.shape[:2])
     top, left = int(high / 2.0), int(wide / 2.0)
     padded = cv2.copyMakeBorder(rgb, top, high - top, left, wide - left, cv2.BORDER_CONSTANT)

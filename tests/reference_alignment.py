@@ -24,19 +24,24 @@ def reference_points(
     return np.array([[point.x, point.y] for point in five], dtype=np.float32)
 
 
-def reference_matrix(points: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """What brings them onto the template of 224 pixels with a margin of 1.3."""
+def reference_matrix(points: npt.NDArray[np.float32], size: int = SIZE) -> npt.NDArray[np.float64]:
+    """What brings them onto the template of so many pixels with a margin of 1.3."""
     x = np.array([30.2946, 65.5318, 48.0252, 33.5493, 62.7299], dtype=np.float32) + np.float32(8)
     y = np.array([51.6963, 51.5014, 71.7366, 92.3655, 92.2041], dtype=np.float32)
-    border = SIZE * (1.3 - 1) / 2
-    target = np.stack([x, y], axis=1) * SIZE / 112 + border
-    target *= SIZE / (SIZE + 2 * border)
+    border = size * (1.3 - 1) / 2
+    target = np.stack([x, y], axis=1) * size / 112 + border
+    target *= size / (size + 2 * border)
     return SimilarityTransform.from_estimate(points, target.astype(np.float32)).params[:2]
 
 
 def reference_crop(
-    image: npt.NDArray[np.uint8], predictor: str, rectangle: "dlib.rectangle | None" = None
+    image: npt.NDArray[np.uint8],
+    predictor: str,
+    rectangle: "dlib.rectangle | None" = None,
+    size: int = SIZE,
 ) -> npt.NDArray[np.uint8] | None:
-    """That face, aligned, uint8 (224, 224, 3); None without a face."""
+    """That face, aligned, uint8 (size, size, 3); None without a face."""
     points = reference_points(image, predictor, rectangle)
-    return None if points is None else cv2.warpAffine(image, reference_matrix(points), (SIZE, SIZE))
+    if points is None:
+        return None
+    return cv2.warpAffine(image, reference_matrix(points, size), (size, size))

@@ -294,7 +294,8 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
     def short(self) -> dict[str, str | float | None]:
-        """What every answer says of the detector."""
+        """What every answer says of the detector; who prepares images for it needs the last two."""
+        recipe = self.preprocessing
         said: dict[str, str | float | None] = {
             "model": self.model.name,
             "commit": self.model.commit,
@@ -302,6 +303,8 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
             "head": self.head.source,
             "precision": self.precision,
             "threshold": self.head.threshold,
+            "orientation": recipe.orientation,
+            "face_side": recipe.face_side if self.faces is None else self.faces.size,
         }
         if self.head.source == "trained":
             said |= {"head_file": self.head.file, "head_sha256": self.head.sha256}

@@ -122,7 +122,9 @@ class Detector:
     def _prepare(self, data: ImageBytes, watch: Stopwatch) -> Prepared | DetectorError:
         try:
             with watch.timing("decode"):
-                image = decode(data, self.card.limits.max_pixels)
+                image = decode(
+                    data, self.card.limits.max_pixels, self.card.preprocessing.orientation
+                )
             return self._prepare_image(image, watch)
         except DetectorError as error:
             return error

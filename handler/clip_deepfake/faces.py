@@ -27,6 +27,18 @@ SCAN_PIXELS = 2_500_000
 """The default bound: of 39 photographs of 12 megapixels, 38 crops are equal to the exact ones."""
 
 
+WHOLE_PIXELS = 1_000_000
+"""Images up to this size are searched whole under any bound: it takes no longer than the bounded
+search of 12 megapixels."""
+
+DOUBT_PIXELS = 4_000_000
+"""Up to this size, one whose two largest faces are alike is searched whole too: which of them is
+the largest is decided by a pixel, or by the copy of the series in which each was found."""
+
+LIKENESS = 0.65
+"""Of the areas of two faces, above which they are alike: one copy further, a box is 0.69 of it."""
+
+
 class FaceAlignment(Struct, frozen=True, forbid_unknown_fields=True):
     """How faces are found and cut out; data, as the preprocessing is.
 
@@ -38,8 +50,9 @@ class FaceAlignment(Struct, frozen=True, forbid_unknown_fields=True):
         on_no_face: what an image without a face is: judged as a ``whole``, or an ``error``.
         scan_pixels: pixels of the largest copy of an image that is searched for faces; None
             searches all, from the one of twice its width and height, as the research code does.
+            Where that costs little it is done under any bound: see ``WHOLE_PIXELS``.
         most: of the faces of an image, no more than so many are judged, the largest ones.
-        size: side of the crop, in pixels.
+        size: side of the crop, in pixels: the preprocessing's ``face_side``.
         margin: how much more it shows than the template's square.
     """
 
@@ -110,10 +123,20 @@ class Aligner:
             image: uint8 (height, width, 3), RGB.
         """
         image = np.ascontiguousarray(image)
-        boxes = sorted(self._detector.find(image), key=lambda box: -box.area)
+        boxes = self._boxes(image)
         wanted = 1 if self._alignment.judged == "largest" else self._alignment.most
         cut = [self._cut(image, box) for box in boxes[:wanted]]
         return Faces(len(boxes), [face for face in cut if face is not None])
+
+    def _boxes(self, image: RGB) -> list[Box]:
+        """The faces' boxes, the largest one first."""
+        pixels = image.shape[0] * image.shape[1]
+        boxes = _by_size(self._detector.find(image, whole=pixels <= WHOLE_PIXELS))
+        if self._alignment.judged == "all" or not WHOLE_PIXELS < pixels <= DOUBT_PIXELS:
+            return boxes
+        if len(boxes) > 1 and boxes[1].area > LIKENESS * boxes[0].area:
+            return _by_size(self._detector.find(image, whole=True))
+        return boxes
 
     def _cut(self, image: RGB, box: Box) -> Face | None:
         points = place_landmarks(self._predictor, image, box)[list(LANDMARKS)]
@@ -122,6 +145,10 @@ class Aligner:
             return None
         size = (self._alignment.size, self._alignment.size)
         return Face(box, points, cv2.warpAffine(image, matrix, size).astype(np.uint8, copy=False))
+
+
+def _by_size(boxes: list[Box]) -> list[Box]:
+    return sorted(boxes, key=lambda box: -box.area)
 
 
 def place_landmarks(predictor: Any, image: RGB, box: Box) -> Points:

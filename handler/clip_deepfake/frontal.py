@@ -82,13 +82,14 @@ class FrontalDetector:
         self._detector = _dlibs_detector()
         self._own = threading.local()
 
-    def find(self, image: RGB) -> list[Box]:
+    def find(self, image: RGB, *, whole: bool = False) -> list[Box]:
         """Returns the box of each face, the most certain one first.
 
         Args:
             image: uint8 (height, width, 3), RGB, contiguous.
+            whole: searches every copy, whatever the bound.
         """
-        level = self._level(image)
+        level = 0 if whole else self._level(image)
         if level == 0:
             return [_box(found) for found in self._thread_detector()(image, UPSAMPLINGS)]
         copied = self._copy(image, level)

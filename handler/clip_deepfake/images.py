@@ -1,7 +1,7 @@
-"""Bytes in, RGB image out: bounded, turned as its EXIF data says, or an error to act on."""
+"""Bytes in, RGB image out: bounded, turned as research code turns it, or an error to act on."""
 
 import os
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 # OpenCV reads its own ceiling once, at import. It is the second fence: the header check below is
 # the first, and a file that shows one size there and another to OpenCV meets this one.
@@ -23,6 +23,11 @@ from clip_deepfake.headers import Header, check_inflation, read_header
 RGB = npt.NDArray[np.uint8]
 """Image as uint8 (height, width, 3), channels in the order red, green, blue."""
 
+Orientation = Literal["opencv-4", "opencv-5", "pillow"]
+"""Whose reading decides which images are turned as their EXIF data says, seen on 4.6 to 4.12, 5.0
+and Pillow 9.5 to 13: ``opencv-4`` turns JPEG and PNG, ``opencv-5`` WebP too, ``pillow`` (its
+``convert("RGB")``) none of them. All turn TIFF, and BMP and GIF hold no such data."""
+
 # OpenCV writes a line to stderr for every damaged file; the error that is raised says it better.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
@@ -42,12 +47,13 @@ class Size(NamedTuple):
     work: int
 
 
-def decode(data: bytes | bytearray, max_pixels: int) -> RGB:
+def decode(data: bytes | bytearray, max_pixels: int, orientation: Orientation = "opencv-4") -> RGB:
     """Decodes an image as OpenCV's colour reading does, since research code reads with it.
 
     Args:
         data: a JPEG, PNG, WebP, BMP, TIFF or GIF (its first frame).
         max_pixels: largest width times height; checked in the header, before any decoding.
+        orientation: which formats are turned.
 
     Returns:
         uint8 (height, width, 3) RGB. Alpha is dropped, 16 bits become 8, grey is repeated.
@@ -65,7 +71,7 @@ def decode(data: bytes | bytearray, max_pixels: int) -> RGB:
             check_inflation(data, header.inflated)
         except HeaderError as error:
             raise _untrusted(error) from error
-    image = _whole(data, header)
+    image = _whole(data, header, turned=_turns(data, orientation))
     if (
         image is None
         or sorted(image.shape[:2]) != sorted((header.height, header.width))
@@ -117,14 +123,15 @@ def _untrusted(error: HeaderError) -> TruncatedImageError:
     )
 
 
-def _whole(data: bytes | bytearray, header: Header) -> RGB | None:
+def _whole(data: bytes | bytearray, header: Header, *, turned: bool) -> RGB | None:
     """Decodes an image, and makes sure that what stands behind its pixels is none of them."""
     if not header.endings:
-        return _pixels(data)
+        return _pixels(data, turned=turned)
     first, *others = header.endings
-    image = _pixels(data[: header.end] + first)
+    image = _pixels(data[: header.end] + first, turned=turned)
     for ending in others:
-        if image is not None and not _equal(image, _pixels(data[: header.end] + ending)):
+        other = _pixels(data[: header.end] + ending, turned=turned)
+        if image is not None and not _equal(image, other):
             return None
     return image
 
@@ -133,9 +140,18 @@ def _equal(image: RGB, other: RGB | None) -> bool:
     return other is not None and np.array_equal(image, other)
 
 
-def _pixels(data: bytes | bytearray) -> RGB | None:
+def _turns(data: bytes | bytearray, orientation: Orientation) -> bool:
+    if orientation == "opencv-4":
+        return data[8:12] != b"WEBP"
+    return orientation == "opencv-5"
+
+
+def _pixels(data: bytes | bytearray, *, turned: bool) -> RGB | None:
+    flags = cv2.IMREAD_COLOR_RGB
+    if not turned:
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
     return cast(RGB | None, image)

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from PIL import Image
 
 from clip_deepfake.errors import ImageTooLargeError
-from clip_deepfake.images import RGB
+from clip_deepfake.images import RGB, Orientation
 
 Side = Annotated[int, Meta(gt=0, le=4096)]
 Channels = tuple[float, float, float]
@@ -191,12 +191,17 @@ class Preprocessing(Struct, frozen=True, forbid_unknown_fields=True):
         steps: geometry, in order.
         mean: subtracted per RGB channel from values in [0, 1].
         std: divided by, afterwards. Both are applied by the encoder's module.
+        orientation: which images are turned as their EXIF data says, when they are decoded.
+        face_side: side in pixels of the aligned crops that the head was trained on, before these
+            steps; without meaning where it judges images as they are.
     """
 
     name: str
     steps: list[Step]
     mean: Channels
     std: Channels
+    orientation: Orientation = "opencv-4"
+    face_side: Side = 224
 
     @property
     def side(self) -> int | None:

@@ -1,5 +1,6 @@
 """A head's logits and the faces that they are on in, verdicts out."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -21,7 +22,10 @@ class Judgement:
         label: ``FAKE`` when ``fake_probability`` is above the card's threshold.
         prediction: 1 for FAKE, 0 for REAL.
         confidence: probability of the label given, in [0, 1].
-        fake_probability: in [0, 1].
+        fake_probability: the margin's sigmoid, in [0, 1]; 1 above a margin of 37, where float64
+            has no number left below it.
+        margin: the logit of FAKE less that of REAL, or the only logit: finite, and what tells
+            apart two pictures of equal probability.
         logits: the head's output, one or two numbers.
     """
 
@@ -29,12 +33,13 @@ class Judgement:
     prediction: Literal[0, 1]
     confidence: float
     fake_probability: float
+    margin: float
     logits: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class FacePlace:
-    """Where a face is, in pixels of the image as it stands upright.
+    """Where a face is, in pixels of the image as the detector reads it.
 
     Attributes:
         found: whether there is one; without, the image was judged as a whole.
@@ -95,7 +100,7 @@ def form_verdict(
     if not found.judged:
         none = () if all_faces else None
         return Verdict(**vars(sure[0]), face=FacePlace(False, found.count), faces=none)
-    worst = max(range(len(sure)), key=lambda index: sure[index].fake_probability)
+    worst = max(range(len(sure)), key=lambda index: sure[index].margin)
     face = found.judged[worst]
     return Verdict(
         **vars(sure[worst]),
@@ -122,33 +127,44 @@ def form_judgement(logits: npt.NDArray[np.float32], head: HeadCard) -> Judgement
     """
     if not np.isfinite(logits).all():
         return InternalError(f"the model answered {logits.tolist()}, which are no numbers")
-    probability = fake_probability(logits, head)
+    margin = fake_margin(logits, head)
+    probability = sigmoid(margin)
     fake = probability > head.threshold
     return Judgement(
         label="FAKE" if fake else "REAL",
         prediction=1 if fake else 0,
-        confidence=probability if fake else 1 - probability,
+        confidence=probability if fake else sigmoid(-margin),
         fake_probability=probability,
+        margin=margin,
         logits=tuple(logits.tolist()),
     )
 
 
-def fake_probability(logits: npt.NDArray[np.float32], head: HeadCard) -> float:
-    """Reads a head's output.
+def fake_margin(logits: npt.NDArray[np.float32], head: HeadCard) -> float:
+    """How far a head's output is on the side of FAKE; pictures are ranked by it.
 
     Args:
-        logits: float32 (outputs,).
+        logits: float32 (outputs,), finite.
         head: says whether they are one logit for a sigmoid or two for a softmax.
 
     Returns:
-        The probability of FAKE in [0, 1], computed in float64. A softmax over two logits is the
-        sigmoid of their difference.
+        The logit, or the difference of two, in float64: finite, and as many different values as
+        float32 has. A softmax over two logits is the sigmoid of their difference.
     """
-    values = logits.astype(np.float64)
-    margin = (
-        values[0] if head.outputs == 1 else values[head.fake_index] - values[1 - head.fake_index]
-    )
-    return float(0.5 * (1 + np.tanh(margin / 2)))
+    values: list[float] = logits.tolist()
+    if head.outputs == 1:
+        return values[0]
+    return values[head.fake_index] - values[1 - head.fake_index]
+
+
+def sigmoid(margin: float) -> float:
+    """The probability that a margin stands for, to float64's last digits on either side.
+
+    The exponential is taken of what is not positive: it cannot overflow, and nothing is subtracted
+    from a number near it.
+    """
+    grown = math.exp(-abs(margin))
+    return (grown if margin < 0 else 1.0) / (1.0 + grown)
 
 
 def to_fields(verdict: Verdict) -> dict[str, object]:

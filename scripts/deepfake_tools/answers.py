@@ -1,12 +1,18 @@
 """What TorchServe and the detector answer: untrusted JSON in, frozen dataclasses out."""
 
 import json
+import math
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar, cast, get_args
 
 from deepfake_tools.failures import UnexpectedAnswerError, one_line
 
 T = TypeVar("T")
+
+Orientation = Literal["opencv-4", "opencv-5", "pillow"]
+"""As in `clip_deepfake.images`, which needs more libraries than a client has."""
+
+LARGEST_SIDE = 4096
 
 
 @dataclass(frozen=True)
@@ -17,6 +23,8 @@ class DetectorInfo:
         faces: Whether it aligns faces itself: "largest" or "all"; None where it does not.
         threshold: FAKE is answered above this probability; None where an archive that an earlier
             version built does not say it.
+        orientation: Which images it turns as their EXIF data says; an older one turns all.
+        face_side: Of the aligned crops that it was trained on, in pixels.
     """
 
     model: str
@@ -26,6 +34,8 @@ class DetectorInfo:
     precision: str
     engine: str
     faces: str | None = None
+    orientation: Orientation = "opencv-5"
+    face_side: int = 224
     threshold: float | None = None
 
     @property
@@ -44,6 +54,7 @@ class Verdict:
         confidence: The probability of the label given, in [0, 1].
         fake_probability: In [0, 1].
         detector: What judged it.
+        margin: The logit that `fake_probability` is the sigmoid of; None of an older archive.
     """
 
     label: str
@@ -51,6 +62,7 @@ class Verdict:
     confidence: float
     fake_probability: float
     detector: DetectorInfo
+    margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +162,7 @@ def parse_verdict(value: object) -> Verdict:
         prediction=prediction,
         confidence=_probability(answer, "confidence"),
         fake_probability=_probability(answer, "fake_probability"),
+        margin=_margin(answer),
         detector=DetectorInfo(
             model=_text(detector, "model"),
             commit=None if detector.get("commit") is None else _text(detector, "commit"),
@@ -161,6 +174,8 @@ def parse_verdict(value: object) -> Verdict:
             threshold=None
             if detector.get("threshold") is None
             else _probability(detector, "threshold"),
+            orientation=_orientation(detector),
+            face_side=_side(detector),
         ),
     )
 
@@ -239,6 +254,30 @@ def _probability(answer: dict[str, object], key: str) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
         return float(value)
     raise _unusable(key, value)
+
+
+def _orientation(detector: dict[str, object]) -> Orientation:
+    value = detector.get("orientation", DetectorInfo.orientation)
+    for known in get_args(Orientation):
+        if value == known:
+            return cast(Orientation, known)
+    raise _unusable("orientation", value)
+
+
+def _side(detector: dict[str, object]) -> int:
+    value = detector.get("face_side", DetectorInfo.face_side)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST_SIDE:
+        return value
+    raise _unusable("face_side", value)
+
+
+def _margin(answer: dict[str, object]) -> float | None:
+    value = answer.get("margin")
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise _unusable("margin", value)
 
 
 def _text(answer: dict[str, object], key: str) -> str:

@@ -28,10 +28,14 @@ from deepfake_tools.questions import Question, group, read_image
 from deepfake_tools.records import Record
 from deepfake_tools.tokens import Token
 from deepfake_tools.torchserve import InferenceAPI
+from deepfake_tools.trial import trial_image
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 10.0
 LOST_IN_A_ROW = 5
+
+UNKNOWN = DetectorInfo("", None, "", "", "", "", orientation="opencv-4")
+"""Stands for one that has refused what it was asked about so far, and with it a faceless image."""
 
 
 class DetectorChangedError(ServiceError):
@@ -118,6 +122,7 @@ class Asker:
         self._diagnosis = diagnosis
         self._own = threading.local()
         self._lock = threading.Lock()
+        self._introduction = threading.Lock()
         self._lost = 0
         self._aligns = aligns
         self.detector = detector
@@ -135,9 +140,11 @@ class Asker:
         records = []
         answered = 0
         bodies: dict[int, bytes] = {}
+        changed = any(question.changes for question in questions)
+        detector = self._introduced() if changed else None
         for question in questions:
             try:
-                bodies[question.place] = read_image(question)
+                bodies[question.place] = read_image(question, detector)
             except ServiceError as error:
                 records.append(_record(question.place, _Answer(error, 0.0, is_given=False)))
         for places in list(group(bodies)):
@@ -146,6 +153,19 @@ class Asker:
                 records.append(_record(place, answer))
                 answered += answer.is_given
         return records, answered
+
+    def _introduced(self) -> DetectorInfo:
+        """Returns the detector that images are prepared for, asking it about one of our own first.
+
+        Raises:
+            ServiceError: It did not answer.
+        """
+        with self._introduction:
+            if self.detector is None:
+                result = self._ask_one(trial_image()).result
+                if isinstance(result, ServiceError) and not _is_answer(result):
+                    raise result
+        return self.detector or UNKNOWN
 
     def _ask_several(self, images: Sequence[bytes]) -> list[_Answer]:
         """Asks in one request; when that fails, about each image by itself.
@@ -297,6 +317,7 @@ def _record(place: int, answer: _Answer) -> Record:
             answer.retries,
             prediction=result.prediction,
             fake_probability=result.fake_probability,
+            margin=result.margin,
         )
     return Record(
         place,

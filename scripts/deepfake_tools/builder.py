@@ -72,6 +72,8 @@ def build(options: BuildOptions, report: Callable[[str], None]) -> Built:
     faces = _alignment(options)
     parts = gather(options, report)
     target = _target(options, options.served_name or parts.name)
+    if faces is not None:
+        faces = msgspec.structs.replace(faces, size=parts.preprocessing.face_side)
     card = Card(
         schema=1,
         name=target.name,

@@ -3,11 +3,13 @@
 from pathlib import Path
 from threading import Lock
 
+import msgspec
 from clip_deepfake import errors
 from clip_deepfake.faces import Aligner
 from clip_deepfake.images import decode
 
 from deepfake_tools.alignment import LandmarksError
+from deepfake_tools.answers import DetectorInfo
 from deepfake_tools.distortions import MAX_PIXELS, PNG, encode
 from deepfake_tools.face_options import FaceOptions
 from deepfake_tools.failures import ImageError
@@ -32,25 +34,28 @@ class FaceCutter:
             LandmarksError: The file is no predictor of 68 or 81 points.
         """
         try:
-            alignment = FaceOptions(predictor, exact=exact).alignment()
-            self._aligner = Aligner(predictor, alignment)
+            self._alignment = FaceOptions(predictor, exact=exact).alignment()
         except errors.LoadError as error:
             raise LandmarksError(str(error)) from error
-        self.name = f"aligned-{'exact' if exact else 'bounded'}-{alignment.sha256[:12]}"
+        self.name = f"aligned-{'exact' if exact else 'bounded'}-{self._alignment.sha256[:12]}"
         self.faceless = 0
+        self._predictor = predictor
+        self._aligners: dict[int, Aligner] = {}
         self._lock = Lock()
 
-    def __call__(self, data: bytes) -> bytes:
+    def __call__(self, data: bytes, detector: DetectorInfo) -> bytes:
         """Returns the largest face as a PNG, which loses nothing, or the bytes as they are.
 
         Args:
             data: The bytes of an image file.
+            detector: That it is for; it says how large the face is cut, and what is turned before.
 
         Raises:
             ImageError: The bytes are no image, damaged, or over `MAX_PIXELS`.
         """
         try:
-            faces = self._aligner.find(decode(data, MAX_PIXELS)).judged
+            image = decode(data, MAX_PIXELS, detector.orientation)
+            faces = self._aligner(detector.face_side).find(image).judged
         except errors.ImageError as error:
             raise ImageError(str(error)) from error
         if not faces:
@@ -58,3 +63,11 @@ class FaceCutter:
                 self.faceless += 1
             return data
         return encode(faces[0].crop, ".png", PNG)
+
+    def _aligner(self, side: int) -> Aligner:
+        """Loads the predictor for crops of this size, once: a run has one detector."""
+        with self._lock:
+            if side not in self._aligners:
+                alignment = msgspec.structs.replace(self._alignment, size=side)
+                self._aligners[side] = Aligner(self._predictor, alignment)
+            return self._aligners[side]

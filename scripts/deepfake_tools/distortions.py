@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from clip_deepfake import errors
-from clip_deepfake.images import RGB, decode
+from clip_deepfake.images import RGB, Orientation, decode
 
 from deepfake_tools.failures import ImageError
 
@@ -17,19 +17,20 @@ MAX_PIXELS = 50_000_000
 PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
 
 
-def distort(data: bytes, kind: str, strength: float) -> bytes:
+def distort(data: bytes, kind: str, strength: float, orientation: Orientation) -> bytes:
     """Decodes, distorts and encodes; `perturbations.perturb` says how.
 
     Args:
         data: The bytes of an image file.
         kind: jpeg, blur, resize or noise.
         strength: In the kind's unit.
+        orientation: Which images are turned as their EXIF data says.
 
     Raises:
         ImageError: The bytes are no image, damaged, or over `MAX_PIXELS`.
     """
     try:
-        image = decode(data, MAX_PIXELS)
+        image = decode(data, MAX_PIXELS, orientation)
     except errors.ImageError as error:
         raise ImageError(str(error)) from error
     if kind == "jpeg":

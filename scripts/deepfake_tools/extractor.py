@@ -4,6 +4,7 @@ import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
 import torch
 from clip_deepfake.card import Card, Feature, HeadCard, Limits, ModelSource, SelfTest
 from clip_deepfake.detector import Detector
@@ -66,9 +67,11 @@ def load_extractor(
         BuildError: when there is no such encoder, or it has no such feature, or the landmark
             predictor cannot be used.
     """
-    alignment, aligner = _load_aligner(faces)
+    alignment = _alignment(faces)
     encoder = find_encoder(model, revision, report)
     preprocessing = resolve_preset(preset, encoder.config.image_size, encoder.snapshot.folder)
+    if alignment is not None:
+        alignment = msgspec.structs.replace(alignment, size=preprocessing.face_side)
     source, tower = read_encoder(encoder, torch.float32)
     width = feature_size(tower.config, feature, source.name)
     libraries = {name: installed_version(name) for name in LIBRARIES}
@@ -83,15 +86,15 @@ def load_extractor(
         raise BuildError(f"{source.name}: {error}") from error
     # The server gives a worker a CUDA device by its number; here it is the first one.
     engine = TorchEngine(module, worker_device(gpu_id=0))
+    aligner = None
+    if faces is not None and alignment is not None:
+        aligner = Aligner(faces.predictor, alignment)
     return Extractor(source, key, width, Detector(card, engine, aligner), engine)
 
 
-def _load_aligner(faces: FaceOptions | None) -> tuple[FaceAlignment | None, Aligner | None]:
-    if faces is None:
-        return None, None
+def _alignment(faces: FaceOptions | None) -> FaceAlignment | None:
     try:
-        alignment = faces.alignment()
-        return alignment, Aligner(faces.predictor, alignment)
+        return None if faces is None else faces.alignment()
     except LoadError as error:
         raise BuildError(str(error)) from error
 

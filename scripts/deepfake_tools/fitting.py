@@ -26,6 +26,9 @@ SMALL_TABLE = 1 << 22
 
 Weights = npt.NDArray[np.float64]
 
+Margins = npt.NDArray[np.float64]
+"""Logits of FAKE, (images,)."""
+
 
 @dataclass(frozen=True)
 class LinearHead:
@@ -39,10 +42,15 @@ class LinearHead:
     weight: Weights
     bias: float
 
+    def margins(self, features: Features) -> Margins:
+        """Returns the logit of each of (images, feature size): what they are ranked by."""
+        return np.asarray(features.astype(np.float64) @ self.weight + self.bias)
+
     def probabilities(self, features: Features) -> Scores:
         """Returns the probability of FAKE for each of (images, feature size)."""
-        margin = features.astype(np.float64) @ self.weight + self.bias
-        return np.asarray(0.5 * (1 + np.tanh(margin / 2)))
+        margins = self.margins(features)
+        grown = np.exp(-np.abs(margins))
+        return np.asarray(np.where(margins < 0, grown, 1) / (1 + grown))
 
 
 @dataclass(frozen=True)
@@ -112,7 +120,8 @@ def cross_validate(
         for fold in folds:
             head = fit(features[fold.train], labels[fold.train], strength)
             scores[fold.test] = head.probabilities(features[fold.test])
-            aucs.append(float(roc_auc_score(labels[fold.test], scores[fold.test])))
+            margins = head.margins(features[fold.test])
+            aucs.append(float(roc_auc_score(labels[fold.test], margins)))
             done += 1
             report(done)
         loss = log_loss(labels[rows], scores[rows])

@@ -145,6 +145,7 @@ class Journal:
                 folder=image.folder,
                 prediction=record.prediction,
                 fake_probability=record.fake_probability,
+                margin=record.margin,
                 seconds=record.seconds,
                 error=record.error,
                 message=record.message,

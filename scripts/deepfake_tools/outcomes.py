@@ -1,7 +1,11 @@
 """What became of images and of a whole run: the record that results, metrics and report share."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+ABOVE_ZERO, BELOW_ONE = math.ulp(0.0), 1 - math.ulp(0.5)
+"""The probabilities next to 0 and to 1, which have log odds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +23,8 @@ class Outcome:
         seconds: Latency of the request that it travelled in, undivided.
         error: The kind of its failure; None when it was judged.
         message: The failure in one line.
+        margin: Its logit, which tells apart images whose probabilities round to 0 or 1; None when
+            it failed, or was judged by an archive that says none.
     """
 
     index: int
@@ -30,6 +36,15 @@ class Outcome:
     seconds: float
     error: str | None = None
     message: str | None = None
+    margin: float | None = None
+
+    @property
+    def score(self) -> float | None:
+        """What it is ranked by: the margin, else the log odds; None when it failed."""
+        if self.margin is not None or self.fake_probability is None:
+            return self.margin
+        real, fake = min(self.fake_probability, BELOW_ONE), max(self.fake_probability, ABOVE_ZERO)
+        return math.log(fake) - math.log1p(-real)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,5 +68,5 @@ class Totals:
     command: str
     server: str
     model: str
-    detector: Mapping[str, str | None]
+    detector: Mapping[str, str | int | None]
     threshold: float | None = None

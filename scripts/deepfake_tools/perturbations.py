@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import dataclass
 
+from deepfake_tools.answers import Orientation
 from deepfake_tools.figures import Metrics
 
 
@@ -84,10 +85,12 @@ def perturbations(text: str) -> tuple[Perturbation, ...]:
     return read
 
 
-def perturb(data: bytes, perturbation: Perturbation) -> bytes:
+def perturb(
+    data: bytes, perturbation: Perturbation, orientation: Orientation = "opencv-4"
+) -> bytes:
     """Returns the image after the perturbation: a JPEG from `jpeg`, otherwise a PNG.
 
-    The image is decoded as a worker decodes it: turned as its EXIF data says, 8 bits a channel,
+    The image is decoded as a worker decodes it: turned where the worker would, 8 bits a channel,
     without alpha. The same bytes and perturbation give the same bytes each time.
 
     - `jpeg`: saved at that quality, with the chroma at half the resolution as cameras have it.
@@ -99,6 +102,7 @@ def perturb(data: bytes, perturbation: Perturbation) -> bytes:
     Args:
         data: The bytes of an image file.
         perturbation: What to do to it.
+        orientation: Which images are turned as their EXIF data says, of which nothing is left.
 
     Raises:
         ImageError: The bytes are no image, damaged, or of too many pixels.
@@ -106,7 +110,7 @@ def perturb(data: bytes, perturbation: Perturbation) -> bytes:
     # Heavy, and needed by no other option; `require_extra` looks for what it needs.
     from deepfake_tools.distortions import distort
 
-    return distort(data, perturbation.kind, perturbation.strength)
+    return distort(data, perturbation.kind, perturbation.strength, orientation)
 
 
 def _strength(text: str, kind: Kind, part: str) -> float:

@@ -17,7 +17,7 @@ from clip_deepfake.engines import Engine, Pixels
 from clip_deepfake.faces import Aligner
 from clip_deepfake.labels import Label
 from clip_deepfake.tensors import FloatArray
-from clip_deepfake.verdicts import fake_probability
+from clip_deepfake.verdicts import fake_margin, sigmoid
 
 from deepfake_tools.calibration import Calibration, Sample, read_calibration
 from deepfake_tools.extras import MissingExtraError, require_extra
@@ -28,7 +28,8 @@ LEAST_AGREEMENT = 0.99
 
 BATCH = 8
 
-Probabilities = npt.NDArray[np.float64]
+Margins = npt.NDArray[np.float64]
+"""``verdicts.fake_margin`` of each picture, (pictures,)."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,8 @@ def _measure(
     images: Calibration,
     options: QuantizationOptions,
 ) -> Quantization:
-    before, after = (probabilities(card, engine, images.measure) for engine in (exact, rounded))
+    ranks = [margins(card, engine, images.measure) for engine in (exact, rounded)]
+    before, after = (np.array([sigmoid(margin) for margin in some]) for some in ranks)
     change = np.abs(after - before)
     threshold = card.head.threshold
     return Quantization(
@@ -177,23 +179,23 @@ def _measure(
         mean_change=round(float(change.mean()), 6),
         largest_change=round(float(change.max()), 6),
         agreement=round(float(((before > threshold) == (after > threshold)).mean()), 6),
-        float32_auc=_auc(images.measure.labels, before),
-        int8_auc=_auc(images.measure.labels, after),
+        float32_auc=_auc(images.measure.labels, ranks[0]),
+        int8_auc=_auc(images.measure.labels, ranks[1]),
         overflow_fix=options.overflow_fix,
     )
 
 
-def probabilities(card: Card, engine: Engine, sample: Sample) -> Probabilities:
-    """``fake_probability`` of each picture of a sample, float64 (pictures,)."""
+def margins(card: Card, engine: Engine, sample: Sample) -> Margins:
+    """What an engine makes of each picture of a sample, float64 (pictures,)."""
     logits = [
         row
         for start in range(0, len(sample.pixels), BATCH)
         for row in engine(sample.pixels[start : start + BATCH])
     ]
-    return np.array([fake_probability(row, card.head) for row in logits])
+    return np.array([fake_margin(row, card.head) for row in logits])
 
 
-def _auc(labels: Sequence[Label | None], scores: Probabilities) -> float | None:
+def _auc(labels: Sequence[Label | None], scores: Margins) -> float | None:
     known = [index for index, label in enumerate(labels) if label is not None]
     truth = [labels[index] for index in known]
     if len(set(truth)) < 2:

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 from clip_deepfake.regular_files import read_regular
 
+from deepfake_tools.answers import DetectorInfo
 from deepfake_tools.failures import ImageError
 
 LARGEST_REQUEST_BYTES = 4 * 1024 * 1024
 """Of several images; TorchServe takes 6.5 MB by default. A larger image is asked about alone."""
 
-Change = Callable[[bytes], bytes]
+Change = Callable[[bytes, DetectorInfo], bytes]
+"""An image file's bytes and the detector that they are for in, other bytes out."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,12 @@ class Question:
     changes: tuple[Change, ...] = ()
 
 
-def read_image(question: Question) -> bytes:
+def read_image(question: Question, detector: DetectorInfo | None) -> bytes:
     """Returns the file's bytes, changed as asked.
+
+    Args:
+        question: Which file.
+        detector: That it is for; None where nothing is to be changed.
 
     Raises:
         ImageError: There is no such file, it is no regular one, cannot be read, or is empty.
@@ -40,8 +46,9 @@ def read_image(question: Question) -> bytes:
         raise ImageError(f"cannot be read: {error.strerror}") from error
     if not data:
         raise ImageError("the file is empty")
-    for change in question.changes:
-        data = change(data)
+    if detector is not None:
+        for change in question.changes:
+            data = change(data, detector)
     return data
 
 

@@ -25,7 +25,7 @@ def ranked(metrics: Metrics, sample: Sample, videos: Videos | None) -> Metrics:
     labelled = known != UNLABELLED
     labels, scores = known[labelled], everything[labelled]
     intervals = bootstrap(labels, scores)
-    bins = compute.reliability(labels, scores)
+    bins = compute.reliability(labels, np.frombuffer(sample.probabilities)[labelled])
     return replace(
         metrics,
         auc=compute.roc_auc(labels, scores),
@@ -37,7 +37,7 @@ def ranked(metrics: Metrics, sample: Sample, videos: Videos | None) -> Metrics:
         tpr_at_1_fpr=compute.tpr_at_fpr(labels, scores, 0.01),
         tpr_at_01_fpr=compute.tpr_at_fpr(labels, scores, 0.001),
         ece=compute.calibration_error(bins),
-        video_auc=None if videos is None else compute.roc_auc(*map(np.asarray, videos)),
+        video_auc=None if videos is None else _video_auc(videos),
         videos=0 if videos is None else len(videos.labels),
         folders=_folders(metrics.folders, sample, known, everything),
         curves=Curves(
@@ -47,6 +47,10 @@ def ranked(metrics: Metrics, sample: Sample, videos: Videos | None) -> Metrics:
             reliability=bins,
         ),
     )
+
+
+def _video_auc(videos: Videos) -> float:
+    return compute.roc_auc(np.array(videos.labels, np.int8), np.array(videos.scores, np.float64))
 
 
 def _folders(

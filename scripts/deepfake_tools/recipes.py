@@ -37,26 +37,30 @@ def clip(side: int) -> Preprocessing:
         Resize("shortest_side", side, "pillow", "bicubic"),
         CenterCrop(side, "transformers"),
     ]
-    return Preprocessing("clip", steps, CLIP_MEAN, CLIP_STD)
+    return Preprocessing("clip", steps, CLIP_MEAN, CLIP_STD, "pillow")
 
 
 def squash_cubic(side: int) -> Preprocessing:
-    """DeepfakeBench's: OpenCV's bicubic resize to the square, mean and std 0.5."""
+    """DeepfakeBench's: OpenCV's bicubic resize to the square, mean and std 0.5.
+
+    Its preprocessing/preprocess.py cuts faces at 256 pixels (``res=256``), which its dataset then
+    resizes to the encoder's side: training/dataset/abstract_dataset.py, ``load_rgb``.
+    """
     resize = Resize("squash", side, "opencv", "bicubic")
-    return Preprocessing("squash-cubic", [resize], HALF, HALF)
+    return Preprocessing("squash-cubic", [resize], HALF, HALF, face_side=256)
 
 
 def crop(side: int) -> Preprocessing:
     """UniversalFakeDetect's: centre crop without a resize, black around smaller images."""
     steps: list[Step] = [CenterCrop(side, "torchvision")]
-    return Preprocessing("crop", steps, CLIP_MEAN, CLIP_STD)
+    return Preprocessing("crop", steps, CLIP_MEAN, CLIP_STD, "pillow")
 
 
 def tile_crop(side: int) -> Preprocessing:
     """Effort's for generated images: small ones repeated up to 8/7 of the side, centre crop."""
     # The published code tiles to 256 and crops 224.
     steps: list[Step] = [TileCrop(side, side * 8 // 7, "torchvision")]
-    return Preprocessing("tile-crop", steps, CLIP_MEAN, CLIP_STD)
+    return Preprocessing("tile-crop", steps, CLIP_MEAN, CLIP_STD, "pillow")
 
 
 def resize_crop(side: int) -> Preprocessing:
@@ -65,7 +69,7 @@ def resize_crop(side: int) -> Preprocessing:
         Resize("shortest_side", side, "pillow", "bilinear"),
         CenterCrop(side, "torchvision"),
     ]
-    return Preprocessing("resize-crop", steps, CLIP_MEAN, CLIP_STD)
+    return Preprocessing("resize-crop", steps, CLIP_MEAN, CLIP_STD, "pillow")
 
 
 def pad_crop(side: int) -> Preprocessing:
@@ -90,8 +94,8 @@ def resolve_preset(name: str, side: int, folder: Path | None) -> Preprocessing:
     """Makes the settings for one encoder.
 
     Args:
-        name: a preset's name, or the path of a JSON file with ``steps``, ``mean`` and ``std`` as
-            a card has them under ``preprocessing``.
+        name: a preset's name, or the path of a JSON file with ``steps``, ``mean`` and ``std``, and
+            at will ``orientation`` and ``face_side``, as a card has them under ``preprocessing``.
         side: of the encoder's square input, in pixels.
         folder: of the encoder's checkpoint, whose ``processor_config.json`` or
             ``preprocessor_config.json`` the preset ``clip`` follows; None for an encoder that came
@@ -180,6 +184,7 @@ def _processor_recipe(settings: dict[str, Any], side: int) -> Preprocessing:
             "steps": steps,
             "mean": settings.get("image_mean", CLIP_MEAN),
             "std": settings.get("image_std", CLIP_STD),
+            "orientation": "pillow",
         },
         Preprocessing,
     )

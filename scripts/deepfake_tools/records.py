@@ -14,6 +14,7 @@ class Record:
         retries: How many times its request was repeated.
         prediction: 0 real, 1 fake; None when it failed.
         fake_probability: In [0, 1]; None when it failed.
+        margin: Its logit; None when it failed, or was judged by an archive that says none.
         error: The kind of failure.
         message: The failure in one line.
         exit_code: Of the failure.
@@ -25,6 +26,7 @@ class Record:
     retries: int = 0
     prediction: int | None = None
     fake_probability: float | None = None
+    margin: float | None = None
     error: str | None = None
     message: str | None = None
     exit_code: int = 0
@@ -45,8 +47,11 @@ def to_line(record: Record, at: float) -> dict[str, object]:
         "at": round(at, 3),
     }
     if record.error is None:
-        verdict = {"prediction": record.prediction, "fake_probability": record.fake_probability}
-        return line | verdict
+        return line | {
+            "prediction": record.prediction,
+            "fake_probability": record.fake_probability,
+            "margin": record.margin,
+        }
     return line | {
         "error": record.error,
         "message": record.message,

@@ -155,7 +155,7 @@ def _card(totals: Totals) -> list[tuple[str, str]]:
     threshold = "not known" if totals.threshold is None else f"{totals.threshold:g}"
     return [
         ("Asked for", totals.model),
-        *((name, value or "none") for name, value in totals.detector.items()),
+        *((name, str(value or "none")) for name, value in totals.detector.items()),
         ("FAKE above", threshold),
         ("Server", totals.server),
     ]

@@ -10,7 +10,7 @@ from deepfake_tools.outcomes import Outcome
 from deepfake_tools.videos import Directory
 
 BINS = 20
-"""Equal bins of the score histogram over [0, 1]."""
+"""Equal bins of the probabilities' histogram over [0, 1]."""
 
 UNLABELLED = -1
 MISTAKES = 24
@@ -43,11 +43,12 @@ class Sample:
         right: Predictions that are the label, of real images and of fake ones.
         folders: By the outcomes' folder, in the order in which they came.
         directories: Labelled images by the full path of the directory that they lie in.
-        scores: `fake_probability` of each judged image.
+        scores: `score` of each judged image, by which they are ranked.
+        probabilities: `fake_probability` of the same images.
         labels: Of the same images: 0 real, 1 fake, -1 not known.
         places: Of the same images: the position of their folder in `folders`.
         seconds: Of the same images: the latency of the request that they travelled in.
-        histogram: Judged images by label (0, 1, -1) in `BINS` equal bins of their score.
+        histogram: Judged images by label (0, 1, -1) in `BINS` equal bins of their probability.
     """
 
     def __init__(self) -> None:
@@ -56,6 +57,7 @@ class Sample:
         self.folders: dict[str, FolderCounts] = {}
         self.directories: dict[str, Directory] = {}
         self.scores = array("d")
+        self.probabilities = array("d")
         self.labels = array("b")
         self.places = array("l")
         self.seconds = array("d")
@@ -65,20 +67,21 @@ class Sample:
 
     def add(self, outcome: Outcome) -> None:
         """Takes in one outcome."""
-        score = outcome.fake_probability
-        if score is None:
+        probability, score = outcome.fake_probability, outcome.score
+        if probability is None or score is None:
             self.failed[outcome.error or "unknown"] += 1
             return
         label = UNLABELLED if outcome.label is None else outcome.label
         self.scores.append(score)
+        self.probabilities.append(probability)
         self.labels.append(label)
         self.seconds.append(outcome.seconds)
         self.places.append(self._places.setdefault(outcome.folder, len(self._places)))
-        self.histogram[label][min(int(score * BINS), BINS - 1)] += 1
-        self._count(outcome, score)
+        self.histogram[label][min(int(probability * BINS), BINS - 1)] += 1
+        self._count(outcome, probability)
         if label != UNLABELLED:
             directory, name = os.path.split(outcome.path)
-            self.directories.setdefault(directory, Directory()).add(name, label, score)
+            self.directories.setdefault(directory, Directory()).add(name, label, probability, score)
             self._check(outcome, label, score)
 
     def count(self, label: int) -> int:
@@ -90,20 +93,20 @@ class Sample:
         """The labelled images judged wrongly with most confidence, at most `MISTAKES`."""
         return tuple(outcome for *_, outcome in sorted(self._mistakes, reverse=True))
 
-    def _count(self, outcome: Outcome, score: float) -> None:
+    def _count(self, outcome: Outcome, probability: float) -> None:
         counts = self.folders.setdefault(outcome.folder, FolderCounts())
         counts.images += 1
         counts.real += outcome.label == 0
         counts.fake += outcome.label == 1
         counts.right += outcome.label is not None and outcome.label == outcome.prediction
-        counts.probability += score
+        counts.probability += probability
 
     def _check(self, outcome: Outcome, label: int, score: float) -> None:
         if outcome.prediction == label:
             self.right[label] += 1
             return
         # Of equally wrong ones the first in the run come first, so that runs can be compared.
-        entry = (abs(score - label), -len(self.scores), outcome)
+        entry = (-score if label else score, -len(self.scores), outcome)
         if len(self._mistakes) < MISTAKES:
             heapq.heappush(self._mistakes, entry)
         else:

@@ -11,7 +11,7 @@ Labels = npt.NDArray[np.int8]
 """0 for real, 1 for fake, (images,); both are there."""
 
 Scores = npt.NDArray[np.float64]
-"""Probability of FAKE in [0, 1], (images,)."""
+"""What images are ranked by, (images,): margins, or any other that rises with them."""
 
 CURVE_POINTS = 400
 CALIBRATION_BINS = 15
@@ -61,7 +61,7 @@ def tpr_at_fpr(labels: Labels, scores: Scores, target: float) -> float:
     return float(tpr[fpr <= target].max())
 
 
-def reliability(labels: Labels, scores: Scores) -> tuple[Bin, ...]:
+def reliability(labels: Labels, probabilities: Scores) -> tuple[Bin, ...]:
     """Sorts images into 15 equal bins of their probability of FAKE; empty bins are left out.
 
     The bins are ((m - 1) / 15, m / 15] as in Guo et al. 2017, "On calibration of modern neural
@@ -69,10 +69,12 @@ def reliability(labels: Labels, scores: Scores) -> tuple[Bin, ...]:
     label's confidence, so that they do not depend on the card's threshold.
     """
     edges = np.arange(CALIBRATION_BINS + 1) / CALIBRATION_BINS
-    places = np.clip(np.searchsorted(edges, scores, side="left") - 1, 0, CALIBRATION_BINS - 1)
+    places = np.clip(
+        np.searchsorted(edges, probabilities, side="left") - 1, 0, CALIBRATION_BINS - 1
+    )
     images = np.bincount(places, minlength=CALIBRATION_BINS)
     fakes = np.bincount(places, weights=labels, minlength=CALIBRATION_BINS)
-    sums = np.bincount(places, weights=scores, minlength=CALIBRATION_BINS)
+    sums = np.bincount(places, weights=probabilities, minlength=CALIBRATION_BINS)
     return tuple(
         Bin(
             lower=float(edges[i]),

@@ -142,7 +142,11 @@ def _questions(
     for place in journal.missing():
         variant, index = divmod(place, len(collection.images))
         how = variants[variant]
-        worsen = None if how is None else partial(perturb, perturbation=how)
+        worsen = None if how is None else partial(_worsen, how)
         # Faces are looked for in the image as it was made worse, as a worker would.
         changes = tuple(change for change in (worsen, cut) if change is not None)
         yield Question(place, collection.images[index].path, changes)
+
+
+def _worsen(how: Perturbation, data: bytes, detector: DetectorInfo) -> bytes:
+    return perturb(data, how, detector.orientation)

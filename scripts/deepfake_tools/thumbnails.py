@@ -17,7 +17,7 @@ SIDE = 220
 def data_uri(path: Path) -> str | None:
     """Returns a small JPEG of the image as a data URI, or None where it cannot be read any more."""
     try:
-        image = decode(path.read_bytes(), MAX_PIXELS)
+        image = decode(path.read_bytes(), MAX_PIXELS, "opencv-5")
     except (OSError, ValueError, errors.ImageError):
         return None
     encoded = encode(_small(image), ".jpg", (cv2.IMWRITE_JPEG_QUALITY, 80))

@@ -150,13 +150,14 @@ def _thresholds(
 
 
 def _judge(head: LinearHead, images: TrainingSet, rows: Rows, threshold: float) -> Scores:
-    labels, scores = images.labels[rows], head.probabilities(images.features[rows])
+    labels, features = images.labels[rows], images.features[rows]
+    margins = head.margins(features)
     return Scores(
         real=int((labels == 0).sum()),
         fake=int((labels == 1).sum()),
-        auc=float(roc_auc_score(labels, scores)),
-        pr_auc=float(average_precision_score(labels, scores)),
-        accuracy=accuracy(labels, scores, threshold),
+        auc=float(roc_auc_score(labels, margins)),
+        pr_auc=float(average_precision_score(labels, margins)),
+        accuracy=accuracy(labels, head.probabilities(features), threshold),
     )
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from deepfake_tools.trial import trial_image
+from PIL import Image
 
 from tests.portraits import encode, photograph
 from tests.reference_alignment import reference_crop
@@ -60,6 +62,25 @@ def test_the_crop_is_sent_without_loss_and_a_faceless_image_as_it_is(
     for name in ("a.png", "b.jpg"):
         expected = reference_crop(rgb((pictures / name).read_bytes()), str(landmarks))
         assert any(np.array_equal(crop, expected) for crop in crops)
+
+
+def test_the_crop_is_cut_as_the_detector_says(client: Client, tmp_path: Path, landmarks: Path):
+    """A detector of DeepfakeBench's, and a picture that Pillow would not turn."""
+    upright = photograph(500, 500, [(21, 100, 100, 280)])
+    exif = Image.Exif()
+    exif[0x0112] = 3  # as if it were upside down
+    Image.fromarray(upright).save(tmp_path / "photo.png", exif=exif)
+    answer = verdict(0.8)
+    answer["detector"] |= {"orientation": "pillow", "face_side": 256}  # type: ignore[operator]
+    with StubServer(lambda request: answer_each(request, lambda image: json_reply(answer))) as stub:
+        run = client(
+            "--image", "photo.png", "--landmark_model", str(landmarks), server=stub.address
+        )
+    assert run.code == 0, run.err
+    first, sent = (image for request in stub.requests for image in images_of(request))
+    assert first == trial_image()
+    expected = reference_crop(upright, str(landmarks), size=256)
+    assert np.array_equal(rgb(sent), expected)
 
 
 @pytest.fixture
@@ -147,12 +168,13 @@ def test_a_run_is_not_gone_on_with_under_another_alignment(
     served = Served()
     answers = []
 
-    def first_only(request: Request) -> Reply:
-        answers.append(served(request) if not answers else FULL)
+    def first_two(request: Request) -> Reply:
+        # What the client asks about an image of its own, and the first of the folder's.
+        answers.append(served(request) if len(answers) < 2 else FULL)
         return answers[-1]
 
     options = ("--image", str(folder), "--landmark_model", str(landmarks), "--concurrency", "1")
-    with StubServer(first_only) as stub:
+    with StubServer(first_two) as stub:
         assert client(*options, "--retries", "0", server=stub.address).code == 4
     with StubServer(served) as stub:
         exact = client(*options, "--face-detection", "exact", "--resume", server=stub.address)

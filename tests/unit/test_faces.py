@@ -15,6 +15,7 @@ import skimage.data
 from clip_deepfake.digests import file_digest
 from clip_deepfake.errors import LoadError
 from clip_deepfake.faces import Aligner, FaceAlignment, load_predictor
+from clip_deepfake.frontal import Box
 
 from tests.portraits import RGB, photograph
 from tests.reference_alignment import DETECT, reference_crop, reference_matrix, reference_points
@@ -199,3 +200,54 @@ def test_without_dlib_an_aligner_says_what_to_install(
     monkeypatch.setitem(sys.modules, "dlib", None)
     with pytest.raises(LoadError, match=r"pip install 'clip-deepfake\[faces\]'"):
         Aligner(landmarks, settings)
+
+
+class Search:
+    """Stands for the detector: finds two faces, the other one larger when all is searched."""
+
+    def __init__(self, smaller: int) -> None:
+        self.smaller = smaller
+        self.whole: list[bool] = []
+
+    def find(self, image: RGB, *, whole: bool = False) -> list[Box]:
+        self.whole.append(whole)
+        one, other = Box(0, 0, 99, 99), Box(200, 0, 199 + self.smaller, 99)
+        return [one, Box(200, 0, 300, 99)] if whole else [one, other]
+
+
+@pytest.mark.parametrize(
+    ("shape", "smaller", "judged", "searches", "left"),
+    [
+        ((1000, 1000), 99, "largest", [True], 200),  # a small image
+        ((1000, 1001), 99, "largest", [False, True], 200),  # in doubt
+        ((2000, 2000), 99, "largest", [False, True], 200),
+        ((2000, 2001), 99, "largest", [False], 0),  # a large one
+        ((2000, 2000), 60, "largest", [False], 0),  # no doubt
+        ((2000, 2000), 99, "all", [False], 0),  # no choice
+    ],
+)
+def test_images_are_searched_whole_where_that_costs_little(
+    aligner: Callable[..., Aligner],
+    monkeypatch: pytest.MonkeyPatch,
+    shape: tuple[int, int],
+    smaller: int,
+    judged: str,
+    searches: list[bool],
+    left: int,
+) -> None:
+    found, search = aligner(judged=judged), Search(smaller)
+    monkeypatch.setattr(found, "_detector", search)
+    first = found.find(np.zeros((*shape, 3), np.uint8)).judged[0]
+    assert search.whole == searches
+    assert first.box.left == left
+
+
+def test_of_two_faces_of_one_size_the_default_search_takes_that_of_the_exact_one(
+    aligner: Callable[..., Aligner],
+) -> None:
+    small = photograph(800, 1250, [(0, 30, 60, 400), (42, 700, 40, 398)])
+    large = cv2.resize(small, (1600, 1024), interpolation=cv2.INTER_CUBIC)
+    for image in (small, large):
+        (face,) = aligner().find(image).judged
+        expected = max(DETECT(image, 1), key=lambda box: box.area())
+        assert face.box[:2] == (expected.left(), expected.top())

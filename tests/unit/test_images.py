@@ -10,7 +10,7 @@ from clip_deepfake.errors import (
     ImageTooLargeError,
     TruncatedImageError,
 )
-from clip_deepfake.images import checked_size, decode
+from clip_deepfake.images import Orientation, checked_size, decode
 from PIL import Image
 
 LIMIT = 50_000_000
@@ -98,6 +98,32 @@ def test_exif_orientation_turns_the_image(orientation: int) -> None:
     image = decode(data, LIMIT)
     assert image.shape == np.asarray(expected).shape
     assert np.abs(image.astype(int) - np.asarray(expected)).max() <= 1
+
+
+TURNED = {
+    "opencv-4": {"JPEG", "PNG", "TIFF"},
+    "opencv-5": {"JPEG", "PNG", "WEBP", "TIFF"},
+    "pillow": {"TIFF"},
+}
+
+
+@pytest.mark.parametrize("reader", TURNED)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_each_readers_formats_are_turned(reader: Orientation, kind: str) -> None:
+    """opencv-5 against the installed OpenCV, pillow against Pillow; opencv-4 by the formats that
+    4.6.0.66, 4.7.0.72, 4.11.0.86 and 4.12.0.88 turned when they were tried."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    settings = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {"lossless": True}
+    data = encoded(PHOTO, kind, exif=exif, **settings)
+    by_opencv_5 = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    by_pillow = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    expected = by_opencv_5 if kind in TURNED[reader] else by_pillow
+    if reader == "pillow":
+        assert np.array_equal(expected.shape, by_pillow.shape)
+    image = decode(data, LIMIT, reader)
+    assert image.shape == expected.shape
+    assert np.abs(image.astype(int) - expected).max() <= 1
 
 
 def test_a_gif_is_its_first_frame() -> None:

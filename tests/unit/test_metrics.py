@@ -16,6 +16,7 @@ from deepfake_tools.figures import Metrics
 from deepfake_tools.metrics import measure
 from deepfake_tools.outcomes import Outcome
 from deepfake_tools.sample import MISTAKES
+from scipy.special import expit
 from sklearn import metrics as sklearn_metrics
 
 
@@ -401,3 +402,31 @@ def test_100_000_images_take_seconds_and_little_memory():
     seconds, kilobytes = map(float, run.stdout.split())
     assert seconds < 60  # 5 on one free core
     assert kilobytes < 200 * 1024
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_images_whose_probabilities_round_to_one_number_keep_their_ranks(sign: int):
+    ranked = [sign * 50.0 + step for step in range(8)]
+    labels = [0] * 4 + [1] * 4
+    outcomes = [
+        Outcome(i, f"{label}.png", label, "", 1, float(expit(margin)), 0.1, margin=margin)
+        for i, (label, margin) in enumerate(zip(labels, ranked, strict=True))
+    ]
+    metrics = measure(outcomes)
+    assert metrics.auc == sklearn_metrics.roc_auc_score(labels, ranked)
+    assert metrics.pr_auc == sklearn_metrics.average_precision_score(labels, ranked)
+
+
+def test_an_archive_that_tells_no_margins_is_ranked_by_its_probabilities():
+    metrics = of([0, 1, 0, 1, 1], [0.0, 1.0, 0.4, 0.4, 1e-300])
+    assert metrics.auc == sklearn_metrics.roc_auc_score([0, 1, 0, 1, 1], [0, 1, 0.4, 0.4, 1e-300])
+
+
+def test_videos_whose_means_round_to_1_keep_their_ranks():
+    outcomes = [
+        Outcome(i, f"{label}/{video}/{i:03}.png", label, "", 1, 1.0, 0.1, margin=60.0 + 9 * video)
+        for i, (label, video) in enumerate(
+            (video // 2, video) for video in range(4) for _ in range(3)
+        )
+    ]
+    assert measure(outcomes).video_auc == 1.0

@@ -154,13 +154,15 @@ def test_a_larger_strength_does_more(kind: str):
     assert changes == sorted(changes)
 
 
-def test_an_image_is_turned_as_its_exif_data_says():
+def test_an_image_is_turned_where_the_detector_turns_it():
     stream = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
     Image.fromarray(photograph(90, 120)).save(stream, "JPEG", exif=exif)
     _, result = opened(perturb(stream.getvalue(), Perturbation("blur", 1)))
     assert result.shape == (120, 90, 3)
+    _, result = opened(perturb(stream.getvalue(), Perturbation("blur", 1), "pillow"))
+    assert result.shape == (90, 120, 3)
 
 
 def test_grey_and_transparent_images_are_taken():

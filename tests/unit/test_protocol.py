@@ -6,7 +6,7 @@ from clip_deepfake.errors import DetectorError, ImageError, ImageTooLargeError
 from clip_deepfake.protocol import Answer, Request, form_answer, parse_request
 from clip_deepfake.verdicts import Verdict
 
-GOOD = Verdict("FAKE", 1, 0.75, 0.75, (0.0, 1.0986123))
+GOOD = Verdict("FAKE", 1, 0.75, 0.75, 1.0986123, (0.0, 1.0986123))
 DETECTOR = {"model": "acme/clip", "head": "untrained"}
 
 
@@ -102,6 +102,7 @@ def test_one_image_gets_one_verdict() -> None:
         "prediction": 1,
         "confidence": 0.75,
         "fake_probability": 0.75,
+        "margin": 1.0986123,
         "logits": [0.0, 1.0986123],
         "detector": DETECTOR,
     }

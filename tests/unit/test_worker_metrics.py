@@ -15,7 +15,9 @@ from clip_deepfake.verdicts import FacePlace, Verdict
 
 def verdict(probability: float, face: FacePlace | None = None) -> Verdict:
     fake = probability > 0.5
-    return Verdict("FAKE" if fake else "REAL", 1 if fake else 0, 0.5, probability, (0.0,), face)
+    return Verdict(
+        "FAKE" if fake else "REAL", 1 if fake else 0, 0.5, probability, 0.0, (0.0,), face
+    )
 
 
 def grown(increments: list[Increment]) -> dict[tuple[str, str], float]:

@@ -71,8 +71,10 @@ def _clip_logits(detector: Detector, images: Sequence[bytes]) -> tuple[Logits, .
         Resize("shortest_side", side, "pillow", "bicubic"),
         CenterCrop(side, "transformers"),
     ]
-    clip = Preprocessing("clip", steps, card.preprocessing.mean, card.preprocessing.std)
-    pixels = [clip.apply(decode(image, card.limits.max_pixels)) for image in images]
+    clip = Preprocessing("clip", steps, card.preprocessing.mean, card.preprocessing.std, "pillow")
+    pixels = [
+        clip.apply(decode(image, card.limits.max_pixels, clip.orientation)) for image in images
+    ]
     return tuple(tuple(row) for row in detector.engine(np.stack(pixels)).tolist())
 
 
