@@ -208,7 +208,7 @@ def test_numbers_have_an_upper_bound(
         with pytest.raises(SystemExit) as end:
             build_mar.parse_arguments([option, value])
         assert end.value.code == 2
-        assert f"no whole number from 1 to {most}" in capsys.readouterr().err
+        assert f"is not a whole number from 1 to {most}" in capsys.readouterr().err
 
 
 def test_options_of_int8_are_not_ignored_without_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -240,7 +240,7 @@ def test_int8_is_not_torchs(tinted: Path, refused: Callable[..., str]) -> None:
         (["--calibration", "."], "--calibration is for --precision int8"),
         (["--max-deviation", "0.1"], "--max-deviation is for --precision int8"),
         (["--overflow-fix"], "--overflow-fix is for --precision int8"),
-        (["--max-deviation", "2"], "2 is not between 0 and 1"),
+        (["--max-deviation", "2"], "'2' is not a share between 0 and 1"),
     ],
 )
 def test_options_that_do_not_go_together(

@@ -343,5 +343,7 @@ def test_an_untrained_head_may_read_the_other_feature(
     assert head["weight"].shape == (2, 40)
     assert (built.card.head.source, built.card.head.threshold) == ("untrained", 0.25)
     said = built.card.short()
-    assert set(said) == {"model", "commit", "version", "head", "precision", "threshold"}
+    assert set(said) == {
+        "model", "commit", "version", "head", "precision", "threshold", "orientation", "face_side"
+    }  # fmt: skip
     assert said["threshold"] == 0.25
