@@ -15,6 +15,7 @@ from clip_deepfake.errors import EngineLostError, LoadError
 from clip_deepfake.questions import Question
 
 if TYPE_CHECKING:
+    from clip_deepfake.metrics import Increment
     from clip_deepfake.worker import Batch
 
 logger = logging.getLogger(__name__)
@@ -117,7 +118,8 @@ class DeepfakeHandler:
 
     def _count(self, metrics: Any) -> None:
         """Hands TorchServe what the counters have grown by."""
-        for increment in self.worker.increments():
+
+        def send(increment: "Increment") -> None:
             counter = increment.counter
             if counter.name not in self.counters:
                 self.counters[counter.name] = metrics.add_metric_to_cache(
@@ -126,6 +128,8 @@ class DeepfakeHandler:
             self.counters[counter.name].add_or_update(
                 increment.amount, [increment.value, *self.model]
             )
+
+        self.worker.report(send)
 
 
 def _questions(data: Sequence[Mapping[str, object]], context: Any) -> list[Question]:

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,9 +106,9 @@ class Worker:
             self._tally.add(batch.predictions, examined.results, examined.timings)
         return batch
 
-    def increments(self) -> Sequence[Increment]:
-        """What the counters have grown by since the last call."""
-        return self._tally.take()
+    def report(self, send: Callable[[Increment], None]) -> None:
+        """Hands on what the counters have grown by, as ``Tally.report`` does."""
+        self._tally.report(send)
 
     def preprocess(self, questions: Sequence[Question]) -> list[Request]:
         """Finds the images in each question."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event, Thread
 from types import SimpleNamespace
 
 import deepfake_handler
@@ -96,6 +97,35 @@ def test_a_description_is_answered_after_the_counters_are_reported(
     assert json.loads(answer)["detector"]["engine"] == "stand-in"
     sums = context.counters["clip_deepfake_batches_total"].sums
     assert sums[("1", "small", "3")] == 1
+
+
+def test_a_description_waits_for_the_thread_that_reports(
+    handler: DeepfakeHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks for it ends this worker next, and the thread with it."""
+    begun, go_on = Event(), Event()
+
+    def add(metric: Metric, value: float, labels: list[str]) -> None:
+        if value:
+            begun.set()
+            assert go_on.wait(10)
+        metric.sums[tuple(labels)] = metric.sums.get(tuple(labels), 0) + value
+
+    monkeypatch.setattr(Metric, "add_or_update", add)
+    context = Context()
+    handler.initialize(context)
+    handler.handle([{"body": image(0)}], context)
+    assert begun.wait(10)
+    asked = Context()
+    asked.headers = [{"describe": "True"}]
+    description = Thread(target=handler.handle, args=([{}], asked))
+    description.start()
+    description.join(0.05)
+    assert description.is_alive()
+    go_on.set()
+    description.join(10)
+    assert context.counters["clip_deepfake_verdicts_total"].sums["REAL", "small", "3"] == 1
+    assert context.counters["clip_deepfake_batches_total"].sums["1", "small", "3"] == 1
 
 
 def test_counters_that_cannot_be_reported_stop_nothing(

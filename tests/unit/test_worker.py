@@ -5,6 +5,7 @@ from clip_deepfake import worker as worker_module
 from clip_deepfake.card import Card
 from clip_deepfake.detector import Detector
 from clip_deepfake.errors import EngineLostError
+from clip_deepfake.metrics import Increment
 from clip_deepfake.questions import Question
 from clip_deepfake.worker import Batch, Worker
 
@@ -118,9 +119,12 @@ def test_a_lost_device_is_not_answered_for(small_card: Card) -> None:
 
 
 def test_descriptions_are_not_counted(worker: Worker) -> None:
-    worker.increments()
+    counted: list[Increment] = []
+    worker.report(lambda increment: None)
     worker.answer([Question({}, describe=True)])
-    assert worker.increments() == []
+    worker.report(counted.append)
+    assert counted == []
     worker.answer([Question({}, describe=True), *ask(image(1))])
-    counted = {entry.counter.name: entry.value for entry in worker.increments()}
-    assert counted["clip_deepfake_batches_total"] == "1"
+    worker.report(counted.append)
+    sizes = {entry.counter.name: entry.value for entry in counted}
+    assert sizes["clip_deepfake_batches_total"] == "1"
