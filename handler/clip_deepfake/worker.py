@@ -118,12 +118,7 @@ class Worker:
         if question.describe:
             return DESCRIBE
         try:
-            return parse_request(
-                question.parts,
-                explain=question.explain,
-                kserve=question.kserve,
-                max_images=self._detector.card.limits.max_images,
-            )
+            return parse_request(question, max_images=self._detector.card.limits.max_images)
         except Exception:
             logger.exception("request %s could not be read", question.id)
             return Request((UNEXPECTED,), question.kserve)

@@ -21,6 +21,8 @@ import torch
 from clip_deepfake.card import parse_card
 from clip_deepfake.detector import load_detector
 from clip_deepfake.verdicts import Verdict
+from deepfake_tools.chaos.image_cases import COPIES
+from deepfake_tools.chaos.memory import PeakMemory
 from deepfake_tools.local_server import LocalServer
 from deepfake_tools.torchserve import served_name
 from PIL import Image
@@ -149,6 +151,65 @@ def test_every_form_of_request_gets_the_same_verdicts(
     ]
     for answer in answers:
         assert [verdict["fake_probability"] for verdict in answer] == wanted
+
+
+def test_a_part_that_torchserve_loses_is_told(served: Served, examples: list[Path]) -> None:
+    photos = [path.read_bytes() for path in examples[:2]]
+    files = [("image", (f"{index}.jpg", photo)) for index, photo in enumerate(photos)]
+    answer = served.post(f"/predictions/{NAME}", files=files)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "lost_parts")
+    # The same without a length of its own: TorchServe counts what it has gathered.
+    sent = requests.Request("POST", "http://host", files=files).prepare()
+    assert isinstance(sent.body, bytes)
+    kind = {"Content-Type": str(sent.headers["Content-Type"])}
+    chunked = served.post(f"/predictions/{NAME}", data=iter([sent.body]), headers=kind)
+    assert (chunked.status_code, chunked.json()["error"]["code"]) == (400, "lost_parts")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["text/plain;charset=UTF-8", "text/json", "application/json", "application/octet-stream"],
+)
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf", b" \r\n"], ids=["", "mark", "blanks"])
+def test_json_is_read_whatever_its_type(
+    served: Served, examples: list[Path], kind: str, start: bytes
+) -> None:
+    text = json.dumps({"instances": [{"b64": base64.b64encode(examples[0].read_bytes()).decode()}]})
+    data, headers = start + text.encode(), {"Content-Type": kind}
+    answer = served.post(f"/predictions/{NAME}", data=data, headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["label"] in ("REAL", "FAKE")
+
+
+def test_millions_of_instances_are_refused_before_they_become_objects(served: Served) -> None:
+    pid, body = served.worker_pid(), b'{"instances":[' + b"1," * 15_000_000 + b"1]}"
+    headers = {"Content-Type": "application/json"}
+    memory = PeakMemory(pid)
+    answer = served.post(f"/predictions/{NAME}", data=body, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_many_images")
+    assert served.worker_pid() == pid
+    memory.look()
+    assert memory.peak_mb - memory.before_mb < COPIES * len(body) / 1e6
+
+
+def test_a_clients_describe_tells_nothing_of_the_worker(
+    served: Served, examples: list[Path]
+) -> None:
+    photo = examples[0].read_bytes()
+    describe = {"describe": "True"}
+    for path in (f"/predictions/{NAME}", f"/v1/models/{NAME}:predict", f"/models/{NAME}/invoke"):
+        answer = served.post(path, data=photo, headers=OCTETS | describe)
+        assert answer.status_code == 200, answer.text
+        assert "label" in answer.text
+        form = {"Content-Type": "multipart/form-data; boundary=b"} | describe
+        for data in (b"", b"--b--\r\n"):
+            empty = served.post(path, data=data, headers=form)
+            assert empty.status_code >= 400
+            assert "pid" not in answer.text + empty.text
+    assert served.server.management().ask_handler(NAME, "1") == {
+        "pid": served.worker_pid(),
+        "detector": answer.json()["detector"],
+    }
 
 
 @pytest.mark.parametrize("path", [f"/explanations/{NAME}", f"/v1/models/{NAME}:explain"])

@@ -12,7 +12,7 @@ from clip_deepfake.worker import Batch, Worker
 from tests.unit.stand_in_engine import StandInEngine, image
 
 
-def ask(*parts: object) -> list[Question]:
+def ask(*parts: bytes) -> list[Question]:
     return [Question({"body": part}, id=f"id-{index}") for index, part in enumerate(parts)]
 
 
@@ -56,10 +56,10 @@ def test_a_request_that_cannot_be_read_fails_alone(
 ) -> None:
     parse = worker_module.parse_request
 
-    def broken(parts: dict[str, object], **options: bool) -> object:
-        if parts["body"] == b"second":
+    def broken(question: Question, max_images: int) -> object:
+        if question.parts["body"] == b"second":
             raise KeyError("unexpected")
-        return parse(parts, **options)  # type: ignore[arg-type]
+        return parse(question, max_images)
 
     monkeypatch.setattr(worker_module, "parse_request", broken)
     batch = worker.answer(ask(image(1), b"second", image(2)))
