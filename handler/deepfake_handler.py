@@ -10,7 +10,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import clip_deepfake
-from clip_deepfake.cores import available_cores
+from clip_deepfake.cores import share_of_cores
 from clip_deepfake.errors import EngineLostError, LoadError
 from clip_deepfake.questions import Question, read_question
 
@@ -157,8 +157,7 @@ def _reason(error: Exception) -> str:
 
 def _threads(context: Any) -> int | None:
     """This worker's share of the processor; None where it has no sibling."""
-    workers = int((context.model_yaml_config or {}).get("maxWorkers", 1))
-    return None if workers == 1 else max(1, available_cores() // workers)
+    return share_of_cores(int((context.model_yaml_config or {}).get("maxWorkers", 1)))
 
 
 def _refuse_foreign_package(directory: Path) -> None:

@@ -63,12 +63,27 @@ class Examined:
 class Detector:
     """A card, its preprocessing and an engine, and an aligner where the card wants faces."""
 
-    def __init__(self, card: Card, engine: Engine, aligner: Aligner | None = None) -> None:
-        """Puts the parts in a row; ``load_detector`` makes them from an unpacked archive."""
+    def __init__(
+        self,
+        card: Card,
+        engine: Engine,
+        aligner: Aligner | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """Puts the parts in a row; ``load_detector`` makes them from an unpacked archive.
+
+        Args:
+            card: of the detector.
+            engine: computes its logits.
+            aligner: finds faces, where the card wants them.
+            threads: that prepare images; None takes every core that this process may use.
+        """
         self.card = card
         self.engine = engine
         self._aligner = aligner
-        self._pool = ThreadPoolExecutor(available_cores(), thread_name_prefix="preprocess")
+        self._pool = ThreadPoolExecutor(
+            threads or available_cores(), thread_name_prefix="preprocess"
+        )
 
     def judge(self, images: Sequence[ImageBytes]) -> list[Verdict | DetectorError]:
         """Judges images; a broken one does not touch the others.
@@ -182,7 +197,8 @@ def load_detector(
     Args:
         directory: holds the card and the files that it names.
         gpu_id: the CUDA device to use, or None.
-        threads: that a CPU engine computes with; None takes every core that it may use.
+        threads: that prepare images, and that a CPU engine computes with; None takes every core
+            that this process may use.
 
     Raises:
         LoadError: when a file is missing or damaged, the logits are not the card's, or a library
@@ -194,7 +210,13 @@ def load_detector(
     aligner = Aligner(directory / LANDMARKS_FILE, card.faces) if card.faces else None
     engine = open_engine(card, directory, gpu_id, threads)
     check_logits(card, engine)
-    return Detector(card, engine, aligner)
+    if threads is not None:
+        # Not at the top: clip_deepfake.images comes first, with what OpenCV reads at its import.
+        import cv2
+
+        # Its own threads work for whichever of the pool's calls it.
+        cv2.setNumThreads(threads)
+    return Detector(card, engine, aligner, threads)
 
 
 def check_logits(card: Card, engine: Engine) -> None:

@@ -167,7 +167,8 @@ def open_worker(directory: Path, gpu_id: int | None, threads: int | None) -> Wor
     Args:
         directory: holds the card and the files that it names.
         gpu_id: the CUDA device to use, or None.
-        threads: that a CPU engine computes with; None takes every core that it may use.
+        threads: that prepare images, and that a CPU engine computes with; None takes every core
+            that this process may use.
 
     Raises:
         LoadError: when it must not serve.
