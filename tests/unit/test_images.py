@@ -10,7 +10,7 @@ from clip_deepfake.errors import (
     ImageTooLargeError,
     TruncatedImageError,
 )
-from clip_deepfake.images import decode
+from clip_deepfake.images import checked_size, decode
 from PIL import Image
 
 LIMIT = 50_000_000
@@ -140,3 +140,22 @@ def test_the_limit_counts_pixels_and_allows_its_own_value() -> None:
     assert decode(data, 5_000).shape == (50, 100, 3)
     with pytest.raises(ImageTooLargeError, match=r"100x50 pixels, over the limit of 4999"):
         decode(data, 4_999)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_size_is_known_without_the_pixels(kind: str) -> None:
+    image = decode(KINDS[kind], LIMIT)
+    size = checked_size(KINDS[kind], LIMIT)
+    assert (size.height, size.width) == image.shape[:2]
+    assert size.work >= size.width * size.height
+
+
+def test_what_only_the_header_shows_is_refused_without_decoding() -> None:
+    with pytest.raises(EmptyImageError):
+        checked_size(b"", LIMIT)
+    with pytest.raises(ImageTooLargeError):
+        checked_size(KINDS["jpeg"], 100)
+    with pytest.raises(TruncatedImageError):
+        checked_size(KINDS["jpeg"][:9], LIMIT)
+    with pytest.raises(ImageError, match="the 5 bytes"):
+        checked_size(b"hello", LIMIT)
