@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from clip_deepfake.budget import Room
 from clip_deepfake.card import LANDMARKS_FILE, Card, read_card
 from clip_deepfake.cores import available_cores
 from clip_deepfake.digests import check_digest
@@ -21,7 +23,7 @@ from clip_deepfake.errors import (
     NoFaceError,
 )
 from clip_deepfake.faces import Aligner, Faces
-from clip_deepfake.images import RGB, decode
+from clip_deepfake.images import RGB, checked_size, decode
 from clip_deepfake.passes import run_pass
 from clip_deepfake.timings import Stopwatch, Timings
 from clip_deepfake.verdicts import Judgement, Verdict, form_judgement, form_verdict
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 FLOAT32_TOLERANCE = 1e-3
 """Largest absolute difference of logits between float32 on two machines, libraries or devices."""
+
+UNPREPARED = InternalError("the image could not be prepared; the server's log says why")
 
 ImageBytes = bytes | bytearray
 
@@ -81,9 +85,9 @@ class Detector:
         self.card = card
         self.engine = engine
         self._aligner = aligner
-        self._pool = ThreadPoolExecutor(
-            threads or available_cores(), thread_name_prefix="preprocess"
-        )
+        threads = threads or available_cores()
+        self._room = Room(card.limits.max_pixels, threads)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="preprocess")
 
     def judge(self, images: Sequence[ImageBytes]) -> list[Verdict | DetectorError]:
         """Judges images; a broken one does not touch the others.
@@ -123,6 +127,27 @@ class Detector:
         )
         return Examined(results, Stopwatch.total([*watches, engine_watch]))
 
+    def measure(self, images: Sequence[ImageBytes]) -> list[int | DetectorError]:
+        """Reads what images will cost from their headers.
+
+        Args:
+            images: contents of image files.
+
+        Returns:
+            The pixels that are made of each, or the reason for which none will be, in order.
+        """
+        return list(self._pool.map(self._measure, images))
+
+    def _measure(self, data: ImageBytes) -> int | DetectorError:
+        try:
+            size = checked_size(data, self.card.limits.max_pixels)
+        except DetectorError as error:
+            return error
+        except Exception:
+            logger.exception("an image of %d bytes could not be measured", len(data))
+            return UNPREPARED
+        return max(size.work, self.card.preprocessing.most_pixels(size.width, size.height))
+
     def prepare(self, images: Sequence[ImageBytes]) -> list[Prepared | DetectorError]:
         """Decodes, aligns and preprocesses images, several at a time.
 
@@ -136,14 +161,18 @@ class Detector:
 
     def _prepare(self, data: ImageBytes, watch: Stopwatch) -> Prepared | DetectorError:
         try:
-            with watch.timing("decode"):
-                image = decode(data, self.card.limits.max_pixels)
-            return self._prepare_image(image, watch)
+            limit = self.card.limits.max_pixels
+            with ExitStack() as room:
+                with watch.timing("decode"):
+                    size = checked_size(data, limit)
+                    room.enter_context(self._room.holding(size.width * size.height))
+                    image = decode(data, limit)
+                return self._prepare_image(image, watch)
         except DetectorError as error:
             return error
         except Exception:
             logger.exception("an image of %d bytes could not be prepared", len(data))
-            return InternalError("the image could not be prepared; the server's log says why")
+            return UNPREPARED
 
     def _prepare_image(self, image: RGB, watch: Stopwatch) -> Prepared:
         found = None

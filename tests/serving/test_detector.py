@@ -19,6 +19,7 @@ import pytest
 import requests
 import torch
 from clip_deepfake.card import parse_card
+from clip_deepfake.cores import available_cores
 from clip_deepfake.detector import load_detector
 from clip_deepfake.verdicts import Verdict
 from deepfake_tools.chaos.image_cases import COPIES
@@ -190,6 +191,39 @@ def test_millions_of_instances_are_refused_before_they_become_objects(served: Se
     assert served.worker_pid() == pid
     memory.look()
     assert memory.peak_mb - memory.before_mb < COPIES * len(body) / 1e6
+
+
+def flat_webp(side: int) -> bytes:
+    """Some sixty bytes, whatever its size."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), (9, 99, 199)).save(buffer, "WEBP", lossless=True)
+    return buffer.getvalue()
+
+
+def test_eight_requests_of_the_largest_images_leave_the_worker_to_the_others(
+    served: Served, expected: dict[Path, float], examples: list[Path]
+) -> None:
+    image, pid = flat_webp(7000), served.worker_pid()
+    greedy = {"files": {f"image{index}": image for index in range(32)}}
+    photos = [{"data": path.read_bytes(), "headers": OCTETS} for path in examples]
+    memory = PeakMemory(pid)
+    with ThreadPoolExecutor(32) as pool:
+        sent = [
+            pool.submit(served.post, f"/predictions/{NAME}", **options)
+            for options in (*[greedy] * 8, *photos)
+        ]
+        answers = [future.result() for future in sent]
+    memory.look()
+    assert [answer.status_code for answer in answers] == [200] * len(answers)
+    for path, answer in zip(examples, answers[8:], strict=True):
+        assert answer.json()["fake_probability"] == pytest.approx(expected[path], abs=1e-5)
+    for answer in answers[:8]:
+        codes = [entry.get("error", {}).get("code") for entry in answer.json()]
+        assert 1 <= codes.count(None) <= 4
+        assert set(codes[4:]) == {"image_too_large"}
+    assert served.worker_pid() == pid
+    # A quarter of such an image a core at a time, but one in any case; 12 bytes a pixel at most.
+    assert memory.peak_mb - memory.before_mb < 12 * 49 * max(1, available_cores() / 4) * 1.5
 
 
 def test_a_clients_describe_tells_nothing_of_the_worker(

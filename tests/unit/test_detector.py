@@ -81,7 +81,7 @@ def test_no_more_threads_prepare_images_than_it_is_given(
 
     monkeypatch.setattr(detector_module, "decode", decode)
     detector = Detector(small_card, StandInEngine(), threads=threads)
-    assert len(detector.prepare([b""] * 3 * most)) == 3 * most
+    assert len(detector.prepare([image(0)] * 3 * most)) == 3 * most
     assert len(seen) == most
 
 
