@@ -10,11 +10,12 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import clip_deepfake
-from clip_deepfake.cores import available_cores
+from clip_deepfake.cores import share_of_cores
 from clip_deepfake.errors import EngineLostError, LoadError
-from clip_deepfake.questions import Question
+from clip_deepfake.questions import Question, read_question
 
 if TYPE_CHECKING:
+    from clip_deepfake.metrics import Increment
     from clip_deepfake.worker import Batch
 
 logger = logging.getLogger(__name__)
@@ -63,17 +64,19 @@ class DeepfakeHandler:
             line = _reason(error)
             logger.error("clip_deepfake load failed: %s %s: %s", *self.model, line)
             raise RuntimeError(line) from error
+        # TorchServe would make objects of a body of JSON, however many, before anybody has looked.
+        os.environ["TS_DECODE_INPUT_REQUEST"] = "false"
         self.counters: dict[str, Any] = {}
         # TorchServe takes a counter as a line of the worker's log, each of which costs as much as
         # a resize: they are gathered for a second.
         Thread(target=self._keep_counting, args=(context.metrics,), daemon=True).start()
         logger.info("clip_deepfake ready: %s", json.dumps(self.worker.identity))
 
-    def handle(self, data: Sequence[Mapping[str, object]], context: Any) -> list[str]:
+    def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[str]:
         """Answers a batch of requests.
 
         Args:
-            data: one row a request, its parts by name.
+            data: one row a request, the bytes of its parts by name.
             context: TorchServe's; takes each answer's status and content type.
 
         Returns:
@@ -117,7 +120,8 @@ class DeepfakeHandler:
 
     def _count(self, metrics: Any) -> None:
         """Hands TorchServe what the counters have grown by."""
-        for increment in self.worker.increments():
+
+        def send(increment: "Increment") -> None:
             counter = increment.counter
             if counter.name not in self.counters:
                 self.counters[counter.name] = metrics.add_metric_to_cache(
@@ -127,17 +131,12 @@ class DeepfakeHandler:
                 increment.amount, [increment.value, *self.model]
             )
 
+        self.worker.report(send)
 
-def _questions(data: Sequence[Mapping[str, object]], context: Any) -> list[Question]:
+
+def _questions(data: Sequence[Mapping[str, Any]], context: Any) -> list[Question]:
     return [
-        Question(
-            row,
-            id=context.get_request_id(index),
-            describe=context.get_request_header(index, "describe") == "True",
-            explain=context.get_request_header(index, "explain") == "True",
-            # TorchServe gives every path but KServe's a `url_path`, if an empty one.
-            kserve=context.get_request_header(index, "url_path") is None,
-        )
+        read_question(row, context.get_all_request_header(index), context.get_request_id(index))
         for index, row in enumerate(data)
     ]
 
@@ -158,8 +157,7 @@ def _reason(error: Exception) -> str:
 
 def _threads(context: Any) -> int | None:
     """This worker's share of the processor; None where it has no sibling."""
-    workers = int((context.model_yaml_config or {}).get("maxWorkers", 1))
-    return None if workers == 1 else max(1, available_cores() // workers)
+    return share_of_cores(int((context.model_yaml_config or {}).get("maxWorkers", 1)))
 
 
 def _refuse_foreign_package(directory: Path) -> None:

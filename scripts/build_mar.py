@@ -70,7 +70,7 @@ def parse_arguments(arguments: list[str] | None = None) -> BuildOptions:
         version=found.version,
         precision=found.precision,
         preset=found.preprocess,
-        limits=Limits(max_pixels=found.max_pixels),
+        limits=Limits.of_images(found.max_pixels),
         serving=ServingOptions(
             found.workers,
             found.batch_size,

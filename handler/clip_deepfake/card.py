@@ -229,10 +229,27 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         max_pixels: width times height of one image.
         max_images: images in one request.
+        max_request_pixels: of all images of one request, but that its first is bounded by
+            ``max_pixels`` alone.
+        max_batch_pixels: of all images that are answered together, but for the first of each
+            request.
     """
 
     max_pixels: Annotated[int, Meta(gt=0)] = 50_000_000
     max_images: Annotated[int, Meta(gt=0)] = 32
+    max_request_pixels: Annotated[int, Meta(gt=0)] = 200_000_000
+    max_batch_pixels: Annotated[int, Meta(gt=0)] = 800_000_000
+
+    @classmethod
+    def of_images(cls, max_pixels: int) -> "Limits":
+        """Limits with budgets that grow with that of an image, and are the defaults at least."""
+        usual = cls()
+        times = max(1.0, max_pixels / usual.max_pixels)
+        return cls(
+            max_pixels=max_pixels,
+            max_request_pixels=round(times * usual.max_request_pixels),
+            max_batch_pixels=round(times * usual.max_batch_pixels),
+        )
 
 
 class Card(Struct, frozen=True, forbid_unknown_fields=True):

@@ -21,6 +21,23 @@ def available_cores() -> int:
     return max(1, min(cores, _quota()))
 
 
+def share_of_cores(workers: int) -> int | None:
+    """The part of these cores that each of so many processes takes; None where one takes all."""
+    return None if workers <= 1 else max(1, available_cores() // workers)
+
+
+def threads_to_ask_for(threads: int | None) -> int | None:
+    """Threads that a library is to compute with; None where it may use the whole machine.
+
+    Libraries know the processor, but not all of them the part of it that this process has.
+
+    Args:
+        threads: that were asked for; None for every core that this process may use.
+    """
+    cores = available_cores()
+    return cores if threads is None and cores < (os.cpu_count() or 1) else threads
+
+
 def _quota() -> int:
     """Whole cores of the control group's quota (cgroup v2's ``cpu.max``); many without one."""
     try:

@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from clip_deepfake.budget import Room
 from clip_deepfake.card import LANDMARKS_FILE, Card, read_card
 from clip_deepfake.cores import available_cores
 from clip_deepfake.digests import check_digest
@@ -21,7 +23,7 @@ from clip_deepfake.errors import (
     NoFaceError,
 )
 from clip_deepfake.faces import Aligner, Faces
-from clip_deepfake.images import RGB, decode
+from clip_deepfake.images import RGB, checked_size, decode
 from clip_deepfake.passes import run_pass
 from clip_deepfake.timings import Stopwatch, Timings
 from clip_deepfake.verdicts import Judgement, Verdict, form_judgement, form_verdict
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 FLOAT32_TOLERANCE = 1e-3
 """Largest absolute difference of logits between float32 on two machines, libraries or devices."""
+
+UNPREPARED = InternalError("the image could not be prepared; the server's log says why")
 
 ImageBytes = bytes | bytearray
 
@@ -63,12 +67,27 @@ class Examined:
 class Detector:
     """A card, its preprocessing and an engine, and an aligner where the card wants faces."""
 
-    def __init__(self, card: Card, engine: Engine, aligner: Aligner | None = None) -> None:
-        """Puts the parts in a row; ``load_detector`` makes them from an unpacked archive."""
+    def __init__(
+        self,
+        card: Card,
+        engine: Engine,
+        aligner: Aligner | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """Puts the parts in a row; ``load_detector`` makes them from an unpacked archive.
+
+        Args:
+            card: of the detector.
+            engine: computes its logits.
+            aligner: finds faces, where the card wants them.
+            threads: that prepare images; None takes every core that this process may use.
+        """
         self.card = card
         self.engine = engine
         self._aligner = aligner
-        self._pool = ThreadPoolExecutor(available_cores(), thread_name_prefix="preprocess")
+        threads = threads or available_cores()
+        self._room = Room(card.limits.max_pixels, threads)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="preprocess")
 
     def judge(self, images: Sequence[ImageBytes]) -> list[Verdict | DetectorError]:
         """Judges images; a broken one does not touch the others.
@@ -108,6 +127,27 @@ class Detector:
         )
         return Examined(results, Stopwatch.total([*watches, engine_watch]))
 
+    def measure(self, images: Sequence[ImageBytes]) -> list[int | DetectorError]:
+        """Reads what images will cost from their headers.
+
+        Args:
+            images: contents of image files.
+
+        Returns:
+            The pixels that are made of each, or the reason for which none will be, in order.
+        """
+        return list(self._pool.map(self._measure, images))
+
+    def _measure(self, data: ImageBytes) -> int | DetectorError:
+        try:
+            size = checked_size(data, self.card.limits.max_pixels)
+        except DetectorError as error:
+            return error
+        except Exception:
+            logger.exception("an image of %d bytes could not be measured", len(data))
+            return UNPREPARED
+        return max(size.work, self.card.preprocessing.most_pixels(size.width, size.height))
+
     def prepare(self, images: Sequence[ImageBytes]) -> list[Prepared | DetectorError]:
         """Decodes, aligns and preprocesses images, several at a time.
 
@@ -121,16 +161,18 @@ class Detector:
 
     def _prepare(self, data: ImageBytes, watch: Stopwatch) -> Prepared | DetectorError:
         try:
-            with watch.timing("decode"):
-                image = decode(
-                    data, self.card.limits.max_pixels, self.card.preprocessing.orientation
-                )
-            return self._prepare_image(image, watch)
+            limit = self.card.limits.max_pixels
+            with ExitStack() as room:
+                with watch.timing("decode"):
+                    size = checked_size(data, limit)
+                    room.enter_context(self._room.holding(size.width * size.height))
+                    image = decode(data, limit, self.card.preprocessing.orientation)
+                return self._prepare_image(image, watch)
         except DetectorError as error:
             return error
         except Exception:
             logger.exception("an image of %d bytes could not be prepared", len(data))
-            return InternalError("the image could not be prepared; the server's log says why")
+            return UNPREPARED
 
     def _prepare_image(self, image: RGB, watch: Stopwatch) -> Prepared:
         found = None
@@ -184,7 +226,8 @@ def load_detector(
     Args:
         directory: holds the card and the files that it names.
         gpu_id: the CUDA device to use, or None.
-        threads: that a CPU engine computes with; None takes every core that it may use.
+        threads: that prepare images, and that a CPU engine computes with; None takes every core
+            that this process may use.
 
     Raises:
         LoadError: when a file is missing or damaged, the logits are not the card's, or a library
@@ -196,7 +239,13 @@ def load_detector(
     aligner = Aligner(directory / LANDMARKS_FILE, card.faces) if card.faces else None
     engine = open_engine(card, directory, gpu_id, threads)
     check_logits(card, engine)
-    return Detector(card, engine, aligner)
+    if threads is not None:
+        # Not at the top: clip_deepfake.images comes first, with what OpenCV reads at its import.
+        import cv2
+
+        # Its own threads work for whichever of the pool's calls it.
+        cv2.setNumThreads(threads)
+    return Detector(card, engine, aligner, threads)
 
 
 def check_logits(card: Card, engine: Engine) -> None:

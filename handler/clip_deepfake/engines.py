@@ -67,7 +67,7 @@ def open_engine(
         card: says which engine is wanted, and what the files hold.
         directory: holds the weight files.
         gpu_id: the CUDA device to use, or None.
-        threads: that OpenVINO computes with; None uses the machine.
+        threads: that a CPU computes with; None takes every core that this process may use.
 
     Raises:
         LoadError: when a file does not fit the card, or a library is missing.
@@ -78,10 +78,10 @@ def open_engine(
     wanted = "openvino" if card.quantization else card.engine
     device = worker_device(gpu_id)
     if wanted == "torch":
-        return open_torch_engine(card, directory, device)
+        return open_torch_engine(card, directory, device, threads)
     if device.type != "cpu":
         if wanted == "auto":
-            return open_torch_engine(card, directory, device)
+            return open_torch_engine(card, directory, device, threads)
         logger.warning("this archive computes on the CPU; the worker's %s stays unused", device)
     try:
         from clip_deepfake.openvino_engine import open_openvino_engine
@@ -96,5 +96,5 @@ def open_engine(
             "pip install openvino",
             error,
         )
-        return open_torch_engine(card, directory, device)
+        return open_torch_engine(card, directory, device, threads)
     return open_openvino_engine(card, directory, threads)

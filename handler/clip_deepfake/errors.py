@@ -76,6 +76,12 @@ class TooManyImagesError(RequestError):
     status = 413
 
 
+class LostPartsError(RequestError):
+    """A form of which the server has handed on a part only."""
+
+    code = "lost_parts"
+
+
 class NotOfferedError(RequestError):
     """A protocol that reaches the handler, but that no verdict is given for."""
 

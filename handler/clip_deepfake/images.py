@@ -1,11 +1,6 @@
 """Bytes in, RGB image out: bounded, turned as research code turns it, or an error to act on."""
 
-import os
 from typing import Literal, NamedTuple, cast
-
-# OpenCV reads its own ceiling once, at import. It is the second fence: the header check below is
-# the first, and a file that shows one size there and another to OpenCV meets this one.
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 28))
 
 import cv2
 import numpy as np

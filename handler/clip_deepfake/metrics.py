@@ -1,6 +1,6 @@
 """Answered batches in, increments of counters for Prometheus out; knows no server."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from threading import Lock
 
@@ -63,6 +63,7 @@ class Tally:
     def __init__(self) -> None:
         """Counts nothing yet."""
         self._lock = Lock()
+        self._reporting = Lock()
         self._amounts: dict[tuple[Counter, str], float] = {
             (counter, value): 0.0 for counter in COUNTERS for value in counter.values
         }
@@ -87,11 +88,27 @@ class Tally:
                     self._grow(SECONDS, stage, spent.seconds)
                     self._grow(PICTURES, stage, spent.pictures)
 
-    def take(self) -> Sequence[Increment]:
-        """Returns what has been counted since the last time."""
-        with self._lock:
-            amounts, self._amounts = self._amounts, {}
-        return [Increment(*key, amount) for key, amount in amounts.items()]
+    def report(self, send: Callable[[Increment], None]) -> None:
+        """Hands on what the counters have grown by.
+
+        When it returns, all that was counted before it was called is handed on, by this thread or
+        by another one that had begun. What `send` raises ends it, and leaves the rest for the next
+        call.
+
+        Args:
+            send: takes one increment.
+        """
+        with self._reporting:
+            with self._lock:
+                unsent, self._amounts = self._amounts, {}
+            try:
+                for key in tuple(unsent):
+                    send(Increment(*key, unsent[key]))
+                    del unsent[key]
+            finally:
+                with self._lock:
+                    for key, amount in unsent.items():
+                        self._grow(*key, amount)
 
     def _grow(self, counter: Counter, value: str, amount: float) -> None:
         key = (counter, value)

@@ -1,6 +1,5 @@
 """Uint8 pixels in, float32 logits out, by OpenVINO on the CPU."""
 
-import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -18,7 +17,7 @@ from clip_deepfake.card import (
     HeadCard,
     Quantization,
 )
-from clip_deepfake.cores import available_cores, has_int8_dot_product
+from clip_deepfake.cores import has_int8_dot_product, threads_to_ask_for
 from clip_deepfake.engines import CPU_PASS, Features, Logits, Pixels
 from clip_deepfake.errors import LoadError
 from clip_deepfake.graph import encoder_graph
@@ -111,11 +110,8 @@ def _settings(threads: int | None) -> dict[str, Any]:
         # Two workers would both be bound to the first cores.
         "ENABLE_CPU_PINNING": False,
     }
-    cores = available_cores()
-    if threads is None and cores < (os.cpu_count() or 1):
-        # OpenVINO knows the processor, but not the share of it that this process has.
-        threads = cores
-    return settings if threads is None else settings | {"INFERENCE_NUM_THREADS": threads}
+    wanted = threads_to_ask_for(threads)
+    return settings if wanted is None else settings | {"INFERENCE_NUM_THREADS": wanted}
 
 
 def open_openvino_engine(card: Card, directory: Path, threads: int | None = None) -> OpenVinoEngine:

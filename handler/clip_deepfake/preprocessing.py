@@ -57,7 +57,7 @@ class Resize(Struct, frozen=True, forbid_unknown_fields=True, tag="resize", tag_
         Raises:
             ImageTooLargeError: a strip so narrow that its scaled copy would not fit in memory.
         """
-        size = self._target(image.shape[1], image.shape[0])
+        size = self.target(image.shape[1], image.shape[0])
         if size[0] * size[1] > MOST_PIXELS:
             raise ImageTooLargeError(
                 f"the image has {image.shape[1]}x{image.shape[0]} pixels, which scaled to "
@@ -71,7 +71,8 @@ class Resize(Struct, frozen=True, forbid_unknown_fields=True, tag="resize", tag_
         resized = Image.fromarray(image).resize(size, PILLOW_FILTERS[self.interpolation])
         return np.asarray(resized)
 
-    def _target(self, width: int, height: int) -> tuple[int, int]:
+    def target(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of the scaled image."""
         if self.fit == "squash":
             return self.size, self.size
         if width <= height:
@@ -210,6 +211,16 @@ class Preprocessing(Struct, frozen=True, forbid_unknown_fields=True):
         if last is None or (isinstance(last, Resize) and last.fit != "squash"):
             return None
         return last.size
+
+    def most_pixels(self, width: int, height: int) -> int:
+        """The most pixels that the steps make of an image of this size, at any moment."""
+        most = 0
+        for step in self.steps:
+            width, height = (
+                step.target(width, height) if isinstance(step, Resize) else (step.size, step.size)
+            )
+            most = max(most, width * height)
+        return most
 
     def apply(self, image: RGB) -> RGB:
         """Executes the steps.

@@ -4,8 +4,6 @@ One image is answered with one verdict, several with a list in their order. Unde
 the list stands in ``predictions``, as that protocol wants it.
 """
 
-import base64
-import binascii
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +13,11 @@ from clip_deepfake.detector import ImageBytes
 from clip_deepfake.errors import (
     DetectorError,
     EmptyImageError,
-    InvalidBase64Error,
     NotOfferedError,
-    RequestError,
-    TooManyImagesError,
 )
+from clip_deepfake.instances import check_count, json_text, read_instances
+from clip_deepfake.questions import Question
 from clip_deepfake.verdicts import Verdict, to_fields
-
-INSTANCES = 'send {"instances": [{"b64": "…"}, …]}, or the image file itself'
 
 
 @dataclass(frozen=True)
@@ -56,74 +51,40 @@ class Answer:
         return HTTPStatus(self.status).phrase
 
 
-def parse_request(
-    row: Mapping[str, object], *, explain: bool, kserve: bool, max_images: int
-) -> Request:
+def parse_request(question: Question, max_images: int) -> Request:
     """Finds the images of a request.
 
     Args:
-        row: the request's parts by name: bytes, or JSON that is decoded already.
-        explain: whether an explanation is asked for.
-        kserve: whether it came by KServe's v1 path.
+        question: as the server received it.
         max_images: more are refused.
 
     Returns:
         The images; a fault of the whole request stands there as its only image.
     """
     try:
-        if explain:
+        if question.explain:
             raise NotOfferedError("explanations are not offered; ask at /predictions")
-        images = tuple(_image(part) for part in _parts(row))
-        if len(images) > max_images:
-            raise TooManyImagesError(
-                f"{len(images)} images in one request, the limit is {max_images}; send several"
-            )
+        images = tuple(_images(question, max_images))
     except DetectorError as error:
         images = (error,)
-    return Request(images, kserve)
+    return Request(images, question.kserve)
 
 
-def _parts(row: Mapping[str, object]) -> Sequence[object]:
-    """Splits a request into one part an image."""
-    if not row:
+def _images(question: Question, most: int) -> list[ImageBytes | DetectorError]:
+    parts = question.parts
+    if not parts:
         raise EmptyImageError(
             "no image arrived; send the file with Content-Type: application/octet-stream"
         )
-    if len(row) > 1:
-        return list(row.values())
-    (part,) = row.values()
-    if isinstance(part, bytes | bytearray) and part[:1] in (b"{", b"["):
-        part = _parse_json(part)
-    if isinstance(part, dict | list):
-        return _instances(part)
-    return [part]
-
-
-def _parse_json(text: bytes | bytearray) -> object:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"the body is not valid JSON ({error}); {INSTANCES}") from error
-
-
-def _instances(body: object) -> Sequence[object]:
-    if isinstance(body, dict) and "inputs" in body:
-        raise NotOfferedError(f"KServe's v2 protocol is not offered; {INSTANCES}")
-    instances = body.get("instances") if isinstance(body, dict) else None
-    if not isinstance(instances, list) or not instances:
-        raise RequestError(f"the JSON holds no list of instances; {INSTANCES}")
-    return instances
-
-
-def _image(part: object) -> ImageBytes | DetectorError:
-    if isinstance(part, bytes | bytearray):
-        return part
-    if not isinstance(part, dict) or not isinstance(part.get("b64"), str):
-        return RequestError(f"not an object with a b64 text; {INSTANCES}")
-    try:
-        return base64.b64decode(part["b64"], validate=True)
-    except (binascii.Error, ValueError) as error:
-        return InvalidBase64Error(f"b64 is not base64 ({error})")
+    if question.form is not None:
+        question.form.check(parts)
+    check_count(len(parts), most)
+    images: list[ImageBytes | DetectorError] = []
+    for part in parts.values():
+        text = json_text(part)
+        images += [part] if text is None else read_instances(text, most)
+        check_count(len(images), most)
+    return images
 
 
 def form_answer(

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from clip_deepfake.card import ENCODER_FILE, HEAD_FILE, Card
+from clip_deepfake.cores import threads_to_ask_for
 from clip_deepfake.device_faults import device_faults
 from clip_deepfake.encoder import DetectorModule, build_module
 from clip_deepfake.engines import CPU_PASS, GPU_PASS, Engine, Features, Logits, Pixels
@@ -69,12 +70,24 @@ def worker_device(gpu_id: int | None) -> torch.device:
     return torch.device("cpu")
 
 
-def open_torch_engine(card: Card, directory: Path, device: torch.device) -> TorchEngine:
+def open_torch_engine(
+    card: Card, directory: Path, device: torch.device, threads: int | None = None
+) -> TorchEngine:
     """Makes the engine of an unpacked archive that holds the encoder in safetensors.
+
+    Args:
+        card: says what the files hold.
+        directory: holds the encoder and the head.
+        device: to compute on.
+        threads: that this process computes with where that is the CPU; None takes every core that
+            it may use.
 
     Raises:
         LoadError: when a file is missing, or does not fit the card.
     """
+    wanted = threads_to_ask_for(threads)
+    if device.type == "cpu" and wanted is not None:
+        torch.set_num_threads(wanted)
     encoder, head = (load_tensors(directory / name) for name in (ENCODER_FILE, HEAD_FILE))
     engine = TorchEngine(build_module(card, encoder, head), device)
     if device.type == "cuda":

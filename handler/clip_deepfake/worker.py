@@ -7,10 +7,11 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from clip_deepfake.budget import Refusals, refuse_excess
 from clip_deepfake.detector import Detector, Examined, load_detector
 from clip_deepfake.errors import DetectorError, EngineLostError, InternalError
 from clip_deepfake.metrics import Increment, Tally
@@ -106,24 +107,36 @@ class Worker:
             self._tally.add(batch.predictions, examined.results, examined.timings)
         return batch
 
-    def increments(self) -> Sequence[Increment]:
-        """What the counters have grown by since the last call."""
-        return self._tally.take()
+    def report(self, send: Callable[[Increment], None]) -> None:
+        """Hands on what the counters have grown by, as ``Tally.report`` does."""
+        self._tally.report(send)
 
     def preprocess(self, questions: Sequence[Question]) -> list[Request]:
-        """Finds the images in each question."""
-        return [self._parse(question) for question in questions]
+        """Finds the images in each question, and refuses those that exceed a budget of pixels."""
+        requests = [self._parse(question) for question in questions]
+        # A single one has a limit of its own, and needs no sum.
+        if all(len(request.images) <= 1 for request in requests):
+            return requests
+        return self._bounded(requests)
+
+    def _bounded(self, requests: Sequence[Request]) -> list[Request]:
+        images = [image for request in requests for image in request.images]
+        found = iter(
+            self._detector.measure([one for one in images if not isinstance(one, DetectorError)])
+        )
+        measured = [
+            [image if isinstance(image, DetectorError) else next(found) for image in request.images]
+            for request in requests
+        ]
+        pixels = [[one if isinstance(one, int) else 0 for one in row] for row in measured]
+        refusals = refuse_excess(pixels, self._detector.card.limits)
+        return [_replace_faulty(*parts) for parts in zip(requests, measured, refusals, strict=True)]
 
     def _parse(self, question: Question) -> Request:
         if question.describe:
             return DESCRIBE
         try:
-            return parse_request(
-                question.parts,
-                explain=question.explain,
-                kserve=question.kserve,
-                max_images=self._detector.card.limits.max_images,
-            )
+            return parse_request(question, max_images=self._detector.card.limits.max_images)
         except Exception:
             logger.exception("request %s could not be read", question.id)
             return Request((UNEXPECTED,), question.kserve)
@@ -162,6 +175,19 @@ class Worker:
             return form_answer(request, [UNEXPECTED] * len(results), self.identity)
 
 
+def _replace_faulty(
+    request: Request, measured: Sequence[int | DetectorError], refusals: Refusals
+) -> Request:
+    """Puts what was found at fault with images in their places."""
+    if not request.images:
+        return request
+    images = tuple(
+        found if isinstance(found, DetectorError) else refusal or image
+        for image, found, refusal in zip(request.images, measured, refusals, strict=True)
+    )
+    return replace(request, images=images)
+
+
 def _milliseconds(seconds: float) -> float:
     return round(1e3 * seconds, 1)
 
@@ -172,7 +198,8 @@ def open_worker(directory: Path, gpu_id: int | None, threads: int | None) -> Wor
     Args:
         directory: holds the card and the files that it names.
         gpu_id: the CUDA device to use, or None.
-        threads: that a CPU engine computes with; None takes every core that it may use.
+        threads: that prepare images, and that a CPU engine computes with; None takes every core
+            that this process may use.
 
     Raises:
         LoadError: when it must not serve.

@@ -18,6 +18,10 @@ FACE_SECONDS = {"bounded": 1.6, "exact": 4.0}
 """To find the faces of an image of 12 megapixels, on one of these cores; bounded, one of 4 takes
 longer, when its two largest faces are alike and it is searched whole as well."""
 
+DECODING = 40e6
+"""Pixels a second: half of what the same two cores make of the slowest images that they take,
+16-bit TIFF and PNG with four channels, and GIF; of photographs it is a tenth."""
+
 FULL_BATCHES = 10
 """A worker that takes so many times as long as a slow machine would is taken for hung."""
 
@@ -33,7 +37,7 @@ def response_timeout_s(card: Card, batch_size: int) -> int:
 
     Returns:
         Ten times the time of a batch of single images, at least 10 s, and no less than a batch of
-        requests with as many images as the card allows.
+        requests with as many images as the card allows, and with as many pixels to be decoded.
     """
     seconds = operations(card.encoder) / SLOW_MACHINE
     if card.precision == "int8":
@@ -41,7 +45,13 @@ def response_timeout_s(card: Card, batch_size: int) -> int:
     if card.faces is not None:
         seconds += FACE_SECONDS["exact" if card.faces.scan_pixels is None else "bounded"]
     batches = max(FULL_BATCHES, card.limits.max_images)
-    return max(SHORTEST_S, math.ceil(batches * batch_size * seconds))
+    decoding = _most_pixels(card, batch_size) / DECODING
+    return max(SHORTEST_S, math.ceil(batches * batch_size * seconds + decoding))
+
+
+def _most_pixels(card: Card, batch_size: int) -> int:
+    """Pixels in a batch: a request's first image is bounded by its own limit alone."""
+    return max(card.limits.max_batch_pixels, batch_size * card.limits.max_pixels)
 
 
 def operations(encoder: EncoderConfig) -> int:

@@ -19,8 +19,11 @@ import pytest
 import requests
 import torch
 from clip_deepfake.card import parse_card
+from clip_deepfake.cores import available_cores
 from clip_deepfake.detector import load_detector
 from clip_deepfake.verdicts import Verdict
+from deepfake_tools.chaos.image_cases import COPIES
+from deepfake_tools.chaos.memory import PeakMemory
 from deepfake_tools.local_server import LocalServer
 from deepfake_tools.torchserve import served_name
 from PIL import Image
@@ -149,6 +152,98 @@ def test_every_form_of_request_gets_the_same_verdicts(
     ]
     for answer in answers:
         assert [verdict["fake_probability"] for verdict in answer] == wanted
+
+
+def test_a_part_that_torchserve_loses_is_told(served: Served, examples: list[Path]) -> None:
+    photos = [path.read_bytes() for path in examples[:2]]
+    files = [("image", (f"{index}.jpg", photo)) for index, photo in enumerate(photos)]
+    answer = served.post(f"/predictions/{NAME}", files=files)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "lost_parts")
+    # The same without a length of its own: TorchServe counts what it has gathered.
+    sent = requests.Request("POST", "http://host", files=files).prepare()
+    assert isinstance(sent.body, bytes)
+    kind = {"Content-Type": str(sent.headers["Content-Type"])}
+    chunked = served.post(f"/predictions/{NAME}", data=iter([sent.body]), headers=kind)
+    assert (chunked.status_code, chunked.json()["error"]["code"]) == (400, "lost_parts")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["text/plain;charset=UTF-8", "text/json", "application/json", "application/octet-stream"],
+)
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf", b" \r\n"], ids=["", "mark", "blanks"])
+def test_json_is_read_whatever_its_type(
+    served: Served, examples: list[Path], kind: str, start: bytes
+) -> None:
+    text = json.dumps({"instances": [{"b64": base64.b64encode(examples[0].read_bytes()).decode()}]})
+    data, headers = start + text.encode(), {"Content-Type": kind}
+    answer = served.post(f"/predictions/{NAME}", data=data, headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["label"] in ("REAL", "FAKE")
+
+
+def test_millions_of_instances_are_refused_before_they_become_objects(served: Served) -> None:
+    pid, body = served.worker_pid(), b'{"instances":[' + b"1," * 15_000_000 + b"1]}"
+    headers = {"Content-Type": "application/json"}
+    memory = PeakMemory(pid)
+    answer = served.post(f"/predictions/{NAME}", data=body, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_many_images")
+    assert served.worker_pid() == pid
+    memory.look()
+    assert memory.peak_mb - memory.before_mb < COPIES * len(body) / 1e6
+
+
+def flat_webp(side: int) -> bytes:
+    """Some sixty bytes, whatever its size."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), (9, 99, 199)).save(buffer, "WEBP", lossless=True)
+    return buffer.getvalue()
+
+
+def test_eight_requests_of_the_largest_images_leave_the_worker_to_the_others(
+    served: Served, expected: dict[Path, float], examples: list[Path]
+) -> None:
+    image, pid = flat_webp(7000), served.worker_pid()
+    greedy = {"files": {f"image{index}": image for index in range(32)}}
+    photos = [{"data": path.read_bytes(), "headers": OCTETS} for path in examples]
+    memory = PeakMemory(pid)
+    with ThreadPoolExecutor(32) as pool:
+        sent = [
+            pool.submit(served.post, f"/predictions/{NAME}", **options)
+            for options in (*[greedy] * 8, *photos)
+        ]
+        answers = [future.result() for future in sent]
+    memory.look()
+    assert [answer.status_code for answer in answers] == [200] * len(answers)
+    for path, answer in zip(examples, answers[8:], strict=True):
+        assert answer.json()["fake_probability"] == pytest.approx(expected[path], abs=1e-5)
+    for answer in answers[:8]:
+        codes = [entry.get("error", {}).get("code") for entry in answer.json()]
+        assert 1 <= codes.count(None) <= 4
+        assert set(codes[4:]) == {"image_too_large"}
+    assert served.worker_pid() == pid
+    # A quarter of such an image a core at a time, but one in any case; 12 bytes a pixel at most.
+    assert memory.peak_mb - memory.before_mb < 12 * 49 * max(1, available_cores() / 4) * 1.5
+
+
+def test_a_clients_describe_tells_nothing_of_the_worker(
+    served: Served, examples: list[Path]
+) -> None:
+    photo = examples[0].read_bytes()
+    describe = {"describe": "True"}
+    for path in (f"/predictions/{NAME}", f"/v1/models/{NAME}:predict", f"/models/{NAME}/invoke"):
+        answer = served.post(path, data=photo, headers=OCTETS | describe)
+        assert answer.status_code == 200, answer.text
+        assert "label" in answer.text
+        form = {"Content-Type": "multipart/form-data; boundary=b"} | describe
+        for data in (b"", b"--b--\r\n"):
+            empty = served.post(path, data=data, headers=form)
+            assert empty.status_code >= 400
+            assert "pid" not in answer.text + empty.text
+    assert served.server.management().ask_handler(NAME, "1") == {
+        "pid": served.worker_pid(),
+        "detector": answer.json()["detector"],
+    }
 
 
 @pytest.mark.parametrize("path", [f"/explanations/{NAME}", f"/v1/models/{NAME}:explain"])

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import requests
 import torch
+from deepfake_tools.archive import plain_entry
 from deepfake_tools.local_server import LocalServer
 from safetensors.torch import load_file
 from transformers import CLIPModel
@@ -192,8 +193,8 @@ def renamed(store: Path, source: str, name: str, version: str = "1", **more: byt
     entries["detector.json"] = json.dumps(card).encode()
     target = store / f"{name}@{version}.mar"
     with zipfile.ZipFile(target, "w") as archive:
-        for path, content in (entries | {f"{key}.py": more[key] for key in more}).items():
-            archive.writestr(path, content)
+        for path, content in sorted((entries | {f"{key}.py": more[key] for key in more}).items()):
+            archive.writestr(plain_entry(path), content)
     return target
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from clip_deepfake import cores
-from clip_deepfake.cores import available_cores, has_int8_dot_product
+from clip_deepfake.cores import available_cores, has_int8_dot_product, share_of_cores
 
 
 @pytest.fixture
@@ -38,6 +38,13 @@ def test_a_process_has_no_more_than_its_containers_share(
     if quota is not None:
         (machine / "cpu.max").write_text(quota)
     assert available_cores() == expected
+
+
+@pytest.mark.parametrize(
+    ("workers", "expected"), [(0, None), (1, None), (2, 4), (3, 2), (8, 1), (99, 1)]
+)
+def test_workers_share_the_cores_evenly(machine: Path, workers: int, expected: int | None) -> None:
+    assert share_of_cores(workers) == expected
 
 
 def test_without_an_affinity_all_cores_count(

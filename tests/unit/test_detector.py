@@ -1,7 +1,14 @@
+import threading
+from pathlib import Path
+
+import cv2
 import msgspec
+import numpy as np
 import pytest
-from clip_deepfake.card import Card
-from clip_deepfake.detector import Detector
+from clip_deepfake import detector as detector_module
+from clip_deepfake.card import CARD_FILE, Card
+from clip_deepfake.detector import Detector, load_detector
+from clip_deepfake.images import RGB
 from clip_deepfake.verdicts import Verdict
 from scipy.special import expit
 
@@ -57,3 +64,42 @@ def test_a_failing_engine_is_an_internal_error_for_each_image(small_card: Card) 
 def test_what_is_no_number_is_no_verdict(small_card: Card, value: float) -> None:
     (verdict,) = Detector(small_card, StandInEngine(value=value)).judge([image(1)])
     assert getattr(verdict, "code", None) == "internal_error"
+
+
+@pytest.mark.parametrize(("threads", "most"), [(1, 1), (3, 3)])
+def test_no_more_threads_prepare_images_than_it_is_given(
+    small_card: Card, monkeypatch: pytest.MonkeyPatch, threads: int, most: int
+) -> None:
+    seen: set[int] = set()
+    # Passed only by as many at once as there are threads, which is how each of them is met.
+    together = threading.Barrier(most)
+
+    def decode(data: bytes, max_pixels: int) -> RGB:
+        seen.add(threading.get_ident())
+        together.wait(10)
+        return np.zeros((8, 8, 3), np.uint8)
+
+    monkeypatch.setattr(detector_module, "decode", decode)
+    detector = Detector(small_card, StandInEngine(), threads=threads)
+    assert len(detector.prepare([image(0)] * 3 * most)) == 3 * most
+    assert len(seen) == most
+
+
+def test_a_workers_share_is_that_of_every_library(
+    small_card: Card, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: list[object] = []
+
+    def open_engine(*arguments: object) -> StandInEngine:
+        given.append(arguments[-1])
+        return StandInEngine()
+
+    monkeypatch.setattr(cv2, "setNumThreads", given.append)
+    monkeypatch.setattr(detector_module, "open_engine", open_engine)
+    monkeypatch.setattr(detector_module, "check_logits", lambda *_: None)
+    card = msgspec.structs.replace(small_card, files={})
+    (tmp_path / CARD_FILE).write_bytes(card.to_json())
+    assert load_detector(tmp_path, threads=3)._pool._max_workers == 3
+    assert given == [3, 3]
+    load_detector(tmp_path)
+    assert given == [3, 3, None]

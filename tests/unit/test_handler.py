@@ -2,10 +2,13 @@
 
 import json
 import logging
+import socket
+import struct
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event, Thread
 from types import SimpleNamespace
 
 import deepfake_handler
@@ -17,10 +20,14 @@ from clip_deepfake.errors import LoadError
 from clip_deepfake.metrics import COUNTERS
 from clip_deepfake.worker import Worker
 from deepfake_handler import DeepfakeHandler
+from ts.protocol.otf_message_handler import _retrieve_input_data
 
 from tests.conftest import ROOT
 from tests.unit.stand_in_engine import StandInEngine, image
 from tests.waiting import wait_until
+
+PREDICTION = {"url_path": "", "explain": "False"}
+"""What TorchServe adds to the headers of a request for a verdict."""
 
 
 @dataclass
@@ -44,7 +51,7 @@ class Context:
     def __init__(self) -> None:
         self.metrics = self
         self.counters: dict[str, Metric] = {}
-        self.headers: list[dict[str, str]] = []
+        self.headers: list[dict[str, object]] = []
         self.statuses: dict[int, int] = {}
 
     def add_metric_to_cache(self, name: str, unit: str, labels: list[str]) -> Metric:
@@ -54,8 +61,8 @@ class Context:
     def get_request_id(self, index: int) -> str:
         return f"id-{index}"
 
-    def get_request_header(self, index: int, name: str) -> str | None:
-        return self.headers[index].get(name) if index < len(self.headers) else ""
+    def get_all_request_header(self, index: int) -> dict[str, object]:
+        return dict(self.headers[index]) if index < len(self.headers) else PREDICTION
 
     def set_response_status(self, status: int, phrase: str, index: int) -> None:
         self.statuses[index] = status
@@ -96,6 +103,116 @@ def test_a_description_is_answered_after_the_counters_are_reported(
     assert json.loads(answer)["detector"]["engine"] == "stand-in"
     sums = context.counters["clip_deepfake_batches_total"].sums
     assert sums[("1", "small", "3")] == 1
+
+
+FORM = {"Content-Type": "multipart/form-data; boundary=b", "content-length": "7"}
+
+
+@pytest.mark.parametrize(
+    ("row", "headers"),
+    [
+        ({"body": image(0)}, PREDICTION),
+        ({"body": b""}, PREDICTION),
+        ({}, PREDICTION | FORM),
+        ({"body": image(0)}, {"explain": "False"}),
+        ({}, {"explain": "False"} | FORM),
+        ({"body": image(0)}, {}),
+        ({"body": b""}, {}),
+        ({}, FORM),
+        ({}, {"CONTENT-TYPE": "text/plain"}),
+        ({"explain": b""}, {"explain": {"content-type": ""}}),
+    ],
+    ids=[
+        "image", "nothing", "empty form", "KServe", "KServe, empty form", "oldest path",
+        "oldest path, nothing", "oldest path, empty form", "two types", "parts named as headers",
+    ],
+)  # fmt: skip
+def test_a_clients_describe_is_a_header_like_any_other(
+    handler: DeepfakeHandler, row: dict[str, bytes], headers: dict[str, object]
+) -> None:
+    context = Context()
+    handler.initialize(context)
+    context.headers = [headers | {"describe": "True"}]
+    (answer,) = handler.handle([row], context)
+    assert "pid" not in answer
+    read = json.loads(answer)
+    verdict = read["predictions"][0] if "predictions" in read else read
+    expected = "REAL" if row.get("body") else None
+    assert verdict.get("label") == expected
+    assert (context.statuses[0] == 200) == (expected is not None)
+
+
+@pytest.mark.parametrize(
+    ("headers", "wrapped"),
+    [
+        (PREDICTION, False),
+        ({"explain": "False"}, True),
+        ({}, False),
+        ({"explain": "False", "body": {"content-type": "image/png"}}, True),
+        ({"explain": "False", "url_path": {"content-type": "image/png"}}, True),
+    ],
+)
+def test_only_kserves_path_has_its_answer_wrapped(
+    handler: DeepfakeHandler, headers: dict[str, object], wrapped: bool
+) -> None:
+    context = Context()
+    handler.initialize(context)
+    context.headers = [headers]
+    (answer,) = handler.handle([{"body": image(0)}], context)
+    assert ("predictions" in json.loads(answer)) == wrapped
+
+
+def test_a_form_that_lost_a_part_gets_no_verdict(handler: DeepfakeHandler) -> None:
+    context = Context()
+    handler.initialize(context)
+    context.headers = [PREDICTION | FORM | {"content-length": "9000"}]
+    (answer,) = handler.handle([{"image": image(0)}], context)
+    assert json.loads(answer)["error"]["code"] == "lost_parts"
+    assert context.statuses == {0: 400}
+
+
+def test_torchserve_is_told_to_leave_json_alone(
+    handler: DeepfakeHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TS_DECODE_INPUT_REQUEST", raising=False)
+    context = Context()
+    handler.initialize(context)
+    # What TorchServe's own code makes of a part that its frontend sends it.
+    fields = [b"body", b"application/json", b'{"instances": [1]}']
+    sent = b"".join(struct.pack("!i", len(field)) + field for field in fields)
+    own, other = socket.socketpair()
+    with own, other:
+        other.sendall(sent)
+        assert _retrieve_input_data(own)["value"] == fields[2]
+
+
+def test_a_description_waits_for_the_thread_that_reports(
+    handler: DeepfakeHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks for it ends this worker next, and the thread with it."""
+    begun, go_on = Event(), Event()
+
+    def add(metric: Metric, value: float, labels: list[str]) -> None:
+        if value:
+            begun.set()
+            assert go_on.wait(10)
+        metric.sums[tuple(labels)] = metric.sums.get(tuple(labels), 0) + value
+
+    monkeypatch.setattr(Metric, "add_or_update", add)
+    context = Context()
+    handler.initialize(context)
+    handler.handle([{"body": image(0)}], context)
+    assert begun.wait(10)
+    asked = Context()
+    asked.headers = [{"describe": "True"}]
+    description = Thread(target=handler.handle, args=([{}], asked))
+    description.start()
+    description.join(0.05)
+    assert description.is_alive()
+    go_on.set()
+    description.join(10)
+    assert context.counters["clip_deepfake_verdicts_total"].sums["REAL", "small", "3"] == 1
+    assert context.counters["clip_deepfake_batches_total"].sums["1", "small", "3"] == 1
 
 
 def test_counters_that_cannot_be_reported_stop_nothing(

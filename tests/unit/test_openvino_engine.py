@@ -11,7 +11,8 @@ import numpy as np
 import openvino as ov
 import pytest
 import torch
-from clip_deepfake import cores, openvino_engine, torch_engine
+from clip_deepfake import cores as cores_module
+from clip_deepfake import torch_engine
 from clip_deepfake.card import Card, Quantization, read_card
 from clip_deepfake.detector import load_detector
 from clip_deepfake.engines import CPU_PASS, GPU_PASS, open_engine
@@ -54,7 +55,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_vnni(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text("flags\t\t: fpu sse avx2\n")
-    monkeypatch.setattr(cores, "CPU_FLAGS", tmp_path / "cpuinfo")
+    monkeypatch.setattr(cores_module, "CPU_FLAGS", tmp_path / "cpuinfo")
 
 
 def chosen(card: Card, engine: str) -> Card:
@@ -144,7 +145,7 @@ def test_threads_are_the_ones_asked_for_or_this_process_share(
     cores: int,
     asked: int | None,
 ) -> None:
-    monkeypatch.setattr(openvino_engine, "available_cores", lambda: cores)
+    monkeypatch.setattr(cores_module, "available_cores", lambda: cores)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     compile_model, given = ov.Core.compile_model, []
 
@@ -157,6 +158,35 @@ def test_threads_are_the_ones_asked_for_or_this_process_share(
     (settings,) = given
     assert settings.get("INFERENCE_NUM_THREADS") == asked
     assert settings["INFERENCE_PRECISION_HINT"] == "f32"
+
+
+@pytest.mark.parametrize(
+    ("threads", "cores", "asked"), [(2, 4, [2]), (None, 4, []), (None, 3, [3]), (1, 3, [1])]
+)
+def test_pytorch_has_the_same_threads_as_openvino(
+    card: Card,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    threads: int | None,
+    cores: int,
+    asked: list[int],
+) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(cores_module, "available_cores", lambda: cores)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    open_engine(chosen(card, "torch"), tmp_path, threads=threads)
+    assert given == asked
+
+
+def test_a_gpus_worker_keeps_pytorchs_own_threads(
+    card: Card, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    monkeypatch.setattr(torch_engine, "worker_device", lambda _: GPU)
+    open_engine(chosen(card, "torch"), tmp_path, 0, threads=1)
+    assert given == []
 
 
 def test_an_int8_archive_is_refused_without_vnni(pair: Pair, no_vnni: None) -> None:

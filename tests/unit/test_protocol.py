@@ -1,9 +1,16 @@
 import base64
 import json
+import textwrap
+import tracemalloc
+from collections.abc import Callable
+from urllib.parse import quote
 
 import pytest
+import requests
 from clip_deepfake.errors import DetectorError, ImageError, ImageTooLargeError
+from clip_deepfake.forms import Form, read_form
 from clip_deepfake.protocol import Answer, Request, form_answer, parse_request
+from clip_deepfake.questions import Question
 from clip_deepfake.verdicts import Verdict
 
 GOOD = Verdict("FAKE", 1, 0.75, 0.75, 1.0986123, (0.0, 1.0986123))
@@ -11,8 +18,12 @@ DETECTOR = {"model": "acme/clip", "head": "untrained"}
 
 
 def parse(row: dict[str, object], **changes: object) -> Request:
-    options = {"explain": False, "kserve": False, "max_images": 4} | changes
-    return parse_request(row, **options)  # type: ignore[arg-type]
+    """Parses a row whose parts are bytes, or objects that are sent as JSON."""
+    parts = {
+        name: part if isinstance(part, bytes | bytearray) else json.dumps(part).encode()
+        for name, part in row.items()
+    }
+    return parse_request(Question(parts, **changes), max_images=4)  # type: ignore[arg-type]
 
 
 def codes(request: Request) -> list[str | None]:
@@ -40,9 +51,33 @@ def test_instances_are_decoded() -> None:
     assert parse(row).images == (b"one", b"two")
 
 
-def test_json_that_arrives_as_bytes_is_read_too() -> None:
-    text = json.dumps({"instances": [b64(b"one")]}).encode()
-    assert parse({"body": bytearray(text)}).images == (b"one",)
+@pytest.mark.parametrize(
+    "encode",
+    [
+        str.encode,
+        lambda text: text.encode("utf-8-sig"),
+        lambda text: text.encode("utf-16"),
+        lambda text: b"\xfe\xff" + text.encode("utf-16-be"),
+        lambda text: b" \r\n\t" + text.encode(),
+        lambda text: b"\xef\xbb\xbf\n\n" + text.encode(),
+        lambda text: bytearray(json.dumps(json.loads(text), indent=4).encode()),
+        lambda text: text.replace("b64", "\\u00626\\u0034").encode(),
+    ],
+    ids=["plain", "mark", "UTF-16", "UTF-16 BE", "blanks", "mark, blanks", "indented", "escapes"],
+)
+def test_json_is_read_however_it_was_written(encode: Callable[[str], bytes]) -> None:
+    text = json.dumps({"instances": [b64(b"one"), b64(b"two")], "signature_name": "serving"})
+    assert parse({"body": encode(text)}).images == (b"one", b"two")
+
+
+def test_a_form_may_hold_json_beside_files() -> None:
+    row = {"a": b"\xff\xd8", "b": {"instances": [b64(b"one"), b64(b"two")]}}
+    assert parse(row).images == (b"\xff\xd8", b"one", b"two")
+    assert codes(parse(row | {"c": {"instances": [b64(b"one")] * 2}})) == ["too_many_images"]
+
+
+def test_what_only_looks_like_utf_16_is_an_image() -> None:
+    assert parse({"body": b"\xff\xfe\x00"}).images == (b"\xff\xfe\x00",)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +92,12 @@ def test_json_that_arrives_as_bytes_is_read_too() -> None:
         {"body": {"instances": [{"b64": 17}]}},
         {"body": {"instances": [{"url": "http://127.0.0.1/a.jpg"}]}},
         {"body": [b64(b"one")]},
-        {"body": "text"},
+        {"body": {"instances": [b64(b"one")]} | {"instances": None}},
+        {"body": b'{"instances": [1]} and more'},
+        {"body": b'{"instances": [{"b64": "\xff"}]}'},
+        {"body": b'{"instances": [{"b64": "\\ud800"}]}'},
+        {"body": b'{"instances": [' + b"[" * 100_000},
+        {"body": b'{"deep": ' + b"[" * 100_000},
     ],
 )
 def test_other_json_is_refused_with_the_remedy(row: dict[str, object]) -> None:
@@ -66,10 +106,121 @@ def test_other_json_is_refused_with_the_remedy(row: dict[str, object]) -> None:
     assert '"instances"' in str(request.images[0])
 
 
-@pytest.mark.parametrize("text", ["!!!!", "a", "äöü", "aGk=\n="])
+JPEG = bytes(range(250, 256)) + bytes(range(250))
+STANDARD = base64.b64encode(JPEG).decode()
+URL_SAFE = base64.urlsafe_b64encode(JPEG).decode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        base64.encodebytes(JPEG).decode(),
+        "\r\n".join(textwrap.wrap(STANDARD, 64)),
+        f" {STANDARD}\n",
+        URL_SAFE,
+        URL_SAFE.rstrip("="),
+        STANDARD.rstrip("="),
+        f"data:image/jpeg;base64,{STANDARD}",
+        f"DATA:image/jpeg;name=a.jpg;Base64,{STANDARD}",
+        f"data:;base64,{URL_SAFE}",
+        f"data:image/jpeg;base64,{quote(STANDARD)}",
+    ],
+)
+def test_base64_is_read_as_it_is_met_with(text: str) -> None:
+    assert parse({"body": {"instances": [{"b64": text}]}}).images == (JPEG,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["!!!!", "a", "äöü", "aGk=\n=", "aGk=aGk=", "data:image/jpeg,aGk=", "data:", "aGk%3D"],
+)
 def test_what_is_not_base64_spoils_its_own_instance_only(text: str) -> None:
     request = parse({"body": {"instances": [{"b64": text}, b64(b"fine")]}})
     assert codes(request) == ["invalid_base64", None]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"instances":[' + b"1," * 4_000_000 + b"1]}",
+        b'{"instances":[' + b"{}," * 3_000_000 + b"1]}",
+        b'{"instances":[[' + b"1," * 4_000_000 + b"1]]}",
+        b'{"other":[' + b"[]," * 3_000_000 + b'1],"instances":[1]}',
+        b"{" + b",".join(b'"%d":1' % index for index in range(500_000)) + b"}",
+        b"[" + b"[]," * 3_000_000 + b"1]",
+    ],
+    ids=["numbers", "objects", "numbers in one", "elsewhere", "names", "no object"],
+)
+def test_what_is_refused_becomes_no_objects(body: bytes) -> None:
+    tracemalloc.start()
+    request = parse({"body": body})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(request.images) == 1
+    assert peak < 1 << 17
+
+
+def test_too_many_instances_are_refused_before_they_are_decoded() -> None:
+    assert codes(parse({"body": {"instances": [b64(b"one")] * 5}})) == ["too_many_images"]
+    assert len(parse({"body": {"instances": [b64(b"one")] * 4}}).images) == 4
+
+
+BOUNDARY = "0123456789abcdef0123456789abcdef"
+
+
+def form(*parts: tuple[str, str, bytes]) -> Form:
+    """As the headers tell of a form of fields, each with a file's name and content."""
+    fields = [(name, (file, content, "image/jpeg")) for name, file, content in parts]
+    request = requests.Request("POST", "http://host", files=fields).prepare()
+    read = read_form({name.lower(): value for name, value in request.headers.items()})
+    assert read is not None
+    return read
+
+
+def test_a_lost_part_of_a_form_is_told_with_the_remedy() -> None:
+    sent = form(("image", "a.jpg", b"1" * 900), ("image", "b.jpg", b"2" * 900))
+    request = parse({"image": b"2" * 900}, form=sent)
+    assert codes(request) == ["lost_parts"]
+    assert "a name of its own" in str(request.images[0])
+
+
+def test_a_lost_part_among_many_is_told() -> None:
+    parts = [(f"image{index % 31}", "a.jpg", b"1" * 40_000) for index in range(32)]
+    row = {name: content for name, _, content in parts}
+    assert codes(parse_all(row, form(*parts))) == ["lost_parts"]
+
+
+@pytest.mark.parametrize("length", [0, 1, 5_000])
+@pytest.mark.parametrize("file", ["a.jpg", "a" * 251 + ".jpg", "ü" * 60 + ".jpg"])
+def test_a_whole_form_is_no_lost_part(length: int, file: str) -> None:
+    parts = [(f"Bild {index} ä", file, b"1" * length) for index in range(32)]
+    row = {name: content for name, _, content in parts}
+    assert len(parse_all(row, form(*parts)).images) == 32
+
+
+def parse_all(row: dict[str, bytes], sent: Form) -> Request:
+    return parse_request(Question(row, form=sent), max_images=32)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"content-length": "9000", "content-type": "image/jpeg"},
+        {"content-type": f"multipart/form-data; boundary={BOUNDARY}"},
+        {"content-type": f"multipart/form-data; boundary={BOUNDARY}", "content-length": "9" * 5000},
+        {"content-type": f"multipart/form-data; boundary={BOUNDARY}", "content-length": "-1"},
+        {"content-type": "multipart/form-data", "content-length": "9000"},
+    ],
+)
+def test_what_is_no_form_of_a_known_length_is_not_compared(headers: dict[str, str]) -> None:
+    assert read_form(headers) is None
+
+
+@pytest.mark.parametrize("boundary", [BOUNDARY, f'"{BOUNDARY}"', f"{BOUNDARY}; charset=utf-8"])
+def test_a_forms_boundary_is_read_with_and_without_quotes(boundary: str) -> None:
+    kind = f"Multipart/form-data; Boundary={boundary}"
+    assert read_form({"content-type": kind, "content-length": "9000"}) == Form(9000, 32)
 
 
 def test_no_part_at_all_names_the_content_type() -> None:

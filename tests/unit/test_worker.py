@@ -1,17 +1,24 @@
+import io
 import json
 
+import msgspec
 import pytest
+from clip_deepfake import detector as detector_module
 from clip_deepfake import worker as worker_module
-from clip_deepfake.card import Card
+from clip_deepfake.card import Card, Limits
 from clip_deepfake.detector import Detector
 from clip_deepfake.errors import EngineLostError
+from clip_deepfake.images import RGB
+from clip_deepfake.metrics import Increment
+from clip_deepfake.preprocessing import CenterCrop, Resize
 from clip_deepfake.questions import Question
 from clip_deepfake.worker import Batch, Worker
+from PIL import Image
 
 from tests.unit.stand_in_engine import StandInEngine, image
 
 
-def ask(*parts: object) -> list[Question]:
+def ask(*parts: bytes) -> list[Question]:
     return [Question({"body": part}, id=f"id-{index}") for index, part in enumerate(parts)]
 
 
@@ -55,10 +62,10 @@ def test_a_request_that_cannot_be_read_fails_alone(
 ) -> None:
     parse = worker_module.parse_request
 
-    def broken(parts: dict[str, object], **options: bool) -> object:
-        if parts["body"] == b"second":
+    def broken(question: Question, max_images: int) -> object:
+        if question.parts["body"] == b"second":
             raise KeyError("unexpected")
-        return parse(parts, **options)  # type: ignore[arg-type]
+        return parse(question, max_images)
 
     monkeypatch.setattr(worker_module, "parse_request", broken)
     batch = worker.answer(ask(image(1), b"second", image(2)))
@@ -118,9 +125,102 @@ def test_a_lost_device_is_not_answered_for(small_card: Card) -> None:
 
 
 def test_descriptions_are_not_counted(worker: Worker) -> None:
-    worker.increments()
+    counted: list[Increment] = []
+    worker.report(lambda increment: None)
     worker.answer([Question({}, describe=True)])
-    assert worker.increments() == []
+    worker.report(counted.append)
+    assert counted == []
     worker.answer([Question({}, describe=True), *ask(image(1))])
-    counted = {entry.counter.name: entry.value for entry in worker.increments()}
-    assert counted["clip_deepfake_batches_total"] == "1"
+    worker.report(counted.append)
+    sizes = {entry.counter.name: entry.value for entry in counted}
+    assert sizes["clip_deepfake_batches_total"] == "1"
+
+
+def flat_webp(side: int) -> bytes:
+    """Some bytes, whatever its size."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side)).save(buffer, "WEBP", lossless=True)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Fills with the pixels of all that is decoded."""
+    pixels: list[int] = []
+    real = detector_module.decode
+
+    def decode(data: bytes, max_pixels: int) -> RGB:
+        found = real(data, max_pixels)
+        pixels.append(found.shape[0] * found.shape[1])
+        return found
+
+    monkeypatch.setattr(detector_module, "decode", decode)
+    return pixels
+
+
+def bounded(card: Card, **limits: int) -> Worker:
+    changed = msgspec.structs.replace(card, limits=Limits(**limits))
+    return Worker(Detector(changed, StandInEngine()))
+
+
+def test_a_requests_images_beyond_its_pixels_are_refused_alone(
+    small_card: Card, decoded: list[int]
+) -> None:
+    worker = bounded(small_card, max_pixels=10_000, max_request_pixels=35_000)
+    parts = {str(index): flat_webp(100) for index in range(5)} | {"bad": b"no image"}
+    (answer,) = worker.answer([Question(parts)]).answers
+    assert answer.status == 200
+    listed = json.loads(answer.body)
+    found = [entry.get("error", {}).get("code") for entry in listed]
+    assert found == [None] * 3 + ["image_too_large"] * 2 + ["not_an_image"]
+    assert [entry["status"] for entry in listed if "error" in entry] == [413, 413, 400]
+    assert "would hold 40000 pixels, over the limit of 35000" in listed[3]["error"]["message"]
+    assert decoded == [10_000] * 3
+
+
+def test_a_batch_of_greedy_requests_decodes_no_more_than_its_pixels(
+    small_card: Card, decoded: list[int]
+) -> None:
+    limits = {"max_pixels": 10_000, "max_request_pixels": 40_000, "max_batch_pixels": 100_000}
+    worker = bounded(small_card, **limits)
+    greedy = Question({str(index): flat_webp(100) for index in range(32)})
+    batch = worker.answer([*[greedy] * 4, *ask(image(1)), Question({}, describe=True)])
+    assert statuses(batch) == [200] * 6
+    assert "label" in json.loads(batch.answers[4].body)
+    assert sum(decoded) <= 100_000
+    line = json.loads(batch.line())
+    assert line["refused"].count("image_too_large") == 4 * 32 - len(decoded) + 1
+
+
+def test_a_strip_is_counted_as_what_the_preprocessing_makes_of_it(
+    small_card: Card, decoded: list[int]
+) -> None:
+    """One pixel high and 1000 wide, it is 48 high and 48,000 wide before it is cropped."""
+    steps = [Resize("shortest_side", 48, "pillow", "bicubic"), CenterCrop(48, "transformers")]
+    preprocessing = msgspec.structs.replace(small_card.preprocessing, steps=steps)
+    card = msgspec.structs.replace(small_card, preprocessing=preprocessing)
+    worker = bounded(card, max_request_pixels=2 * 48 * 48_000)
+    buffer = io.BytesIO()
+    Image.new("RGB", (1000, 1)).save(buffer, "PNG")
+    parts = {str(index): buffer.getvalue() for index in range(3)}
+    (answer,) = worker.answer([Question(parts)]).answers
+    found = [entry.get("error", {}).get("code") for entry in json.loads(answer.body)]
+    assert found == [None, None, "image_too_large"]
+    assert decoded == [1000, 1000]
+
+
+def test_an_image_that_cannot_be_measured_fails_alone(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = detector_module.checked_size, []
+
+    def broken(data: bytes, max_pixels: int) -> object:
+        calls.append(data)
+        if len(calls) == 1:
+            raise MemoryError
+        return real(data, max_pixels)
+
+    monkeypatch.setattr(detector_module, "checked_size", broken)
+    (answer,) = worker.answer([Question({"a": image(1), "b": image(2)})]).answers
+    found = [entry.get("error", {}).get("code") for entry in json.loads(answer.body)]
+    assert sorted(found, key=str) == [None, "internal_error"]

@@ -20,6 +20,13 @@ def verdict(probability: float, face: FacePlace | None = None) -> Verdict:
     )
 
 
+def taken(tally: Tally) -> list[Increment]:
+    """What was counted since the last time."""
+    increments: list[Increment] = []
+    tally.report(increments.append)
+    return increments
+
+
 def grown(increments: list[Increment]) -> dict[tuple[str, str], float]:
     """What is not zero, by name and value of the label."""
     return {
@@ -30,14 +37,14 @@ def grown(increments: list[Increment]) -> dict[tuple[str, str], float]:
 
 
 def test_every_known_value_begins_at_zero() -> None:
-    first = Tally().take()
+    first = taken(Tally())
     assert {entry.amount for entry in first} == {0.0}
     assert {entry.counter for entry in first} == set(COUNTERS)
 
 
 def test_a_batch_is_counted_once() -> None:
     tally = Tally()
-    tally.take()
+    taken(tally)
     results = [
         verdict(0.03),
         verdict(0.04, FacePlace(True, 1)),
@@ -46,7 +53,7 @@ def test_a_batch_is_counted_once() -> None:
         NoFaceError("none"),
     ]
     tally.add(3, results, Timings(decode=Spent(0.25, 4), engine=Spent(0.5, 3)))
-    assert grown(list(tally.take())) == {
+    assert grown(taken(tally)) == {
         ("batches_total", "3-4"): 1,
         ("verdicts_total", "REAL"): 2,
         ("verdicts_total", "FAKE"): 1,
@@ -63,7 +70,7 @@ def test_a_batch_is_counted_once() -> None:
         ("stage_seconds_total", "engine"): 0.5,
         ("stage_pictures_total", "engine"): 3,
     }
-    assert tally.take() == []
+    assert taken(tally) == []
 
 
 @pytest.mark.parametrize(
@@ -99,13 +106,13 @@ def test_batches_are_classed_by_their_requests(requests: int, expected: str) -> 
 
 def test_no_batch_is_lost_between_two_threads() -> None:
     tally = Tally()
-    tally.take()
+    taken(tally)
     reported: list[float] = []
     done = threading.Event()
 
     def report() -> None:
         while not done.is_set():
-            reported.extend(entry.amount for entry in tally.take())
+            reported.extend(entry.amount for entry in taken(tally))
 
     thread = threading.Thread(target=report)
     thread.start()
@@ -113,4 +120,50 @@ def test_no_batch_is_lost_between_two_threads() -> None:
         tally.add(1, [], Timings())
     done.set()
     thread.join()
-    assert sum(reported) + sum(entry.amount for entry in tally.take()) == 20_000
+    assert sum(reported) + sum(entry.amount for entry in taken(tally)) == 20_000
+
+
+def test_a_report_waits_for_one_that_has_begun() -> None:
+    tally = Tally()
+    taken(tally)
+    tally.add(1, [], Timings())
+    sending, go_on = threading.Event(), threading.Event()
+    reported: list[Increment] = []
+
+    def send_slowly(increment: Increment) -> None:
+        sending.set()
+        assert go_on.wait(10)
+        reported.append(increment)
+
+    slow = threading.Thread(target=tally.report, args=(send_slowly,))
+    slow.start()
+    assert sending.wait(10)
+    second = threading.Thread(target=tally.report, args=(reported.append,))
+    second.start()
+    second.join(0.05)
+    assert second.is_alive()
+    go_on.set()
+    second.join(10)
+    assert [(entry.value, entry.amount) for entry in reported] == [("1", 1)]
+    slow.join(10)
+
+
+def test_what_could_not_be_sent_is_sent_the_next_time() -> None:
+    tally = Tally()
+    taken(tally)
+    tally.add(1, [verdict(0.03)], Timings())
+    sent: list[Increment] = []
+
+    def send(increment: Increment) -> None:
+        if len(sent) == 2:
+            raise OSError("the log is full")
+        sent.append(increment)
+
+    with pytest.raises(OSError, match="full"):
+        tally.report(send)
+    tally.add(1, [verdict(0.04)], Timings())
+    rest = taken(tally)
+    assert rest
+    for name in ("batches_total", "verdicts_total", "fake_probability_total"):
+        counted = [entry.amount for entry in (*sent, *rest) if entry.counter.name.endswith(name)]
+        assert sum(counted) == 2
