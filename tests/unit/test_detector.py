@@ -8,7 +8,7 @@ import pytest
 from clip_deepfake import detector as detector_module
 from clip_deepfake.card import CARD_FILE, Card
 from clip_deepfake.detector import Detector, load_detector
-from clip_deepfake.images import RGB
+from clip_deepfake.images import RGB, Orientation
 from clip_deepfake.verdicts import Verdict
 from scipy.special import expit
 
@@ -74,7 +74,7 @@ def test_no_more_threads_prepare_images_than_it_is_given(
     # Passed only by as many at once as there are threads, which is how each of them is met.
     together = threading.Barrier(most)
 
-    def decode(data: bytes, max_pixels: int) -> RGB:
+    def decode(data: bytes, max_pixels: int, orientation: Orientation) -> RGB:
         seen.add(threading.get_ident())
         together.wait(10)
         return np.zeros((8, 8, 3), np.uint8)

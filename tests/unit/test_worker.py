@@ -8,7 +8,7 @@ from clip_deepfake import worker as worker_module
 from clip_deepfake.card import Card, Limits
 from clip_deepfake.detector import Detector
 from clip_deepfake.errors import EngineLostError
-from clip_deepfake.images import RGB
+from clip_deepfake.images import RGB, Orientation
 from clip_deepfake.metrics import Increment
 from clip_deepfake.preprocessing import CenterCrop, Resize
 from clip_deepfake.questions import Question
@@ -149,8 +149,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     pixels: list[int] = []
     real = detector_module.decode
 
-    def decode(data: bytes, max_pixels: int) -> RGB:
-        found = real(data, max_pixels)
+    def decode(data: bytes, max_pixels: int, orientation: Orientation) -> RGB:
+        found = real(data, max_pixels, orientation)
         pixels.append(found.shape[0] * found.shape[1])
         return found
 
