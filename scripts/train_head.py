@@ -9,7 +9,7 @@ from typing import get_args
 from clip_deepfake.card import Feature
 from clip_deepfake.digests import file_digest
 from clip_deepfake.labels import LabelError
-from deepfake_tools.dataset import TrainingError
+from deepfake_tools.dataset import TrainingError, require_data
 from deepfake_tools.face_options import add_face_options, read_face_options
 from deepfake_tools.failures import OutputError
 from deepfake_tools.head_file import TrainedHead
@@ -118,6 +118,7 @@ def train(arguments: argparse.Namespace) -> TrainedHead:
         import sklearn  # noqa: F401 - says what is missing before anything takes its time
     except ModuleNotFoundError as error:
         raise TrainingError("scikit-learn is not installed: pip install -e '.[train]'") from error
+    require_data(arguments.data, arguments.labels)
     # Not after minutes of training.
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     read = [] if arguments.labels is None else [("--labels", arguments.labels)]

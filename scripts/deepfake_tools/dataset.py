@@ -58,8 +58,7 @@ def read_dataset(folder: Path | None, labels: Path | None) -> Dataset:
         TrainingError: when there is no such folder.
         LabelError: when a label cannot be known.
     """
-    if folder is None and labels is None:
-        raise TrainingError("nothing to train on: give --data DIR, --labels FILE.csv, or both")
+    require_data(folder, labels)
     listed = None if labels is None else read_labels(labels)
     left_out, counts = LeftOut(), LabelCounts()
     if folder is None:
@@ -67,12 +66,22 @@ def read_dataset(folder: Path | None, labels: Path | None) -> Dataset:
         for image in images:
             counts.add_listed(str(image.path.parent), image.label)
         return Dataset(tuple(images), 0, 0, left_out, counts)
-    if not folder.is_dir():
-        raise TrainingError(f"--data {folder} is no folder")
     found = {path: _label(path, folder, listed, counts) for path in find_images(folder, left_out)}
     known = tuple(LabelledImage(p, label) for p, label in found.items() if label is not None)
     not_found = 0 if listed is None else len(listed) - len(known)
     return Dataset(known, len(found) - len(known), not_found, left_out, counts)
+
+
+def require_data(folder: Path | None, labels: Path | None) -> None:
+    """Finds out that there is nothing to train on before anything is written anywhere.
+
+    Raises:
+        TrainingError: when neither is given, or there is no such folder.
+    """
+    if folder is None and labels is None:
+        raise TrainingError("nothing to train on: give --data DIR, --labels FILE.csv, or both")
+    if folder is not None and not folder.is_dir():
+        raise TrainingError(f"--data {folder} is no folder")
 
 
 def _label(

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import train_head
 from clip_deepfake.card import Card, HeadCard, Limits, SelfTest
 from clip_deepfake.detector import Detector
 from clip_deepfake.encoder import build_module
@@ -346,3 +347,9 @@ def test_without_scikit_learn_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "sklearn", None)
     assert main(["--data", str(data)]) == 1
     assert "scikit-learn is not installed: pip install -e '.[train]'" in capsys.readouterr().err
+
+
+def test_without_data_no_folder_is_made_for_the_head(tmp_path: Path) -> None:
+    output = tmp_path / "heads" / "head.safetensors"
+    assert train_head.main(["--data", str(tmp_path / "gone"), "--output", str(output)]) == 1
+    assert not list(tmp_path.iterdir())
