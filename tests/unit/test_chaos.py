@@ -163,10 +163,20 @@ ANSWERED = [Exchange(0.0, 1.0, "1")]
         (ANSWERED, [FLAT, FLAT], False, "the worker was started anew"),
         (ANSWERED, [], True, "a process was gone"),
         (ANSWERED, [Trend(Usage(100.0, 7), Usage(104.0, 7)), FLAT], True, "worker's memory"),
-        (ANSWERED, [FLAT, Trend(Usage(100.0, 7), Usage(111.0, 7))], True, "Java's memory"),
+        (ANSWERED, [FLAT, Trend(Usage(1e6, 7), Usage(1.11e6, 7))], True, "Java's memory"),
+        (ANSWERED, [FLAT, Trend(Usage(1.0, 7), Usage(1.5, 7))], True, None),
         (ANSWERED, [FLAT, Trend(Usage(100.0, 7), Usage(100.0, 16))], True, "9 more files open"),
     ],
-    ids=["flat", "failed", "another worker", "no worker", "worker grows", "Java grows", "files"],
+    ids=[
+        "flat",
+        "failed",
+        "another worker",
+        "no worker",
+        "worker grows",
+        "Java grows",
+        "heap fills",
+        "files",
+    ],
 )
 def test_a_soak_finds_what_is_not_flat(
     exchanges: list[Exchange], trends: list[Trend], same_worker: bool, fault: str | None

@@ -20,6 +20,10 @@ WORKER_GROWTH = 0.03
 JAVA_GROWTH = 0.10
 """Java's collector uses what heap it may have, up to the quarter of memory that is its limit."""
 
+JAVA_BEGINS_WITH = 1 / 64
+"""Of the machine's memory: the heap that Java fills before it collects anything, so that growth
+below it is no leak (HotSpot Virtual Machine Garbage Collection Tuning Guide, "Ergonomics")."""
+
 MORE_FILES = 8
 """A connection that is being closed, a log that is being turned over."""
 
@@ -107,13 +111,14 @@ def finding(
     """
     failed = [exchange for exchange in exchanges if exchange.failure is not None]
     names, bounds = ("worker", "Java"), (WORKER_GROWTH, JAVA_GROWTH)
+    free_mb = (0.0, JAVA_BEGINS_WITH * psutil.virtual_memory().total / 1e6)
     faults = [f"{len(failed)} requests failed: {failed[0].failure}"] if failed else []
     if not same_worker:
         faults.append("the worker was started anew")
     if not trends:
         faults.append("a process was gone before there was anything to compare")
-    for name, found, bound in zip(names, trends, bounds, strict=False):
-        if found.growth > bound:
+    for name, found, bound, free in zip(names, trends, bounds, free_mb, strict=False):
+        if found.growth > bound and found.late.memory_mb > free:
             faults.append(f"{name}'s memory has grown by {found.growth:.1%}, over {bound:.0%}")
         if found.more_files > MORE_FILES:
             faults.append(f"{name} has {found.more_files} more files open")
