@@ -62,7 +62,7 @@ class Quantized:
 
 def quantize(
     card: Card,
-    graph: Any,
+    encoder: dict[str, FloatArray],
     head: dict[str, FloatArray],
     aligner: Aligner | None,
     options: QuantizationOptions,
@@ -72,7 +72,7 @@ def quantize(
 
     Args:
         card: of the float32 detector, its self-test included.
-        graph: of the float32 encoder, OpenVINO's.
+        encoder: float32 tensors under Hugging Face's names.
         head: ``weight`` and ``bias``.
         aligner: where the card aligns faces.
         options: images, and how.
@@ -85,8 +85,11 @@ def quantize(
         BuildError: when NNCF or images are missing, this processor cannot measure the result, or
             the verdicts change by more than the options accept.
     """
+    _refuse_what_cannot_be(options)
+    from clip_deepfake.graph import encoder_graph
     from clip_deepfake.openvino_engine import LinearHead, OpenVinoEngine
 
+    graph = encoder_graph(card.encoder, card.head.feature, card.preprocessing, encoder)
     linear = LinearHead(card.head, head, card.encoder.feature_size(card.head.feature))
     exact = OpenVinoEngine(graph, linear, "float32")
     report(f"reading {options.folder} ...")
@@ -125,12 +128,7 @@ def describe(quantization: Quantization) -> str:
     )
 
 
-def refuse_what_cannot_be(options: QuantizationOptions) -> None:
-    """Says what is missing here, before anything is fetched.
-
-    Raises:
-        BuildError: when NNCF is, or this processor cannot measure the result.
-    """
+def _refuse_what_cannot_be(options: QuantizationOptions) -> None:
     try:
         require_extra("--precision int8", extra="int8")
     except MissingExtraError as error:
@@ -146,8 +144,6 @@ def _calibrate(graph: Any, pixels: Pixels, *, overflow_fix: bool) -> Any:
     """NNCF's post-training quantisation, with its settings for transformers."""
     import nncf  # type: ignore[import-untyped, unused-ignore]
 
-    from deepfake_tools.topology import name_in_order
-
     fix = nncf.OverflowFix.ENABLE if overflow_fix else nncf.OverflowFix.DISABLE
     # Its progress bars are no result.
     with contextlib.redirect_stdout(sys.stderr):
@@ -159,7 +155,9 @@ def _calibrate(graph: Any, pixels: Pixels, *, overflow_fix: bool) -> Any:
             subset_size=len(pixels),
             advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
         )
-    name_in_order(quantized)
+    # Names are counted per process: without these, equal graphs would be unequal files.
+    for number, node in enumerate(quantized.get_ordered_ops()):
+        node.set_friendly_name(f"{node.get_type_name()}_{number}")
     return quantized
 
 

@@ -7,7 +7,6 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 import msgspec
-from clip_deepfake.preprocessing import Preprocessing
 
 from deepfake_tools import deployment
 from deepfake_tools.benchmarking.cells import Cell, Figures, Place, Start, Way, percentile
@@ -114,11 +113,7 @@ class ArchiveContender:
 
 
 def in_process_job(
-    archive: Unpacked,
-    plan: Plan,
-    *,
-    stages: bool = False,
-    preprocessings: dict[str, Preprocessing] | None = None,
+    archive: Unpacked, plan: Plan, *, clip: bool = False, stages: bool = False
 ) -> InProcessJob:
     """Returns the job of measuring an archive within one process."""
     sizes = {1, archive.batch_size}
@@ -132,8 +127,8 @@ def in_process_job(
         warm_up_s=plan.warm_up_s,
         seconds=plan.seconds / 2,
         gpu=plan.gpu,
+        clip=clip,
         stages=stages,
-        preprocessings=preprocessings or {},
     )
 
 
