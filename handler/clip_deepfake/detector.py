@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from clip_deepfake.budget import Room
@@ -240,10 +241,7 @@ def load_detector(
     engine = open_engine(card, directory, gpu_id, threads)
     check_logits(card, engine)
     if threads is not None:
-        # Not at the top: clip_deepfake.images comes first, with what OpenCV reads at its import.
-        import cv2
-
-        # Its own threads work for whichever of the pool's calls it.
+        # OpenCV's own threads work for whichever of the pool's calls it.
         cv2.setNumThreads(threads)
     return Detector(card, engine, aligner, threads)
 
