@@ -2,7 +2,7 @@
 #   PYTHON    the Python, 3.11 or newer, that .venv is made with
 #   PIP_ARGS  further arguments for pip install; pip's own PIP_* variables work too
 #   MODEL, IMAGE   what `make demo` asks, and about which photograph
-#   ARGS      further options of scripts/benchmark.py or scripts/chaos.py
+#   ARGS      further options of scripts/benchmark.py, scripts/gpu.py or scripts/chaos.py
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -20,7 +20,7 @@ unexport PYTHONPATH
 WITH_JAVA = PATH="$(CURDIR)/$(BIN):$$PATH"; [ ! -e $(BIN)/java ] || unset JAVA_HOME;
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve benchmark chaos equality test lint audit clean
+.PHONY: help demo serve benchmark gpu chaos equality test lint audit clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,10 +36,15 @@ benchmark: $(BENCHMARK)  ## Measure, beside LitServe and plain scripts [ARGS="--
 	@$(WITH_JAVA) $(BIN)/python scripts/benchmark.py \
 	    --versus --json benchmark.json --plot benchmark.png $(ARGS)
 
+# Whatever Python has a torch for the GPU: nothing is installed, neither Java nor TorchServe needed.
+gpu:  ## Check and measure a CUDA device beside plain transformers, in 8 minutes [PYTHON=python3]
+	@PYTHONPATH=handler $(if $(filter file,$(origin PYTHON)),$(firstword $(wildcard $(BIN)/python) \
+	    $(PYTHON)),$(PYTHON)) scripts/gpu.py $(ARGS)
+
 chaos: $(SERVING)  ## Do damage to a server under load, and say what came of it [ARGS="--short"]
 	@$(WITH_JAVA) $(BIN)/python scripts/chaos.py $(ARGS)
 
-equality: $(DEVELOPMENT)  ## Compare the four published architectures, full size, with transformers
+equality: $(DEVELOPMENT)  ## Compare every type of encoder, full size, with transformers
 	@$(BIN)/python -m pytest -s tests/full_size
 
 test: $(DEVELOPMENT)  ## Run all tests

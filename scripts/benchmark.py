@@ -2,9 +2,9 @@
 """Measures how fast archives are, and how much faster than what one would do without this project.
 
 Each archive's engine alone, from bytes to verdicts in one process, and served by a TorchServe of
-its own, asked by a separate load process; with --versus the same weights behind LitServe with
-transformers, and in a new process per image. All in interleaved rounds, one at a time; every
-answer is compared, and a wrong one voids the run.
+its own, asked by a separate load process; with --versus the same weights behind LitServe, with
+transformers and with OpenVINO, and in a new process per image. All in interleaved rounds, one at a
+time; every answer is compared, and a wrong one voids the run.
 """
 
 import argparse
@@ -124,10 +124,12 @@ def benchmark(arguments: argparse.Namespace, scratch: Path) -> None:
         seconds=arguments.seconds,
         warm_up_s=min(WARM_UP_S, arguments.seconds),
         gpu=0 if machine.gpus else None,
+        bfloat16=machine.has_bfloat16,
         config=ROOT / "config.properties",
         scratch=scratch,
     )
-    entries = enter(unpack(choose_archives(arguments, scratch), scratch), plan)
+    archives = choose_archives(arguments, scratch, bfloat16=machine.has_bfloat16)
+    entries = enter(unpack(archives, scratch), plan)
     contenders = line_up(entries, plan, versus=arguments.versus, stages=arguments.profile)
     record = measure(contenders, plan, arguments.rounds, say)
     outcome = Outcome(machine, plan, arguments.rounds, entries, record)
@@ -148,15 +150,16 @@ def choose_images(folder: Path | None, scratch: Path) -> list[Path]:
     return find_images(folder) if folder else write_images(PHOTOGRAPHS, scratch / "images", IMAGES)
 
 
-def choose_archives(arguments: argparse.Namespace, scratch: Path) -> list[Path]:
+def choose_archives(arguments: argparse.Namespace, scratch: Path, *, bfloat16: bool) -> list[Path]:
     """Returns the archives to measure, built where none is given."""
-    from deepfake_tools.benchmarking.defaults import build_archives
+    from deepfake_tools.benchmarking.defaults import BFLOAT16_BUILD, BUILDS, build_archives
     from deepfake_tools.benchmarking.photographs import write_images
 
     if arguments.archive:
         return list(arguments.archive)
     write_images(PHOTOGRAPHS, scratch / "calibration", CALIBRATION_IMAGES)
-    return build_archives(arguments.model, scratch / "calibration", scratch, say)
+    builds = (*BUILDS, BFLOAT16_BUILD) if bfloat16 else BUILDS
+    return build_archives(arguments.model, builds, scratch / "calibration", scratch, say)
 
 
 def say(text: str) -> None:

@@ -4,22 +4,23 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from clip_deepfake.card import EngineChoice, Feature, HeadCard, Limits, Precision, Quantization
 from clip_deepfake.faces import FaceAlignment
 from deepfake_tools.archive import ServingOptions
 from deepfake_tools.build_options import BuildOptions
-from deepfake_tools.builder import Built, build
 from deepfake_tools.face_options import add_face_options, read_face_options
-from deepfake_tools.hub import BuildError
+from deepfake_tools.hub import DEFAULT_MODEL, BuildError, import_with_hub
 from deepfake_tools.interrupts import reliable_interrupts
 from deepfake_tools.memory import REMEDY, is_out_of_memory
 from deepfake_tools.options import CommandParser, at_least, fraction, given
 from deepfake_tools.quantization import QuantizationOptions
 from deepfake_tools.quantization import describe as describe_quantization
 from deepfake_tools.recipes import PRESETS
-from deepfake_tools.sources import DEFAULT_MODEL, DEFAULT_PRESET
+
+if TYPE_CHECKING:
+    from deepfake_tools.builder import Built
 
 # Beyond these a worker would not come up, or nobody would wait for it.
 MOST_WORKERS = 256
@@ -86,6 +87,7 @@ def parse_arguments(arguments: list[str] | None = None) -> BuildOptions:
         faces=read_face_options(parser, found),
         engine=found.engine,
         quantization=_read_quantization(parser, found),
+        fake_labels=tuple(found.fake_label),
     )
 
 
@@ -119,9 +121,16 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
         "--preprocess",
         metavar="PRESET|FILE.json",
         help="a preset below, or a JSON file with steps, mean and std as a card has them "
-        f"(without --weights: {DEFAULT_PRESET})",
+        "(without --weights: squash for a CLIP, own for others)",
     )
     reading.add_argument("--feature", choices=get_args(Feature), help="what the head reads")
+    reading.add_argument(
+        "--fake-label",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="of a whole classifier, the labels that mean FAKE, whose probabilities are added",
+    )
     reading.add_argument(
         "--threshold", type=fraction, metavar="P", help="FAKE is answered above it (0 to 1)"
     )
@@ -215,7 +224,7 @@ def _add_serving(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def describe(built: Built) -> str:
+def describe(built: "Built") -> str:
     """What a person wants to know of a new archive, the next command included."""
     card = built.card
     return "\n".join(
@@ -266,6 +275,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command."""
     options = parse_arguments(arguments)
     try:
+        # It brings transformers, and with it the Hub's library, which takes seconds.
+        build = import_with_hub("deepfake_tools.builder").build
         with reliable_interrupts():
             built = build(options, report=lambda step: print(step, file=sys.stderr))
     except BuildError as error:

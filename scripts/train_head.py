@@ -13,13 +13,12 @@ from deepfake_tools.dataset import TrainingError, require_data
 from deepfake_tools.face_options import add_face_options, read_face_options
 from deepfake_tools.failures import OutputError
 from deepfake_tools.head_file import TrainedHead
-from deepfake_tools.hub import BuildError
+from deepfake_tools.hub import DEFAULT_MODEL, BuildError
 from deepfake_tools.interrupts import reliable_interrupts
 from deepfake_tools.memory import REMEDY, is_out_of_memory
 from deepfake_tools.options import CommandParser
 from deepfake_tools.output_files import SameFileError, check_outputs, is_kept
 from deepfake_tools.recipes import PRESETS
-from deepfake_tools.sources import DEFAULT_MODEL, DEFAULT_PRESET
 
 EPILOG = """\
 examples:
@@ -56,14 +55,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     model.add_argument(
         "--preprocess",
         metavar="PRESET|FILE.json",
-        default=DEFAULT_PRESET,
-        help=f"{', '.join(PRESETS)}, or a JSON file (default: %(default)s)",
+        help=f"own, {', '.join(PRESETS)}, or a JSON file (default: squash for a CLIP, own for "
+        "others)",
     )
     model.add_argument(
         "--feature",
         choices=get_args(Feature),
-        default="pooler_output",
-        help="what the head reads (default: %(default)s)",
+        help="what the head reads (default: the pooled output, where there is one)",
     )
     add_face_options(parser, several=False)
     head = parser.add_argument_group("head")

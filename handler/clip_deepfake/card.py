@@ -1,7 +1,7 @@
 """The card, ``detector.json``: everything about a detector that is not a weight."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -16,11 +16,16 @@ ENCODER_FILE = "encoder.safetensors"
 HEAD_FILE = "head.safetensors"
 GRAPH_FILE = "encoder.xml"
 GRAPH_WEIGHTS_FILE = "encoder.bin"
+ENGINE_CONSTANTS = "openvino.constants"
+"""Name of the tensor, beside the encoder's, that holds what a graph needs besides them."""
 LANDMARKS_FILE = "landmarks.dat"
 
 Count = Annotated[int, Meta(gt=0, le=1 << 20)]
+Index = Annotated[int, Meta(ge=0, lt=1 << 20)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
-Feature = Literal["pooler_output", "image_embeds"]
+Feature = Literal["pooler_output", "image_embeds", "class_token", "classifier_input"]
+"""What a head reads: the model's pooled output; that after CLIP's projection; the last layer's
+class token; whatever one of transformers' image classifiers hands to its own linear layer."""
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
 EngineChoice = Literal["auto", "torch", "openvino"]
 
@@ -43,39 +48,35 @@ class ModelSource(Struct, frozen=True, forbid_unknown_fields=True):
     weights_sha256: Sha256
 
 
-class EncoderConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """Shape of a CLIP vision transformer, in the terms of its Hub ``config.json``.
+class EncoderCard(Struct, frozen=True, forbid_unknown_fields=True):
+    """The encoder, as transformers knows it.
 
     Attributes:
-        projection_dim: width of ``image_embeds``; None when there is no visual projection.
+        architecture: name of transformers' class.
+        config: its settings, complete, in the terms of a Hub ``config.json``.
+        image_size: side of the square that it takes, in pixels.
+        features: width of everything that a head can read of it.
+        operations: floating-point operations for one image, two for each product.
     """
 
-    hidden_size: Count
-    intermediate_size: Count
-    num_hidden_layers: Count
-    num_attention_heads: Count
+    architecture: str
+    config: dict[str, Any]
     image_size: Count
-    patch_size: Count
-    hidden_act: str
-    layer_norm_eps: Annotated[float, Meta(gt=0)]
-    projection_dim: Count | None
-
-    @property
-    def patches_per_side(self) -> int:
-        """Patches along one side; what is left of the image at its right and bottom is unused."""
-        return self.image_size // self.patch_size
+    features: dict[Feature, Count]
+    operations: Annotated[int, Meta(gt=0)]
 
     def feature_size(self, feature: Feature) -> int:
         """Width of the given feature.
 
         Raises:
-            LoadError: when the encoder has no visual projection to make ``image_embeds`` with.
+            LoadError: when the encoder does not have it.
         """
-        if feature == "pooler_output":
-            return self.hidden_size
-        if self.projection_dim is None:
-            raise LoadError("the head reads image_embeds, but the encoder has no visual projection")
-        return self.projection_dim
+        if feature not in self.features:
+            raise LoadError(
+                f"the head reads {feature}, but the encoder has no such feature; it has "
+                f"{', '.join(self.features)}"
+            )
+        return self.features[feature]
 
 
 class DataHistory(Struct, frozen=True, forbid_unknown_fields=True):
@@ -158,8 +159,9 @@ class HeadCard(Struct, frozen=True, forbid_unknown_fields=True):
         description: one sentence on where the head came from.
         feature: what of the encoder the head reads.
         l2_normalize: whether the feature is divided by its Euclidean norm first.
-        outputs: 1 logit, read through a sigmoid, or 2, through a softmax.
-        fake_index: which of two logits stands for FAKE; 0 for a single one.
+        outputs: 1 logit, read through a sigmoid, or several, through a softmax.
+        fake_indices: which of several logits stand for FAKE, whose probabilities are added; of a
+            single one, itself.
         threshold: FAKE is answered above this ``fake_probability``.
         family: the published detector that the weights are of; None where there is none.
         file: base name of the file that the head was read from; None for random weights.
@@ -173,8 +175,8 @@ class HeadCard(Struct, frozen=True, forbid_unknown_fields=True):
     description: str
     feature: Feature
     l2_normalize: bool
-    outputs: Literal[1, 2]
-    fake_index: Literal[0, 1]
+    outputs: Count
+    fake_indices: tuple[Index, ...]
     threshold: Fraction
     family: str | None = None
     file: str | None = None
@@ -182,6 +184,17 @@ class HeadCard(Struct, frozen=True, forbid_unknown_fields=True):
     licence: str | None = None
     overridden: list[str] = []
     history: TrainingHistory | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses outputs that do not leave anything to decide.
+
+        Raises:
+            ValueError: naming them; msgspec makes it a ``ValidationError``.
+        """
+        fake = set(self.fake_indices)
+        most = 1 if self.outputs == 1 else self.outputs - 1
+        if not fake <= set(range(self.outputs)) or not 1 <= len(fake) <= most:
+            raise ValueError(f"fake_indices {self.fake_indices} of {self.outputs} outputs")
 
 
 class Quantization(Struct, frozen=True, forbid_unknown_fields=True):
@@ -273,7 +286,7 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     version: str
     model: ModelSource
-    encoder: EncoderConfig
+    encoder: EncoderCard
     head: HeadCard
     preprocessing: Preprocessing
     precision: Precision

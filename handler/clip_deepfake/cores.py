@@ -11,6 +11,9 @@ CPU_FLAGS = Path("/proc/cpuinfo")
 DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}
 """Linux's names of the instructions that sum int8 products in 32 bits."""
 
+BFLOAT16_PRODUCTS = {"avx512_bf16", "amx_bf16"}
+"""Of those that multiply bfloat16. OpenVINO takes that precision without them too, slowly."""
+
 
 def available_cores() -> int:
     """Cores that this process may use: its affinity's, no more than its container's share."""
@@ -50,9 +53,20 @@ def _quota() -> int:
 
 def has_int8_dot_product() -> bool:
     """Whether the processor sums int8 products without overflow; True where it does not say."""
+    flags = _cpu_flags()
+    return platform.machine() != "x86_64" if flags is None else bool(DOT_PRODUCTS & flags)
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 fast; False where it does not say."""
+    return bool(BFLOAT16_PRODUCTS & (_cpu_flags() or set()))
+
+
+def _cpu_flags() -> set[str] | None:
+    """The processor's own words for what it can; None where the system does not tell them."""
     try:
         text = CPU_FLAGS.read_text()
     except OSError:
-        return platform.machine() != "x86_64"
+        return None
     lists = (line for line in text.splitlines() if line.startswith(("flags", "Features")))
-    return any(DOT_PRODUCTS.intersection(line.split()) for line in lists)
+    return {flag for line in lists for flag in line.split()}

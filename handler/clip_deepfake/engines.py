@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from clip_deepfake.card import Card
 from clip_deepfake.errors import LoadError
@@ -20,6 +21,9 @@ Logits = npt.NDArray[np.float32]
 
 Features = npt.NDArray[np.float32]
 """What a head reads, float32 (batch, feature size)."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Of stored weights, by the names that a card's ``precision`` has for them."""
 
 CPU_PASS = 8
 """Pictures in one pass on a CPU. More are hardly faster, and OpenVINO keeps what it has compiled
@@ -54,6 +58,22 @@ class Engine(Protocol):
         ...
 
 
+def worker_device(gpu_id: int | None) -> torch.device:
+    """Chooses where a worker computes.
+
+    Args:
+        gpu_id: the CUDA device that the server assigned, or None when it assigned none.
+
+    Returns:
+        That CUDA device, else Apple's MPS where it is available, else the CPU.
+    """
+    if gpu_id is not None and torch.cuda.is_available():
+        return torch.device("cuda", gpu_id)
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
 def open_engine(
     card: Card, directory: Path, gpu_id: int | None = None, threads: int | None = None
 ) -> Engine:
@@ -72,18 +92,16 @@ def open_engine(
     Raises:
         LoadError: when a file does not fit the card, or a library is missing.
     """
-    # Each library is imported by the worker that computes with it, and by no other.
-    from clip_deepfake.torch_engine import open_torch_engine, worker_device
-
     wanted = "openvino" if card.quantization else card.engine
     device = worker_device(gpu_id)
     if wanted == "torch":
-        return open_torch_engine(card, directory, device, threads)
+        return _open_torch_engine(card, directory, device, threads)
     if device.type != "cpu":
         if wanted == "auto":
-            return open_torch_engine(card, directory, device, threads)
+            return _open_torch_engine(card, directory, device, threads)
         logger.warning("this archive computes on the CPU; the worker's %s stays unused", device)
     try:
+        # Each library is imported by the worker that computes with it, and by no other.
         from clip_deepfake.openvino_engine import open_openvino_engine
     except ImportError as error:
         if wanted == "openvino":
@@ -96,5 +114,25 @@ def open_engine(
             "pip install openvino",
             error,
         )
-        return open_torch_engine(card, directory, device, threads)
+        return _open_torch_engine(card, directory, device, threads)
     return open_openvino_engine(card, directory, threads)
+
+
+def _open_torch_engine(
+    card: Card, directory: Path, device: torch.device, threads: int | None
+) -> Engine:
+    built_with = card.built_with.get("transformers", "of the builder")
+    try:
+        # It brings transformers, which takes seconds and 150 MB.
+        from clip_deepfake.torch_engine import open_torch_engine
+    except ImportError as error:
+        raise LoadError(
+            f"a worker that computes with PyTorch needs transformers, which cannot be imported "
+            f"({error}): pip install 'transformers>={built_with}'"
+        ) from error
+    try:
+        return open_torch_engine(card, directory, device, threads)
+    except LoadError as error:
+        raise LoadError(
+            f"{error}; this archive was built with transformers {built_with}"
+        ) from error

@@ -140,36 +140,41 @@ def read_folder(folder: Path, root: Path) -> Reading:
     return Reading(None, ambiguous)
 
 
-def name_labels(name: str) -> frozenset[Label]:
+def name_labels(name: str, words: Mapping[str, Label] = WORDS) -> frozenset[Label]:
     """Returns what a directory's name stands for: nothing, one label, or both.
 
     >>> sorted(name_labels("RealVideo-FakeAudio"))
     [0, 1]
+
+    Args:
+        name: of a directory, or of whatever else stands for real or fake.
+        words: and what each stands for.
     """
-    words = list(_words(name))
-    letters = [word for word in words if not word.isdigit()]
+    parts = list(name_words(name))
+    letters = [part for part in parts if not part.isdigit()]
     if len(letters) == 1 and letters[0] in WHOLE_NAMES:
         return frozenset({WHOLE_NAMES[letters[0]]})
-    return frozenset(_said(words))
+    return frozenset(_said(parts, words))
 
 
-def _words(name: str) -> Iterator[str]:
+def name_words(name: str) -> Iterator[str]:
+    """Yields a name's words, lower case, split at case, digits and punctuation."""
     for run in RUN.findall(name):
         parts = CASED.findall(run) if run.isascii() and run.isalpha() else [run]
         yield from (part.lower() for part in parts)
 
 
-def _said(words: list[str]) -> Iterator[Label]:
+def _said(parts: list[str], words: Mapping[str, Label]) -> Iterator[Label]:
     """Yields a label for each word or compound that stands for one, the longest compound first."""
     place = 0
-    while place < len(words):
+    while place < len(parts):
         for length in range(LONGEST_COMPOUND, 0, -1):
-            compound = "".join(words[place : place + length])
+            compound = "".join(parts[place : place + length])
             if compound in COMPOUNDS:
                 label, step = COMPOUNDS[compound], length
                 break
         else:
-            label, step = WORDS.get(words[place]), 1
+            label, step = words.get(parts[place]), 1
         if label is not None:
             yield label
         place += step

@@ -15,12 +15,12 @@ from clip_deepfake.card import (
     HEAD_FILE,
     Card,
     HeadCard,
+    Precision,
     Quantization,
 )
-from clip_deepfake.cores import has_int8_dot_product, threads_to_ask_for
+from clip_deepfake.cores import has_bfloat16, has_int8_dot_product, threads_to_ask_for
 from clip_deepfake.engines import CPU_PASS, Features, Logits, Pixels
 from clip_deepfake.errors import LoadError
-from clip_deepfake.graph import encoder_graph
 from clip_deepfake.memory import release_pages
 from clip_deepfake.tensors import FloatArray, check_shapes, load_arrays
 
@@ -65,21 +65,25 @@ class OpenVinoEngine:
     largest_pass = CPU_PASS
 
     def __init__(
-        self, graph: ov.Model, head: LinearHead, precision: str, threads: int | None = None
+        self, graph: ov.Model, head: LinearHead, precision: Precision, threads: int | None = None
     ) -> None:
         """Compiles the graph.
 
         Args:
             graph: uint8 (batch, side, side, 3) to float32 features (batch, width).
             head: makes logits of features.
-            precision: of the computation, as answers tell it.
+            precision: the card's. With ``bfloat16`` all is computed so, with ``int8`` what is not
+                quantised, where the processor can; elsewhere, as with the others, in float32.
             threads: to compute with; None takes every core that this process may use.
         """
-        compiled = _core().compile_model(graph, "CPU", _settings(threads))
+        rounds = precision in ("bfloat16", "int8") and has_bfloat16()
+        compiled = _core().compile_model(graph, "CPU", _settings(threads, rounds=rounds))
         self._request = compiled.create_infer_request()
         self._head = head
-        self.exact = precision == "float32"
-        self.name = f"openvino cpu {precision}"
+        computed = "bfloat16" if rounds else "float32"
+        self.exact = computed == "float32" and precision != "int8"
+        quantised = "int8 and " if precision == "int8" else ""
+        self.name = f"openvino cpu {quantised}{computed}"
 
     def __call__(self, pixels: Pixels) -> Logits:
         """Maps uint8 (batch, side, side, 3) to float32 logits (batch, outputs)."""
@@ -101,12 +105,12 @@ def _core() -> ov.Core:
     return ov.Core()
 
 
-def _settings(threads: int | None) -> dict[str, Any]:
+def _settings(threads: int | None, *, rounds: bool) -> dict[str, Any]:
     settings = {
         # One stream answers a single image in half the time of two, and a batch as fast.
         "NUM_STREAMS": 1,
-        # The default rounds to bfloat16 where the processor can.
-        "INFERENCE_PRECISION_HINT": "f32",
+        # By itself it would round to bfloat16 wherever the processor can.
+        "INFERENCE_PRECISION_HINT": "bf16" if rounds else "f32",
         # Two workers would both be bound to the first cores.
         "ENABLE_CPU_PINNING": False,
     }
@@ -119,7 +123,7 @@ def open_openvino_engine(card: Card, directory: Path, threads: int | None = None
 
     Args:
         card: says what the files hold.
-        directory: holds the head, and the encoder as safetensors or, quantised, as a graph.
+        directory: holds the head, the encoder's graph, and its weights.
         threads: to compute with; None takes every core that this process may use.
 
     Raises:
@@ -128,24 +132,30 @@ def open_openvino_engine(card: Card, directory: Path, threads: int | None = None
     """
     width = card.encoder.feature_size(card.head.feature)
     head = LinearHead(card.head, load_arrays(directory / HEAD_FILE), width)
+    weights = directory / ENCODER_FILE
     if card.quantization is not None:
         _refuse_saturation(card.quantization)
-        weights, precision = directory / GRAPH_WEIGHTS_FILE, "int8"
-        graph = _read_graph(directory / GRAPH_FILE)
-    else:
-        weights, precision = directory / ENCODER_FILE, "float32"
-        tensors = load_arrays(weights)
-        graph = encoder_graph(card.encoder, card.head.feature, card.preprocessing, tensors)
-    engine = OpenVinoEngine(graph, head, precision, threads)
+        weights = directory / GRAPH_WEIGHTS_FILE
+    graph = read_graph(directory / GRAPH_FILE, weights)
+    engine = OpenVinoEngine(graph, head, card.precision, threads)
     # The first pass copies the weights into the order that it computes in.
     engine(np.zeros((1, card.encoder.image_size, card.encoder.image_size, 3), np.uint8))
     release_pages(weights)
     return engine
 
 
-def _read_graph(path: Path) -> ov.Model:
+def read_graph(path: Path, weights: Path) -> ov.Model:
+    """Reads a graph whose constants lie in a file of weights, which is mapped, not copied.
+
+    Args:
+        path: of the topology, in OpenVINO's XML.
+        weights: OpenVINO's own, or a safetensors file.
+
+    Raises:
+        LoadError: when OpenVINO cannot make a graph of them.
+    """
     try:
-        return _core().read_model(path)
+        return _core().read_model(path, weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise LoadError(f"{path.name} is no graph that OpenVINO reads: {reason}") from error

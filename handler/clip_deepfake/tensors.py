@@ -9,7 +9,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from clip_deepfake.card import EncoderConfig
 from clip_deepfake.errors import LoadError
 
 FloatArray = npt.NDArray[np.float32]
@@ -37,29 +36,6 @@ def load_arrays(path: Path) -> dict[str, FloatArray]:
         LoadError: as ``load_tensors``.
     """
     return {name: tensor.float().numpy() for name, tensor in load_tensors(path).items()}
-
-
-def encoder_shapes(config: EncoderConfig) -> Shapes:
-    """The tensors of a vision tower under Hugging Face's names, its projection included."""
-    hidden, wide = config.hidden_size, config.intermediate_size
-    linear = {f"self_attn.{part}_proj": (hidden, hidden) for part in ("q", "k", "v", "out")}
-    linear |= {"mlp.fc1": (wide, hidden), "mlp.fc2": (hidden, wide)}
-    norms = ["pre_layrnorm", "post_layernorm"]
-    shapes: dict[str, tuple[int, ...]] = {
-        "embeddings.class_embedding": (hidden,),
-        "embeddings.patch_embedding.weight": (hidden, 3, config.patch_size, config.patch_size),
-        "embeddings.position_embedding.weight": (config.patches_per_side**2 + 1, hidden),
-    }
-    for index in range(config.num_hidden_layers):
-        layer = f"encoder.layers.{index}."
-        norms += [f"{layer}layer_norm1", f"{layer}layer_norm2"]
-        for name, shape in linear.items():
-            shapes |= {f"{layer}{name}.weight": shape, f"{layer}{name}.bias": shape[:1]}
-    shapes |= {f"{name}.{part}": (hidden,) for name in norms for part in ("weight", "bias")}
-    named = {f"vision_model.{name}": shape for name, shape in shapes.items()}
-    if config.projection_dim is not None:
-        named["visual_projection.weight"] = (config.projection_dim, hidden)
-    return named
 
 
 def check_shapes(wanted: Shapes, found: Shapes, what: str) -> None:

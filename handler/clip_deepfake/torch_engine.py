@@ -9,15 +9,17 @@ import torch
 from clip_deepfake.card import ENCODER_FILE, HEAD_FILE, Card
 from clip_deepfake.cores import threads_to_ask_for
 from clip_deepfake.device_faults import device_faults
-from clip_deepfake.encoder import DetectorModule, build_module
+from clip_deepfake.encoder import (
+    DetectorModule,
+    build_module,
+    load_encoder,
+    read_class_token_alone,
+)
 from clip_deepfake.engines import CPU_PASS, GPU_PASS, Engine, Features, Logits, Pixels
 from clip_deepfake.errors import EngineMemoryError
 from clip_deepfake.tensors import load_tensors
 
 logger = logging.getLogger(__name__)
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""By the names that a card's ``precision`` has for them."""
 
 
 class TorchEngine:
@@ -38,7 +40,10 @@ class TorchEngine:
             module = module.float()
         self._module = module.to(device)
         self._device = device
-        dtype = next(self._module.encoder.parameters()).dtype
+        dtype = self._module.encoder.dtype
+        if dtype == torch.float32:
+            # Without this a GPU's convolutions round to 10 bits of mantissa.
+            torch.backends.cudnn.allow_tf32 = False
         self.exact = dtype == torch.float32
         self.largest_pass = CPU_PASS if device.type == "cpu" else GPU_PASS
         self.name = f"torch {device.type} {str(dtype).removeprefix('torch.')}"
@@ -52,22 +57,6 @@ class TorchEngine:
         """Maps uint8 (batch, side, side, 3) to what the head makes its logits of."""
         with device_faults(self._device), torch.inference_mode():
             return self._module.feature(torch.from_numpy(pixels).to(self._device)).cpu().numpy()
-
-
-def worker_device(gpu_id: int | None) -> torch.device:
-    """Chooses where a worker computes.
-
-    Args:
-        gpu_id: the CUDA device that the server assigned, or None when it assigned none.
-
-    Returns:
-        That CUDA device, else Apple's MPS where it is available, else the CPU.
-    """
-    if gpu_id is not None and torch.cuda.is_available():
-        return torch.device("cuda", gpu_id)
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
 
 
 def open_torch_engine(
@@ -88,8 +77,12 @@ def open_torch_engine(
     wanted = threads_to_ask_for(threads)
     if device.type == "cpu" and wanted is not None:
         torch.set_num_threads(wanted)
-    encoder, head = (load_tensors(directory / name) for name in (ENCODER_FILE, HEAD_FILE))
-    engine = TorchEngine(build_module(card, encoder, head), device)
+    tensors, head = (load_tensors(directory / name) for name in (ENCODER_FILE, HEAD_FILE))
+    feature = card.head.feature
+    encoder = load_encoder(card.encoder, feature, card.preprocessing, tensors)
+    read_class_token_alone(encoder)
+    module = build_module(encoder, card.head, head, card.encoder.feature_size(feature))
+    engine = TorchEngine(module, device)
     if device.type == "cuda":
         warm_up(engine, card.encoder.image_size)
     return engine

@@ -145,16 +145,25 @@ def fake_margin(logits: npt.NDArray[np.float32], head: HeadCard) -> float:
 
     Args:
         logits: float32 (outputs,), finite.
-        head: says whether they are one logit for a sigmoid or two for a softmax.
+        head: says whether they are one logit for a sigmoid or several for a softmax.
 
     Returns:
         The logit, or the difference of two, in float64: finite, and as many different values as
-        float32 has. A softmax over two logits is the sigmoid of their difference.
+        float32 has. A softmax over two logits is the sigmoid of their difference; of several, the
+        logarithm of a sum of exponentials stands for those on either side.
     """
     values: list[float] = logits.tolist()
     if head.outputs == 1:
         return values[0]
-    return values[head.fake_index] - values[1 - head.fake_index]
+    fake = [values[index] for index in head.fake_indices]
+    real = [value for index, value in enumerate(values) if index not in head.fake_indices]
+    return _log_sum(fake) - _log_sum(real)
+
+
+def _log_sum(logits: Sequence[float]) -> float:
+    """The logit that stands for several, whose probabilities are added."""
+    largest = max(logits)
+    return largest + math.log(sum(math.exp(logit - largest) for logit in logits))
 
 
 def sigmoid(margin: float) -> float:

@@ -1,6 +1,8 @@
 """The parts of a detector in, one reproducible ``.mar`` out."""
 
 import json
+import shutil
+import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,10 +10,11 @@ from pathlib import Path
 
 import clip_deepfake
 from clip_deepfake.card import CARD_FILE, Card
+from model_archiver.model_archiver_config import ModelArchiverConfig
+from model_archiver.model_packaging_utils import ModelExportUtils
 
 HANDLER = "deepfake_handler.py"
 CONFIG = "model-config.yaml"
-MANIFEST = "MAR-INF/MANIFEST.json"
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """The zip format's first moment: an archive says nothing of when it was made."""
@@ -54,7 +57,7 @@ class ServingOptions:
 def write_archive(
     target: Path, card: Card, weights: Mapping[str, Path], options: ServingOptions
 ) -> None:
-    """Packs a detector.
+    """Packs a detector with torch-model-archiver, reproducibly.
 
     Everything is stored as it is: weights do not compress, and TorchServe unpacks on every start.
 
@@ -64,19 +67,45 @@ def write_archive(
         weights: each file that the card lists, by its name in the archive.
         options: for TorchServe's model configuration.
     """
-    texts = {
-        MANIFEST: _manifest(card),
-        CONFIG: options.to_yaml().encode(),
-        CARD_FILE: card.to_json(),
-        **_code(),
-    }
-    with zipfile.ZipFile(target, "w") as archive:
-        for name in sorted([*texts, *weights]):
+    with tempfile.TemporaryDirectory(prefix=".pack-", dir=target.parent) as scratch:
+        content = Path(scratch, "content")
+        _lay_out(content, card, weights, options)
+        ModelExportUtils.archive(scratch, "packed", str(content), _manifest(card), "zip-store")
+        _write_reproducibly(Path(scratch, "packed.mar"), target)
+
+
+def _lay_out(
+    content: Path, card: Card, weights: Mapping[str, Path], options: ServingOptions
+) -> None:
+    package = Path(clip_deepfake.__file__).parent
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+    shutil.copytree(package, content / package.name, ignore=ignored)
+    shutil.copyfile(package.parent / HANDLER, content / HANDLER)
+    (content / CONFIG).write_text(options.to_yaml(), encoding="utf-8")
+    (content / CARD_FILE).write_bytes(card.to_json())
+    for name, path in weights.items():
+        (content / name).symlink_to(path.resolve())
+
+
+def _manifest(card: Card) -> str:
+    """torch-model-archiver's, without the moment of its making."""
+    settings = ModelArchiverConfig(
+        model_name=card.name, version=card.version, handler=HANDLER, config_file=CONFIG
+    )
+    manifest = json.loads(ModelExportUtils.generate_manifest_json(settings))
+    del manifest["createdOn"]
+    return json.dumps(manifest, indent=2) + "\n"
+
+
+def _write_reproducibly(packed: Path, target: Path) -> None:
+    """Copies an archive: entries sorted, times fixed, nothing of this machine in it."""
+    with zipfile.ZipFile(packed) as source, zipfile.ZipFile(target, "w") as archive:
+        for name in sorted(source.namelist()):
             entry = plain_entry(name)
-            if name in texts:
-                archive.writestr(entry, texts[name])
-            else:
-                _store(archive, entry, weights[name])
+            # Lets the header be written before the content.
+            entry.file_size = source.getinfo(name).file_size
+            with source.open(name) as reader, archive.open(entry, "w") as writer:
+                shutil.copyfileobj(reader, writer, BLOCK)
 
 
 def plain_entry(name: str) -> zipfile.ZipInfo:
@@ -85,32 +114,3 @@ def plain_entry(name: str) -> zipfile.ZipInfo:
     entry.create_system = 3  # Unix, so that the mode below counts
     entry.external_attr = 0o644 << 16
     return entry
-
-
-def _manifest(card: Card) -> bytes:
-    manifest = {
-        "runtime": "python",
-        "model": {
-            "modelName": card.name,
-            "modelVersion": card.version,
-            "handler": HANDLER,
-            "configFile": CONFIG,
-        },
-        "archiverVersion": "0.12.0",
-    }
-    return json.dumps(manifest, indent=2).encode() + b"\n"
-
-
-def _code() -> dict[str, bytes]:
-    """The handler and the package that it serves, by their names in the archive."""
-    package = Path(clip_deepfake.__file__).parent
-    root = package.parent
-    files = [root / HANDLER, *package.rglob("*.py")]
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
-
-
-def _store(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, source: Path) -> None:
-    entry.file_size = source.stat().st_size  # lets the header be written before the content
-    with source.open("rb") as reader, archive.open(entry, "w") as writer:
-        while block := reader.read(BLOCK):
-            writer.write(block)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from clip_deepfake.card import EngineChoice, Feature, Limits, Precision
-from clip_deepfake.torch_engine import DTYPES
+from clip_deepfake.engines import DTYPES
 
 from deepfake_tools.archive import ServingOptions
 from deepfake_tools.face_options import FaceOptions
@@ -34,6 +34,7 @@ class BuildOptions:
         faces: how faces are aligned; None judges images as they are.
         engine: what computes.
         quantization: how to quantise; None but for int8.
+        fake_labels: of a whole classifier, the labels that mean FAKE; none reads it off them.
     """
 
     model: str | None
@@ -52,6 +53,7 @@ class BuildOptions:
     faces: FaceOptions | None = None
     engine: EngineChoice = "auto"
     quantization: QuantizationOptions | None = None
+    fake_labels: tuple[str, ...] = ()
 
     @property
     def tower_dtype(self) -> torch.dtype:

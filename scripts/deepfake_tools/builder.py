@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -21,11 +22,13 @@ from clip_deepfake.card import (
 )
 from clip_deepfake.detector import self_test_pixels
 from clip_deepfake.digests import file_digest
-from clip_deepfake.encoder import build_module
+from clip_deepfake.encoder import Encoder, build_module, load_encoder
+from clip_deepfake.engines import DTYPES
 from clip_deepfake.errors import LoadError
 from clip_deepfake.faces import Aligner, FaceAlignment
 from clip_deepfake.frontal import import_dlib
-from clip_deepfake.torch_engine import DTYPES, TorchEngine
+from clip_deepfake.torch_engine import TorchEngine
+from openvino import save_model
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
@@ -33,13 +36,23 @@ from deepfake_tools.archive import ServingOptions, write_archive
 from deepfake_tools.build_options import BuildOptions
 from deepfake_tools.hub import BuildError
 from deepfake_tools.inspection import NAME, VERSION, ArchiveName
-from deepfake_tools.quantization import QuantizationOptions, Quantized, quantize
+from deepfake_tools.memory import is_out_of_memory
+from deepfake_tools.quantization import QuantizationOptions, quantize, refuse_what_cannot_be
 from deepfake_tools.sources import Parts, gather
 from deepfake_tools.store import next_version
 from deepfake_tools.time_limits import response_timeout_s
+from deepfake_tools.topology import store_as, trace, write_with_weights
 
-LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "safetensors", "torch")
-INT8_LIBRARIES = ("nncf", "openvino")
+LIBRARIES = (
+    "numpy",
+    "opencv-python-headless",
+    "openvino",
+    "pillow",
+    "safetensors",
+    "torch",
+    "transformers",
+)
+INT8_LIBRARIES = ("nncf",)
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,8 @@ def build(options: BuildOptions, report: Callable[[str], None]) -> Built:
     """
     # What cannot be is refused before anything is fetched.
     _target(options, options.served_name or "unnamed")
+    if options.quantization is not None:
+        refuse_what_cannot_be(options.quantization)
     faces = _alignment(options)
     parts = gather(options, report)
     target = _target(options, options.served_name or parts.name)
@@ -92,13 +107,14 @@ def build(options: BuildOptions, report: Callable[[str], None]) -> Built:
         engine=options.engine,
     )
     report("computing the self-test's logits ...")
-    card = msgspec.structs.replace(card, self_test=_self_test(card, parts))
-    quantized = None
+    encoder = _load(card, parts)
+    card = msgspec.structs.replace(card, self_test=_self_test(card, encoder, parts))
+    report("tracing the encoder for OpenVINO ...")
+    graph = trace(encoder, card.encoder.image_size)
     if options.quantization is not None:
-        quantized = _quantize(card, parts, options, options.quantization, report)
-        card = quantized.card
+        card, graph = _quantize(card, graph, parts, options, options.quantization, report)
     report("packing ...")
-    return _pack(card, parts, options, quantized)
+    return _pack(card, graph, parts, options)
 
 
 def _target(options: BuildOptions, name: str) -> ArchiveName:
@@ -142,11 +158,18 @@ def _version(library: str) -> str:
         ) from error
 
 
-def _self_test(card: Card, parts: Parts) -> SelfTest:
+def _load(card: Card, parts: Parts) -> Encoder:
+    tensors = {name: tensor.float() for name, tensor in parts.tower.tensors.items()}
     try:
-        module = build_module(card, parts.tower.tensors, parts.head.tensors)
+        return load_encoder(card.encoder, card.head.feature, card.preprocessing, tensors)
     except LoadError as error:
         raise BuildError(f"{parts.model.name}: {error}") from error
+
+
+def _self_test(card: Card, encoder: Encoder, parts: Parts) -> SelfTest:
+    """The logits of transformers' own model, as it is: whatever serves is compared with them."""
+    width = card.encoder.feature_size(card.head.feature)
+    module = build_module(encoder, card.head, parts.head.tensors, width)
     engine = TorchEngine(module, torch.device("cpu"))
     logits = engine(self_test_pixels(card.encoder.image_size))[0].tolist()
     if not all(map(math.isfinite, logits)):
@@ -170,29 +193,28 @@ def _tolerance(precision: Precision, logits: list[float]) -> float:
 
 def _quantize(
     card: Card,
+    graph: Any,
     parts: Parts,
     options: BuildOptions,
     quantization: QuantizationOptions,
     report: Callable[[str], None],
-) -> Quantized:
-    encoder, head = (
-        {name: tensor.numpy() for name, tensor in tensors.items()}
-        for tensors in (parts.tower.tensors, parts.head.tensors)
-    )
+) -> tuple[Card, Any]:
+    head = {name: tensor.numpy() for name, tensor in parts.head.tensors.items()}
     aligner = None
     if options.faces is not None and card.faces is not None:
         aligner = Aligner(options.faces.predictor, card.faces)
-    return quantize(card, encoder, head, aligner, quantization, report)
+    quantized = quantize(card, graph, head, aligner, quantization, report)
+    return quantized.card, quantized.graph
 
 
-def _pack(card: Card, parts: Parts, options: BuildOptions, quantized: Quantized | None) -> Built:
+def _pack(card: Card, graph: Any, parts: Parts, options: BuildOptions) -> Built:
     options.store.mkdir(parents=True, exist_ok=True)
     target = options.store / ArchiveName(card.name, card.version).file_name
     # Hidden from TorchServe by its dot; in the store, so that the last step is a mere rename.
     with tempfile.TemporaryDirectory(prefix=".build-", dir=options.store) as scratch:
-        weights = _write_encoder(parts, quantized, Path(scratch))
+        weights = _write_encoder(card, graph, parts, Path(scratch))
         weights[HEAD_FILE] = Path(scratch, HEAD_FILE)
-        _save(parts.head.tensors, weights[HEAD_FILE])
+        save_file(parts.head.tensors, weights[HEAD_FILE])
         if options.faces is not None:
             weights[LANDMARKS_FILE] = options.faces.predictor
         digests = {name: file_digest(path) for name, path in weights.items()}
@@ -211,25 +233,26 @@ def _serving(card: Card, wanted: ServingOptions) -> ServingOptions:
     return replace(wanted, response_timeout_s=response_timeout_s(card, wanted.batch_size))
 
 
-def _write_encoder(parts: Parts, quantized: Quantized | None, folder: Path) -> dict[str, Path]:
+def _write_encoder(card: Card, graph: Any, parts: Parts, folder: Path) -> dict[str, Path]:
     """Writes one copy of the encoder, and returns its files by their names in the archive."""
-    if quantized is None:
-        _save(parts.tower.tensors, folder / ENCODER_FILE)
-        return {ENCODER_FILE: folder / ENCODER_FILE}
-    from openvino import save_model
-
-    # Without this it halves what is still float32.
-    save_model(quantized.graph, folder / GRAPH_FILE, compress_to_fp16=False)
-    return {name: folder / name for name in (GRAPH_FILE, GRAPH_WEIGHTS_FILE)}
-
-
-def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    quantized = card.quantization is not None
+    names = (GRAPH_FILE, GRAPH_WEIGHTS_FILE if quantized else ENCODER_FILE)
+    files = {name: folder / name for name in names}
     try:
-        save_file(tensors, path)
-    except SafetensorError as error:
+        if quantized:
+            # Without this it halves what is still float32.
+            save_model(graph, files[GRAPH_FILE], compress_to_fp16=False)
+        else:
+            store_as(graph, parts.tower.tensors)
+            write_with_weights(graph, parts.tower.tensors, files[GRAPH_FILE], files[ENCODER_FILE])
+    except (RuntimeError, SafetensorError) as error:
+        # OpenVINO has no other error for a disk that is full.
+        if is_out_of_memory(error):
+            raise
         raise BuildError(
-            f"{path.name} cannot be written: {error}; no archive was written"
+            f"the encoder cannot be written: {error}; is the disk full? no archive was written"
         ) from error
+    return files
 
 
 def _refuse_other_content(target: Path, sha256: str, force: bool) -> None:

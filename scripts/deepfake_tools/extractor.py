@@ -8,14 +8,21 @@ import msgspec
 import torch
 from clip_deepfake.card import Card, Feature, HeadCard, Limits, ModelSource, SelfTest
 from clip_deepfake.detector import Detector
-from clip_deepfake.encoder import build_module
+from clip_deepfake.encoder import build_module, load_encoder, read_class_token_alone
+from clip_deepfake.engines import worker_device
 from clip_deepfake.errors import LoadError
 from clip_deepfake.faces import Aligner, FaceAlignment
 from clip_deepfake.frontal import import_dlib
 from clip_deepfake.preprocessing import Preprocessing
-from clip_deepfake.torch_engine import TorchEngine, worker_device
+from clip_deepfake.torch_engine import TorchEngine
 
-from deepfake_tools.encoders import feature_size, find_encoder, read_encoder
+from deepfake_tools.encoders import (
+    default_feature,
+    default_preset,
+    feature_size,
+    find_encoder,
+    read_encoder,
+)
 from deepfake_tools.face_options import FaceOptions
 from deepfake_tools.feature_cache import FeatureKey
 from deepfake_tools.head_file import tower_digest
@@ -23,7 +30,7 @@ from deepfake_tools.hub import BuildError
 from deepfake_tools.recipes import resolve_preset
 from deepfake_tools.weights import Tower
 
-LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "torch")
+LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -48,8 +55,8 @@ class Extractor:
 def load_extractor(
     model: str,
     revision: str | None,
-    preset: str,
-    feature: Feature,
+    preset: str | None,
+    feature: Feature | None,
     report: Callable[[str], None],
     faces: FaceOptions | None = None,
 ) -> Extractor:
@@ -58,8 +65,8 @@ def load_extractor(
     Args:
         model: Hub name, or a local folder in Hugging Face's format.
         revision: branch, tag or commit of a Hub model; None is ``main``.
-        preset: name of the preprocessing, or a JSON file.
-        feature: what the head is to read.
+        preset: name of the preprocessing, or a JSON file; None is what suits the model.
+        feature: what the head is to read; None is the pooled output, where there is one.
         report: told which model it is.
         faces: how faces are aligned; None takes images as they are.
 
@@ -68,11 +75,16 @@ def load_extractor(
             predictor cannot be used.
     """
     alignment = _alignment(faces)
-    encoder = find_encoder(model, revision, report)
-    preprocessing = resolve_preset(preset, encoder.config.image_size, encoder.snapshot.folder)
+    found = find_encoder(model, revision, report, feature)
+    preprocessing = resolve_preset(
+        preset or default_preset(found.architecture),
+        found.architecture.image_size,
+        found.snapshot.folder,
+    )
     if alignment is not None:
         alignment = msgspec.structs.replace(alignment, size=preprocessing.face_side)
-    source, tower = read_encoder(encoder, torch.float32)
+    source, tower = read_encoder(found, torch.float32)
+    feature = feature or default_feature(tower.config)
     width = feature_size(tower.config, feature, source.name)
     libraries = {name: installed_version(name) for name in LIBRARIES}
     if alignment is not None:
@@ -81,9 +93,11 @@ def load_extractor(
     card = _card(source, tower, feature, preprocessing, alignment)
     no_head = {"weight": torch.zeros(1, width), "bias": torch.zeros(1)}
     try:
-        module = build_module(card, tower.tensors, no_head)
+        encoder = load_encoder(tower.config, feature, preprocessing, tower.tensors)
+        module = build_module(encoder, card.head, no_head, width)
     except LoadError as error:
         raise BuildError(f"{source.name}: {error}") from error
+    read_class_token_alone(encoder)
     # The server gives a worker a CUDA device by its number; here it is the first one.
     engine = TorchEngine(module, worker_device(gpu_id=0))
     aligner = None
@@ -118,7 +132,7 @@ def _card(
             feature=feature,
             l2_normalize=False,
             outputs=1,
-            fake_index=0,
+            fake_indices=(0,),
             threshold=0.5,
         ),
         preprocessing=preprocessing,

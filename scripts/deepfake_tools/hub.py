@@ -2,9 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from deepfake_tools.hub_environment import complaint
+
+DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 
 SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json")
 
@@ -17,6 +21,20 @@ WEIGHTS = (
 
 class BuildError(Exception):
     """No archive can be made; the one-line message says why and what to do."""
+
+
+def import_with_hub(module: str) -> ModuleType:
+    """Imports a module that brings the Hub's library along.
+
+    Raises:
+        BuildError: when that library cannot be imported since it cannot use a variable.
+    """
+    try:
+        return import_module(module)
+    except ValueError as error:
+        if wrong := complaint():
+            raise BuildError(wrong) from error
+        raise
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,10 @@ def inspect_archive(path: Path, *, contents: bool = True) -> ArchiveName:
     try:
         entries = read_form(path, contents=contents)
     except FormError as error:
-        raise ArchiveError(f"{path} {error}; build it or copy it again") from error
+        raise ArchiveError(
+            f"{path} {error}; build it or copy it again (what torch-model-archiver packed by hand "
+            "is for torchserve --start --models alone)"
+        ) from error
     except OSError as error:
         raise ArchiveError(f"{path} cannot be read: {error.strerror}") from error
     manifest = _read_json(path, entries, MANIFEST_ENTRY)

@@ -62,7 +62,7 @@ class Quantized:
 
 def quantize(
     card: Card,
-    encoder: dict[str, FloatArray],
+    graph: Any,
     head: dict[str, FloatArray],
     aligner: Aligner | None,
     options: QuantizationOptions,
@@ -72,7 +72,7 @@ def quantize(
 
     Args:
         card: of the float32 detector, its self-test included.
-        encoder: float32 tensors under Hugging Face's names.
+        graph: of the float32 encoder, OpenVINO's.
         head: ``weight`` and ``bias``.
         aligner: where the card aligns faces.
         options: images, and how.
@@ -85,11 +85,8 @@ def quantize(
         BuildError: when NNCF or images are missing, this processor cannot measure the result, or
             the verdicts change by more than the options accept.
     """
-    _refuse_what_cannot_be(options)
-    from clip_deepfake.graph import encoder_graph
     from clip_deepfake.openvino_engine import LinearHead, OpenVinoEngine
 
-    graph = encoder_graph(card.encoder, card.head.feature, card.preprocessing, encoder)
     linear = LinearHead(card.head, head, card.encoder.feature_size(card.head.feature))
     exact = OpenVinoEngine(graph, linear, "float32")
     report(f"reading {options.folder} ...")
@@ -128,7 +125,12 @@ def describe(quantization: Quantization) -> str:
     )
 
 
-def _refuse_what_cannot_be(options: QuantizationOptions) -> None:
+def refuse_what_cannot_be(options: QuantizationOptions) -> None:
+    """Says what is missing here, before anything is fetched.
+
+    Raises:
+        BuildError: when NNCF is, or this processor cannot measure the result.
+    """
     try:
         require_extra("--precision int8", extra="int8")
     except MissingExtraError as error:
@@ -144,6 +146,8 @@ def _calibrate(graph: Any, pixels: Pixels, *, overflow_fix: bool) -> Any:
     """NNCF's post-training quantisation, with its settings for transformers."""
     import nncf  # type: ignore[import-untyped, unused-ignore]
 
+    from deepfake_tools.topology import name_in_order
+
     fix = nncf.OverflowFix.ENABLE if overflow_fix else nncf.OverflowFix.DISABLE
     # Its progress bars are no result.
     with contextlib.redirect_stdout(sys.stderr):
@@ -155,9 +159,7 @@ def _calibrate(graph: Any, pixels: Pixels, *, overflow_fix: bool) -> Any:
             subset_size=len(pixels),
             advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
         )
-    # Names are counted per process: without these, equal graphs would be unequal files.
-    for number, node in enumerate(quantized.get_ordered_ops()):
-        node.set_friendly_name(f"{node.get_type_name()}_{number}")
+    name_in_order(quantized)
     return quantized
 
 

@@ -7,23 +7,27 @@ from pathlib import Path
 
 import msgspec
 import torch
-from clip_deepfake.card import EncoderConfig, ModelSource
+from clip_deepfake.card import EncoderCard, ModelSource
 from clip_deepfake.digests import file_digest
 from clip_deepfake.preprocessing import Preprocessing
 
 from deepfake_tools.build_options import BuildOptions
 from deepfake_tools.checkpoints.extraction import Checkpoint, extract_head, extract_tower
 from deepfake_tools.checkpoints.opening import open_checkpoint
-from deepfake_tools.encoders import Encoder, feature_size, find_encoder, read_encoder
+from deepfake_tools.encoders import (
+    FoundEncoder,
+    default_feature,
+    default_preset,
+    feature_size,
+    find_encoder,
+    read_encoder,
+)
 from deepfake_tools.head_file import TrainedHead, is_head_file, read_head_file, tower_digest
-from deepfake_tools.heads import Head, untrained_head
-from deepfake_tools.hub import BuildError
+from deepfake_tools.heads import Head, classifier_head, fake_outputs, untrained_head
+from deepfake_tools.hub import DEFAULT_MODEL, BuildError
 from deepfake_tools.recipes import resolve_preset
 from deepfake_tools.torchserve import served_name
 from deepfake_tools.weights import Tower, check_finite, files_digest
-
-DEFAULT_MODEL = "openai/clip-vit-base-patch32"
-DEFAULT_PRESET = "squash"
 
 Report = Callable[[str], None]
 
@@ -58,7 +62,7 @@ def gather(options: BuildOptions, report: Report) -> Parts:
         BuildError: when something is missing, damaged, unknown, or does not fit the rest.
     """
     if options.weights is None:
-        return _with_untrained_head(options, report)
+        return _with_model_alone(options, report)
     report(f"reading {options.weights} ...")
     if is_head_file(Path(options.weights)):
         return _with_own_head(options, Path(options.weights), report)
@@ -84,14 +88,25 @@ def _summary(names: tuple[str, ...]) -> str:
     )
 
 
-def _with_untrained_head(options: BuildOptions, report: Report) -> Parts:
-    encoder = find_encoder(options.model or DEFAULT_MODEL, options.revision, report)
-    preset = options.preset or DEFAULT_PRESET
-    preprocessing = resolve_preset(preset, encoder.config.image_size, encoder.snapshot.folder)
+def _with_model_alone(options: BuildOptions, report: Report) -> Parts:
+    """An encoder without a head, or a whole classifier."""
+    name = options.model or DEFAULT_MODEL
+    encoder = find_encoder(name, options.revision, report, options.feature)
+    labels = encoder.architecture.labels
+    # What its labels mean is found out before its weights come.
+    fake = None if labels is None else fake_outputs(labels, options.fake_labels, name)
+    if fake is None and options.fake_labels:
+        raise BuildError(f"{name} is no image classifier, so there is no --fake-label to choose")
+    preset = options.preset or default_preset(encoder.architecture)
+    preprocessing = resolve_preset(preset, encoder.architecture.image_size, encoder.snapshot.folder)
     model, tower = read_encoder(encoder, options.tower_dtype)
-    feature = options.feature or "pooler_output"
+    feature = options.feature or default_feature(tower.config)
     feature_size(tower.config, feature, model.name)
-    head = untrained_head(tower.config, feature)
+    if fake is None or tower.classifier is None or labels is None:
+        head = untrained_head(tower.config, feature)
+    else:
+        head = classifier_head(tower.classifier, labels, fake, model)
+        report(f"FAKE is {' and '.join(repr(labels[index]) for index in fake)} of {list(labels)}")
     if options.threshold is not None:
         head = replace(head, card=msgspec.structs.replace(head.card, threshold=options.threshold))
     return Parts(served_name(model.name), model, tower, head, preprocessing)
@@ -101,8 +116,8 @@ def _with_own_head(options: BuildOptions, path: Path, report: Report) -> Parts:
     trained, tensors = read_head_file(path)
     report(f"{path.name} was trained by this project, on {_origin(trained.model)}")
     _refuse_other_faces(options, trained, path)
-    encoder = find_encoder(*_trained_on(options, trained, path), report)
     card = trained.head
+    encoder = find_encoder(*_trained_on(options, trained, path), report, card.feature)
     _refuse_other_recipe(options, trained, path, encoder)
     overridden = []
     if options.threshold not in (None, card.threshold):
@@ -116,8 +131,8 @@ def _with_own_head(options: BuildOptions, path: Path, report: Report) -> Parts:
         history=trained.history,
     )
     head = Head(card, tensors)
-    _check_width(head, encoder.config, encoder.snapshot.name)
     model, tower = read_encoder(encoder, torch.float32)
+    _check_width(head, tower.config, model.name)
     if tower_digest(tower.tensors) != trained.encoder_sha256:
         raise BuildError(
             f"{path.name} was trained on {_origin(trained.model)}, and the weights of "
@@ -164,7 +179,7 @@ def _refuse_other_faces(options: BuildOptions, trained: TrainedHead, path: Path)
 
 
 def _refuse_other_recipe(
-    options: BuildOptions, trained: TrainedHead, path: Path, encoder: Encoder
+    options: BuildOptions, trained: TrainedHead, path: Path, encoder: FoundEncoder
 ) -> None:
     """The head's file says what it was trained with, so that anything else is a mistake."""
     if options.feature not in (None, trained.head.feature):
@@ -174,7 +189,7 @@ def _refuse_other_recipe(
         )
     if options.preset is None:
         return
-    found = resolve_preset(options.preset, encoder.config.image_size, encoder.snapshot.folder)
+    found = resolve_preset(options.preset, encoder.architecture.image_size, encoder.snapshot.folder)
     if not _same(found, trained.preprocessing):
         raise BuildError(
             f"{path.name} was trained with the preprocessing {trained.preprocessing.name!r}, not "
@@ -190,9 +205,10 @@ def _with_published_head(options: BuildOptions, checkpoint: Checkpoint, report: 
         report(
             f"note: {family.name} was trained on {family.encoder}; other weights ruin its scores"
         )
-    encoder = find_encoder(options.model or family.encoder or "", options.revision, report)
-    head, preprocessing = _overridden(options, checkpoint, encoder.config, encoder.snapshot.folder)
-    _check_width(head, encoder.config, encoder.snapshot.name)
+    name = options.model or family.encoder or ""
+    encoder = find_encoder(name, options.revision, report, family.feature)
+    side = encoder.architecture.image_size
+    head, preprocessing = _overridden(options, checkpoint, side, encoder.snapshot.folder)
     model, tower = read_encoder(encoder, options.tower_dtype)
     _check_width(head, tower.config, model.name)
     return Parts(served_name(model.name), model, tower, head, preprocessing)
@@ -207,7 +223,7 @@ def _with_whole_checkpoint(options: BuildOptions, checkpoint: Checkpoint) -> Par
             f"head was trained on; leave out {given}"
         )
     tower = extract_tower(checkpoint, options.tower_dtype)
-    head, preprocessing = _overridden(options, checkpoint, tower.config, None)
+    head, preprocessing = _overridden(options, checkpoint, tower.config.image_size, None)
     _check_width(head, tower.config, source.weights_file)
     name = served_name(source.name) if source.commit else _name_for_urls(source.name)
     return Parts(name, source, tower, head, preprocessing)
@@ -220,14 +236,14 @@ def _name_for_urls(stem: str) -> str:
 
 
 def _overridden(
-    options: BuildOptions, checkpoint: Checkpoint, encoder: EncoderConfig, folder: Path | None
+    options: BuildOptions, checkpoint: Checkpoint, side: int, folder: Path | None
 ) -> tuple[Head, Preprocessing]:
     """The family's own head and preprocessing, but for what the options replace."""
     head = extract_head(checkpoint)
-    own = resolve_preset(checkpoint.family.preset, encoder.image_size, None)
+    own = resolve_preset(checkpoint.family.preset, side, None)
     preprocessing, changes, overridden = own, {}, []
     if options.preset is not None:
-        wanted = resolve_preset(options.preset, encoder.image_size, folder)
+        wanted = resolve_preset(options.preset, side, folder)
         if not _same(wanted, own):
             preprocessing = wanted
             overridden.append("preprocess")
@@ -245,7 +261,7 @@ def _same(one: Preprocessing, other: Preprocessing) -> bool:
     return msgspec.structs.replace(one, name=other.name) == other
 
 
-def _check_width(head: Head, encoder: EncoderConfig, name: str) -> None:
+def _check_width(head: Head, encoder: EncoderCard, name: str) -> None:
     wanted = head.tensors["weight"].shape[1]
     found = feature_size(encoder, head.card.feature, name)
     if wanted != found:

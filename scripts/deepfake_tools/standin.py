@@ -1,15 +1,12 @@
 """A CLIP's shape -> a folder as the Hub has it, with random weights: for the demo and the tests."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from clip_deepfake.preprocessing import CLIP_MEAN, CLIP_STD
 from safetensors.torch import save_file
-
-_Tensor = tuple[str, tuple[int, ...], float, float]  # name, shape, mean, standard deviation
 
 
 class VisionShape(NamedTuple):
@@ -99,20 +96,23 @@ def preprocessor_config(image_size: int) -> dict[str, Any]:
 def random_weights(config: dict[str, Any], seed: int = 0) -> dict[str, torch.Tensor]:
     """Return both towers' float32 weights under the names that the Hub's checkpoints use.
 
-    The scales are those of CLIP's own initialisation, so activations stay in their usual range.
-    Biases and norms are random too: left at 0 and 1, a reader that forgets one goes unnoticed.
+    They are what transformers begins a training with, so activations stay in their usual range;
+    biases and norms are made random too: left at 0 and 1, a reader that forgets one goes unnoticed.
 
     Args:
         config: As from `clip_config`.
         seed: Of the random numbers; equal seeds give equal weights.
     """
-    generator = torch.Generator().manual_seed(seed)
-    state = {
-        name: torch.empty(shape).normal_(mean, std, generator=generator)
-        for name, shape, mean, std in _tensors(config)
-    }
-    state["logit_scale"] = torch.tensor(config["logit_scale_init_value"])
-    return state
+    # Later than this file, and not before a test has told where its Hub is.
+    from transformers import CLIPConfig, CLIPModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        state = CLIPModel(CLIPConfig.from_dict(config)).state_dict()
+        for name, tensor in state.items():
+            if name.endswith((".bias", "norm.weight", "norm1.weight", "norm2.weight")):
+                tensor.add_(0.02 * torch.randn_like(tensor))
+    return {name: tensor.detach() for name, tensor in state.items()}
 
 
 def write_settings(folder: Path, config: dict[str, Any]) -> None:
@@ -127,54 +127,6 @@ def write_clip(folder: Path, config: dict[str, Any], seed: int = 0) -> None:
     """Write `config.json`, `preprocessor_config.json` and `model.safetensors` into a folder."""
     write_settings(folder, config)
     save_file(random_weights(config, seed), folder / "model.safetensors", {"format": "pt"})
-
-
-def _tensors(config: dict[str, Any]) -> Iterator[_Tensor]:
-    vision, text = config["vision_config"], config["text_config"]
-    hidden, patch = vision["hidden_size"], vision["patch_size"]
-    positions = (vision["image_size"] // patch) ** 2 + 1
-    embeddings = "vision_model.embeddings"
-    yield f"{embeddings}.class_embedding", (hidden,), 0.0, hidden**-0.5
-    yield f"{embeddings}.patch_embedding.weight", (hidden, 3, patch, patch), 0.0, 0.02
-    yield f"{embeddings}.position_embedding.weight", (positions, hidden), 0.0, 0.02
-    yield from _norm("vision_model.pre_layrnorm", hidden)  # spelt so in every CLIP checkpoint
-    yield from _layers("vision_model", vision)
-    yield from _norm("vision_model.post_layernorm", hidden)
-    yield "visual_projection.weight", (config["projection_dim"], hidden), 0.0, hidden**-0.5
-
-    hidden = text["hidden_size"]
-    embeddings = "text_model.embeddings"
-    yield f"{embeddings}.token_embedding.weight", (text["vocab_size"], hidden), 0.0, 0.02
-    positions = text["max_position_embeddings"]
-    yield f"{embeddings}.position_embedding.weight", (positions, hidden), 0.0, 0.02
-    yield from _layers("text_model", text)
-    yield from _norm("text_model.final_layer_norm", hidden)
-    yield "text_projection.weight", (config["projection_dim"], hidden), 0.0, hidden**-0.5
-
-
-def _layers(tower: str, config: dict[str, Any]) -> Iterator[_Tensor]:
-    hidden, wide = config["hidden_size"], config["intermediate_size"]
-    layers = config["num_hidden_layers"]
-    narrow_std = hidden**-0.5 * (2 * layers) ** -0.5
-    for number in range(layers):
-        layer = f"{tower}.encoder.layers.{number}"
-        for name in ("q_proj", "k_proj", "v_proj"):
-            yield from _linear(f"{layer}.self_attn.{name}", hidden, hidden, narrow_std)
-        yield from _linear(f"{layer}.self_attn.out_proj", hidden, hidden, hidden**-0.5)
-        yield from _norm(f"{layer}.layer_norm1", hidden)
-        yield from _linear(f"{layer}.mlp.fc1", wide, hidden, (2 * hidden) ** -0.5)
-        yield from _linear(f"{layer}.mlp.fc2", hidden, wide, narrow_std)
-        yield from _norm(f"{layer}.layer_norm2", hidden)
-
-
-def _linear(name: str, outputs: int, inputs: int, std: float) -> Iterator[_Tensor]:
-    yield f"{name}.weight", (outputs, inputs), 0.0, std
-    yield f"{name}.bias", (outputs,), 0.0, 0.02
-
-
-def _norm(name: str, size: int) -> Iterator[_Tensor]:
-    yield f"{name}.weight", (size,), 1.0, 0.02
-    yield f"{name}.bias", (size,), 0.0, 0.02
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

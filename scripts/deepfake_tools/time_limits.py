@@ -6,7 +6,7 @@ the same inputs must give the same archive.
 
 import math
 
-from clip_deepfake.card import Card, EncoderConfig
+from clip_deepfake.card import Card
 
 SLOW_MACHINE = 100e9
 """Floating-point operations a second: half of what two AMD EPYC cores were measured to do."""
@@ -39,7 +39,7 @@ def response_timeout_s(card: Card, batch_size: int) -> int:
         Ten times the time of a batch of single images, at least 10 s, and no less than a batch of
         requests with as many images as the card allows, and with as many pixels to be decoded.
     """
-    seconds = operations(card.encoder) / SLOW_MACHINE
+    seconds = card.encoder.operations / SLOW_MACHINE
     if card.precision == "int8":
         seconds /= INT8_GAIN
     if card.faces is not None:
@@ -52,13 +52,3 @@ def response_timeout_s(card: Card, batch_size: int) -> int:
 def _most_pixels(card: Card, batch_size: int) -> int:
     """Pixels in a batch: a request's first image is bounded by its own limit alone."""
     return max(card.limits.max_batch_pixels, batch_size * card.limits.max_pixels)
-
-
-def operations(encoder: EncoderConfig) -> int:
-    """Floating-point operations of one image: two for each product of the matrix products."""
-    tokens = 1 + encoder.patches_per_side**2
-    hidden, inner = encoder.hidden_size, encoder.intermediate_size
-    patches = tokens * hidden * 3 * encoder.patch_size**2
-    linear = tokens * (4 * hidden**2 + 2 * hidden * inner)
-    attention = 2 * tokens**2 * hidden
-    return 2 * (patches + encoder.num_hidden_layers * (linear + attention))

@@ -35,8 +35,8 @@ class TrainingOptions:
         data: folder of images, or None for those that ``labels`` lists.
         labels: CSV file, or None to go by the names of folders.
         output: head file to write.
-        preset: name of the preprocessing.
-        feature: what the head reads.
+        preset: name of the preprocessing; None is what suits the model.
+        feature: what the head reads; None is the pooled output, where there is one.
         target_fpr: share of real images that may be called fake; None goes for the best balanced
             accuracy.
         cache: folder of features.
@@ -49,8 +49,8 @@ class TrainingOptions:
     data: Path | None
     labels: Path | None
     output: Path
-    preset: str
-    feature: Feature
+    preset: str | None
+    feature: Feature | None
     target_fpr: float | None
     cache: Path
     seed: int
@@ -176,7 +176,7 @@ def _write(
             feature=extractor.key.feature,
             l2_normalize=False,
             outputs=1,
-            fake_index=0,
+            fake_indices=(0,),
             threshold=threshold,
         ),
         history=history,

@@ -1,44 +1,49 @@
-"""Checkpoint files in, the vision tower's settings and tensors out."""
+"""Checkpoint files in, an encoder's tensors and what can be read of it out."""
 
 import hashlib
 import pickle
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import torch
-from clip_deepfake.card import EncoderConfig
+from clip_deepfake.card import EncoderCard, Feature
+from clip_deepfake.encoder import (
+    CLASSIFIER,
+    Encoder,
+    Loaded,
+    has_feature,
+    load_model,
+)
+from clip_deepfake.errors import LoadError
+from clip_deepfake.preprocessing import squash
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
 
-from deepfake_tools.hub import BuildError, Snapshot
-from deepfake_tools.json_file import read_json_object
+from deepfake_tools.architectures import Architecture
+from deepfake_tools.hub import BuildError
 from deepfake_tools.memory_limit import memory_limit
 from deepfake_tools.mistaken import file_instead
 
-MODEL_TYPES = ("clip", "clip_vision_model")
+# Parts of a checkpoint that a detector knowingly goes without: the text half, what training alone
+# needs, and counters that transformers computes itself.
+LEFT_OUT = (
+    "text_model.",
+    "text_projection.",
+    "logit_scale",
+    "logit_bias",
+    "classifier.",
+    "lm_head.",
+    "decoder.",
+)
+LEFT_OUT_ENDS = ("position_ids",)
 
-# What a config.json may leave out: transformers writes only what differs from these defaults of
-# its CLIPVisionConfig.
-VISION_DEFAULTS: dict[str, Any] = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "image_size": 224,
-    "patch_size": 32,
-    "hidden_act": "quick_gelu",
-    "layer_norm_eps": 1e-5,
-}
-
-# A CLIPVisionModel that was saved without its outer module has these names at the top.
-TOWER_PARTS = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")
-
-LAYER = re.compile(r"vision_model\.encoder\.layers\.([0-9]{1,9})\.")
+LAYER = re.compile(r"(?:^|\.)layers?\.([0-9]{1,9})\.")
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -56,111 +61,124 @@ MAX_PICKLE_BYTES = 32 << 20
 READING_BYTES = 1 << 30
 """What torch's reader may take besides twice the file's size."""
 
-# Parts of a checkpoint that a detector knowingly goes without.
-LEFT_OUT = ("text_model.", "text_projection.", "logit_scale")
-
 
 @dataclass(frozen=True)
 class Tower:
-    """A vision tower, ready to be packed.
+    """An encoder, ready to be packed.
 
     Attributes:
-        config: its shape.
-        tensors: under Hugging Face's names, in the dtype asked for.
+        config: what the card says of it.
+        tensors: under the names of transformers' module, in the dtype asked for.
         sha256: digest of the weights file; of the files' digests in order, when there are several.
+        classifier: ``weight`` and ``bias`` of the head of a whole classifier, float32.
     """
 
-    config: EncoderConfig
+    config: EncoderCard
     tensors: dict[str, Tensor]
     sha256: str
+    classifier: dict[str, Tensor] | None = None
 
 
-def read_config(snapshot: Snapshot) -> EncoderConfig:
-    """Reads the shape of the vision tower.
-
-    Returns:
-        The shape, with ``projection_dim`` as announced; ``read_tower`` corrects it.
-
-    Raises:
-        BuildError: when the checkpoint is no CLIP, naming the type that it is.
-    """
-    config = _read_json(snapshot.folder / "config.json", snapshot.name)
-    kind = config.get("model_type")
-    if kind not in MODEL_TYPES:
-        raise BuildError(
-            f"{snapshot.name} is a model of type {kind!r}, not a CLIP; this detector needs one of "
-            f"type {' or '.join(MODEL_TYPES)}, such as openai/clip-vit-base-patch32"
-        )
-    vision = config
-    if kind == "clip":
-        vision = _object(config, "vision_config") | _object(config, "vision_config_dict")
-    fields = VISION_DEFAULTS | {key: vision[key] for key in VISION_DEFAULTS if key in vision}
-    fields = {**fields, "projection_dim": config.get("projection_dim", 512)}
-    try:
-        shape = msgspec.convert(fields, EncoderConfig)
-    except msgspec.ValidationError as error:
-        raise BuildError(f"{snapshot.name}: config.json is off: {error}") from error
-    _check_shape(shape, vision.get("num_channels", 3), snapshot.name)
-    return shape
-
-
-def _check_shape(shape: EncoderConfig, channels: object, name: str) -> None:
-    if channels != 3:
-        raise BuildError(f"{name} takes {channels} colour channels; this detector feeds it 3")
-    if shape.hidden_size % shape.num_attention_heads or shape.patches_per_side < 1:
-        raise BuildError(
-            f"{name}: config.json is off: hidden_size {shape.hidden_size} over "
-            f"{shape.num_attention_heads} heads, image_size {shape.image_size} over patches of "
-            f"{shape.patch_size}"
-        )
-
-
-def _object(config: Mapping[str, Any], key: str) -> dict[str, Any]:
-    value = config.get(key) or {}
-    return value if isinstance(value, dict) else {}
-
-
-def _read_json(path: Path, name: str) -> dict[str, Any]:
-    try:
-        return read_json_object(path)
-    except FileNotFoundError as error:
-        raise BuildError(f"{name} has no {path.name}; it is no Hugging Face model") from error
-    except (OSError, ValueError) as error:
-        raise BuildError(f"{name}: {path.name} cannot be read: {error}") from error
-
-
-def read_tower(files: list[Path], config: EncoderConfig, dtype: torch.dtype) -> Tower:
-    """Reads the vision tower out of a checkpoint, leaving its text tower on disk.
+def read_tower(files: list[Path], architecture: Architecture, dtype: torch.dtype) -> Tower:
+    """Reads an encoder out of a checkpoint, leaving what else it holds on disk.
 
     Args:
         files: one ``.safetensors`` or ``.bin`` file, or all shards of one kind.
-        config: shape of the tower.
+        architecture: the model that it is.
         dtype: to store the weights in.
 
     Raises:
-        BuildError: when a tensor is neither used nor known to be left out, when a file is no
-            checkpoint, or when it is a pickle that holds more than tensors.
+        BuildError: when a tensor is missing, misshapen, or neither used nor known to be left out,
+            when a file is no checkpoint, or when it is a pickle that holds more than tensors.
     """
-    tensors: dict[str, Tensor] = {}
-    unknown: list[str] = []
+    whole = architecture.labels is not None
+    used: dict[str, Tensor] = {}
     for file in files:
         for key, tensor in _tensors(file):
-            name = _tower_name(key)
-            if name is not None:
+            if (whole and key.startswith("classifier.")) or not _is_left_out(key):
                 _check_floats(file.name, key, tensor)
-                tensors[name] = tensor.to(dtype).contiguous()
-            elif not _is_left_out(key):
-                unknown.append(key)
-    if unknown:
+                used[key] = tensor.to(dtype)
+    _check_layers(files[0].name, used, architecture)
+    tower = make_tower(architecture, used, files_digest(files), files[0].name)
+    if not whole:
+        return tower
+    head = {
+        name.removeprefix("classifier."): tensor.to(torch.float32)
+        for name, tensor in used.items()
+        if name.startswith("classifier.")
+    }
+    return replace(tower, classifier=head)
+
+
+def make_tower(
+    architecture: Architecture, tensors: Mapping[str, Tensor], sha256: str, file: str
+) -> Tower:
+    """Fits tensors into a model, and measures what a head could read of it.
+
+    Args:
+        architecture: the model.
+        tensors: under names that transformers reads its weights from.
+        sha256: digest of the file that they are from.
+        file: name of that file.
+
+    Raises:
+        BuildError: when they do not fit.
+    """
+    try:
+        loaded = load_model(architecture.name, architecture.config, tensors)
+    except LoadError as error:
+        raise BuildError(f"{file}: {error}") from error
+    if unknown := sorted(loaded.unexpected):
         raise BuildError(
-            f"{files[0].name} holds {len(unknown)} tensors that are no part of a CLIP, the first "
-            f"is {sorted(unknown)[0]}; is it a detector's checkpoint instead of an encoder's?"
+            f"{file} holds {len(unknown)} tensors that are no part of a {architecture.name}, the "
+            f"first is {unknown[0]}; is it a detector's checkpoint instead of an encoder's?"
         )
-    _check_layers(files[0].name, tensors, config)
-    projection = tensors.get("visual_projection.weight")
-    width = None if projection is None else projection.shape[0]
-    config = msgspec.structs.replace(config, projection_dim=width)
-    return Tower(config, tensors, files_digest(files))
+    own = {
+        name: tensor.detach().contiguous()
+        for name, tensor in loaded.model.state_dict().items()
+        if name not in loaded.missing and not name.startswith(f"{CLASSIFIER}.")
+    }
+    features = _features(architecture, loaded)
+    if not features:
+        missing = sorted(loaded.missing) or ["one that a head could read"]
+        raise BuildError(
+            f"{file} lacks {len(missing)} tensors of a {architecture.name}, the first is "
+            f"{missing[0]}"
+        )
+    widths, operations = _measure(architecture, loaded.model, features)
+    card = EncoderCard(
+        architecture.name, architecture.config, architecture.image_size, widths, operations
+    )
+    return Tower(card, own, sha256)
+
+
+def _features(architecture: Architecture, loaded: Loaded) -> tuple[Feature, ...]:
+    """What a head could read: everything whose weights are all there."""
+    if architecture.labels is not None:
+        candidates: tuple[Feature, ...] = ("classifier_input",)
+    else:
+        candidates = ("pooler_output", "image_embeds", "class_token")
+    return tuple(
+        feature
+        for feature in candidates
+        if not loaded.lacking(feature) and has_feature(loaded.model, feature)
+    )
+
+
+def _measure(
+    architecture: Architecture, model: PreTrainedModel, features: tuple[Feature, ...]
+) -> tuple[dict[Feature, int], int]:
+    """Widths of the features, and the operations of one image, by computing one."""
+    side = architecture.image_size
+    pixels = torch.zeros(1, side, side, 3, dtype=torch.uint8)
+    widths = {}
+    for feature in features:
+        encoder = Encoder(model, feature, squash(side))
+        # In its plain form, since the counter does not know a CPU's fused attention.
+        plain = sdpa_kernel(SDPBackend.MATH)
+        with torch.inference_mode(), plain, FlopCounterMode(display=False) as counter:
+            widths[feature] = encoder(pixels).shape[-1]
+    return widths, counter.get_total_flops()
 
 
 def _check_floats(file: str, name: str, tensor: Tensor) -> None:
@@ -171,33 +189,24 @@ def _check_floats(file: str, name: str, tensor: Tensor) -> None:
         )
 
 
-def _check_layers(file: str, names: Iterable[str], config: EncoderConfig) -> None:
+def _check_layers(file: str, names: Iterable[str], architecture: Architecture) -> None:
     """Compares the number of layers, before a module of as many as config.json says is made."""
-    found = len({match[1] for name in names if (match := LAYER.match(name))})
-    if found != config.num_hidden_layers:
+    vision = architecture.config.get("vision_config") or architecture.config
+    said = vision.get("num_hidden_layers")
+    found = len({match[1] for name in names if (match := LAYER.search(name))})
+    if said is not None and found != said:
         raise BuildError(
-            f"{file} holds {found} layers of a vision tower, and config.json says "
-            f"{config.num_hidden_layers}: they are not of one model"
+            f"{file} holds {found} layers of a vision tower, and config.json says {said}: they are "
+            "not of one model"
         )
 
 
-def _tower_name(key: str) -> str | None:
-    """The name of a tensor in the archive, or None for one that does not go there."""
-    if key.endswith("position_ids"):
-        return None
-    if key.startswith(TOWER_PARTS):
-        return f"vision_model.{key}"
-    if key.startswith("vision_model.") or key == "visual_projection.weight":
-        return key
-    return None
-
-
 def _is_left_out(key: str) -> bool:
-    return key.startswith(LEFT_OUT) or key.endswith("position_ids")
+    return key.startswith(LEFT_OUT) or key.endswith(LEFT_OUT_ENDS)
 
 
 def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
-    """Yields the tensors of the vision tower; of the others only an empty stand-in."""
+    """Yields a file's tensors, which stay on disk until they are looked at."""
     if meaning := file_instead(file):
         raise BuildError(f"{file.name} is not the weights, but {meaning}")
     if file.suffix == ".safetensors":
@@ -209,7 +218,7 @@ def _safetensors(file: Path) -> Iterator[tuple[str, Tensor]]:
     try:
         with safe_open(file, framework="pt") as opened:
             for key in opened.keys():  # noqa: SIM118 - safe_open is no mapping
-                yield key, torch.empty(0) if _is_left_out(key) else opened.get_tensor(key)
+                yield key, opened.get_tensor(key)
     except (OSError, SafetensorError) as error:
         raise BuildError(f"{file.name} is no safetensors file, or is damaged: {error}") from error
 

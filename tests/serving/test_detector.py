@@ -411,7 +411,8 @@ def test_an_int8_archive_is_served_and_one_that_computes_otherwise_is_not(
     management.unregister("small8", "1")
     assert answer.status_code == 200, answer.text
     detector = answer.json()["detector"]
-    assert (detector["precision"], detector["engine"]) == ("int8", "openvino cpu int8")
+    assert detector["precision"] == "int8"
+    assert detector["engine"].startswith("openvino cpu int8 and ")
     shutil.unpack_archive(store / "small8@1.mar", tmp_path / "archive", "zip")
     (verdict,) = load_detector(tmp_path / "archive").judge([photo])
     assert isinstance(verdict, Verdict)

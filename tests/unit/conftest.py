@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from clip_deepfake.card import (
     Card,
-    EncoderConfig,
+    EncoderCard,
     HeadCard,
     Limits,
     ModelSource,
@@ -33,8 +33,14 @@ def small_card() -> Card:
         name="small",
         version="1",
         model=ModelSource("small", None, None, "model.safetensors", "0" * 64),
-        encoder=EncoderConfig(64, 96, 3, 4, 48, 16, "quick_gelu", 1e-5, 24),
-        head=HeadCard("untrained", "for tests", "pooler_output", False, 2, 1, 0.5),
+        encoder=EncoderCard(
+            "CLIPVisionModelWithProjection",
+            {"model_type": "clip_vision_model", "hidden_size": 64},
+            48,
+            {"pooler_output": 64, "image_embeds": 24},
+            10_000_000,
+        ),
+        head=HeadCard("untrained", "for tests", "pooler_output", False, 2, (1,), 0.5),
         preprocessing=squash(48),
         precision="float32",
         limits=Limits(),

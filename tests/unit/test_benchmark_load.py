@@ -75,7 +75,7 @@ def load(tmp_path: Path) -> Callable[..., tuple[Figures, Record]]:
             warm_up_s=0.05,
             seconds=0.6,
         )
-        plan = Plan(tuple(images), (clients,), 0.6, 0.05, None, Path("none"), tmp_path)
+        plan = Plan(tuple(images), (clients,), 0.6, 0.05, None, False, Path("none"), tmp_path)
         record = Record(lambda _: None)
         return run_load("stub", job, plan, record, lambda: Reading(0.0, 0.0), lambda: 7.0), record
 

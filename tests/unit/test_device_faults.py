@@ -55,6 +55,7 @@ class Cramped(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encoder = nn.Linear(1, 1)
+        self.encoder.dtype = torch.float32  # type: ignore[assignment]
         self.held: weakref.ref[torch.Tensor] | None = None
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,15 @@ import dlib
 import numpy as np
 import pytest
 import torch
-from clip_deepfake.card import LANDMARKS_FILE, Card, DataHistory, HeadCard, Scores, TrainingHistory
+from clip_deepfake.card import (
+    ENGINE_CONSTANTS,
+    LANDMARKS_FILE,
+    Card,
+    DataHistory,
+    HeadCard,
+    Scores,
+    TrainingHistory,
+)
 from clip_deepfake.detector import Detector, load_detector
 from clip_deepfake.digests import file_digest
 from clip_deepfake.errors import LoadError
@@ -293,14 +301,15 @@ def head_file(build: Build, tmp_path: Path) -> Callable[[FaceAlignment | None], 
     folder = build()
     card = load_detector(folder).card
     tower = load_file(folder / "encoder.safetensors")
+    del tower[ENGINE_CONSTANTS]  # of the graph, not of the encoder
 
     def write(faces: FaceAlignment | None) -> Path:
         path = tmp_path / "trained.safetensors"
-        head = HeadCard("trained", "for tests", "pooler_output", False, 1, 0, 0.5)
+        head = HeadCard("trained", "for tests", "pooler_output", False, 1, (0,), 0.5)
         trained = TrainedHead(
             1, card.model, tower_digest(tower), card.preprocessing, head, history(card), faces
         )
-        weight = torch.ones(1, card.encoder.hidden_size)
+        weight = torch.ones(1, card.encoder.features["pooler_output"])
         write_head_file(path, trained, weight, torch.zeros(1))
         return path
 

@@ -42,7 +42,7 @@ def trained() -> TrainedHead:
         model=ModelSource("owner/model", "main", "0" * 40, "model.safetensors", "b" * 64),
         encoder_sha256="c" * 64,
         preprocessing=squash(32),
-        head=HeadCard("trained", "for tests", "pooler_output", False, 1, 0, 0.8),
+        head=HeadCard("trained", "for tests", "pooler_output", False, 1, (0,), 0.8),
         history=history,
     )
 

@@ -173,8 +173,7 @@ def test_deep_json_beside_a_checkpoint_tells_nothing(
     builder: Builder, small_clip: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_bytes(DEEP)
-    width = builder("--model", small_clip).card.encoder.projection_dim
-    assert width is not None
+    width = builder("--model", small_clip).card.encoder.features["image_embeds"]
     path = head(tmp_path / "fc.pth", torch.zeros(1, width))
     assert builder("--model", small_clip, "--weights", path).card.head.source == "trained"
 
@@ -182,8 +181,7 @@ def test_deep_json_beside_a_checkpoint_tells_nothing(
 def test_logits_that_overflow_are_refused(
     builder: Builder, small_clip: Path, tmp_path: Path
 ) -> None:
-    width = builder("--model", small_clip).card.encoder.projection_dim
-    assert width is not None
+    width = builder("--model", small_clip).card.encoder.features["image_embeds"]
     path = head(tmp_path / "fc.pth", torch.full((1, width), 3e38))
     with pytest.raises(BuildError, match=r"logits of the self-test are \[-?(inf|nan)\]"):
         builder("--model", small_clip, "--weights", path)

@@ -12,11 +12,15 @@ import openvino as ov
 import pytest
 import torch
 from clip_deepfake import cores as cores_module
-from clip_deepfake import torch_engine
+from clip_deepfake import engines
 from clip_deepfake.card import Card, Quantization, read_card
+from clip_deepfake.cores import has_bfloat16
 from clip_deepfake.detector import load_detector
+from clip_deepfake.encoder import Encoder
 from clip_deepfake.engines import CPU_PASS, GPU_PASS, open_engine
 from clip_deepfake.errors import LoadError
+from clip_deepfake.preprocessing import squash
+from deepfake_tools.topology import store_as, trace, write_with_weights
 from safetensors.torch import save_file
 
 from tests.conftest import ROOT
@@ -34,22 +38,40 @@ GPU = torch.device("meta")
 def card(small_card: Card, tmp_path: Path) -> Card:
     """A card whose weights lie in ``tmp_path``."""
     model = reference()
-    save_file(model.state_dict(), tmp_path / "encoder.safetensors")
+    write_encoder(model.state_dict(), tmp_path)
     torch.manual_seed(0)
     save_file(torch.nn.Linear(64, 2).state_dict(), tmp_path / "head.safetensors")
     return msgspec.structs.replace(small_card, encoder=shape_of(model))
 
 
+def write_encoder(tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    """Writes the weights, and the graph that reads them."""
+    model = reference()
+    model.load_state_dict(tensors)
+    graph = trace(Encoder(model, "pooler_output", squash(48)), 48)
+    store_as(graph, tensors)
+    write_with_weights(graph, tensors, folder / "encoder.xml", folder / "encoder.safetensors")
+
+
+ROUNDED = "bfloat16" if has_bfloat16() else "float32"
+"""What this processor computes in where it may round."""
+
+
+@pytest.fixture
+def no_bfloat16(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("flags\t\t: fpu avx2 avx512f avx512_vnni\n")
+    monkeypatch.setattr(cores_module, "CPU_FLAGS", tmp_path / "cpuinfo")
+
+
 @pytest.fixture
 def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("clip_deepfake.openvino_engine", "clip_deepfake.graph"):
-        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "clip_deepfake.openvino_engine")
     monkeypatch.setitem(sys.modules, "openvino", None)
 
 
 @pytest.fixture
 def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_engine, "worker_device", lambda gpu_id: GPU)
+    monkeypatch.setattr(engines, "worker_device", lambda gpu_id: GPU)
 
 
 @pytest.fixture
@@ -97,7 +119,7 @@ def test_int8_leaves_a_gpu_unused_and_says_so(
     pair: Pair, on_gpu: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert read_card(pair.int8_folder).engine == "auto"
-    assert load_detector(pair.int8_folder, 0).engine.name == "openvino cpu int8"
+    assert load_detector(pair.int8_folder, 0).engine.name == f"openvino cpu int8 and {ROUNDED}"
     assert "computes on the CPU; the worker's meta stays unused" in caplog.text
 
 
@@ -121,17 +143,27 @@ def test_an_int8_archive_needs_openvino(pair: Pair, no_openvino: None) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_computed_in_float32(
-    card: Card, tmp_path: Path, dtype: torch.dtype
+def test_half_precision_is_computed_in_float32_where_the_processor_has_no_other(
+    card: Card, tmp_path: Path, dtype: torch.dtype, no_bfloat16: None
 ) -> None:
     state = {name: tensor.to(dtype) for name, tensor in reference().state_dict().items()}
-    save_file(state, tmp_path / "encoder.safetensors")
+    write_encoder(state, tmp_path)
     half = msgspec.structs.replace(card, precision=str(dtype).removeprefix("torch."))
     found = open_engine(half, tmp_path)
     assert (found.name, found.exact) == ("openvino cpu float32", True)
-    save_file({n: t.float() for n, t in state.items()}, tmp_path / "encoder.safetensors")
+    write_encoder({n: t.float() for n, t in state.items()}, tmp_path)
     expected = open_engine(card, tmp_path)
     assert np.allclose(found(PIXELS), expected(PIXELS), atol=1e-6)
+
+
+def test_bfloat16_is_computed_where_the_processor_has_it(card: Card, tmp_path: Path) -> None:
+    if not has_bfloat16():
+        pytest.skip("this processor does not multiply bfloat16")
+    exact = open_engine(card, tmp_path)
+    found = open_engine(msgspec.structs.replace(card, precision="bfloat16"), tmp_path)
+    assert (found.name, found.exact) == ("openvino cpu bfloat16", False)
+    difference = np.abs(found(PIXELS) - exact(PIXELS)).max()
+    assert 1e-5 < difference < 0.1
 
 
 @pytest.mark.parametrize(
@@ -184,7 +216,7 @@ def test_a_gpus_worker_keeps_pytorchs_own_threads(
 ) -> None:
     given: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", given.append)
-    monkeypatch.setattr(torch_engine, "worker_device", lambda _: GPU)
+    monkeypatch.setattr(engines, "worker_device", lambda _: GPU)
     open_engine(chosen(card, "torch"), tmp_path, 0, threads=1)
     assert given == []
 
@@ -199,7 +231,7 @@ def test_the_overflow_fix_needs_no_vnni(pair: Pair, no_vnni: None) -> None:
     assert isinstance(card.quantization, Quantization)
     fixed = msgspec.structs.replace(card.quantization, overflow_fix=True)
     found = open_engine(msgspec.structs.replace(card, quantization=fixed), pair.int8_folder)
-    assert (found.name, found.exact) == ("openvino cpu int8", False)
+    assert (found.name, found.exact) == ("openvino cpu int8 and float32", False)
 
 
 def test_a_graph_that_is_none_is_refused(pair: Pair, tmp_path: Path) -> None:
@@ -223,8 +255,8 @@ def test_a_worker_reaches_nothing_and_imports_no_more_than_it_needs(
     pair: Pair, examples: list[Path], tmp_path: Path
 ) -> None:
     found = judge_cut_off(examples[0], tmp_path, pair.float32_folder, pair.int8_folder)
-    engines = [engine for engine, _ in found["answers"]]
-    assert engines == ["openvino cpu float32", "openvino cpu int8"]
+    named = [engine for engine, _ in found["answers"]]
+    assert named == ["openvino cpu float32", f"openvino cpu int8 and {ROUNDED}"]
     assert found["forbidden"] == []
     assert list(tmp_path.iterdir()) == []
     needless = {"transformers", "openvino_telemetry", "nncf", "sklearn", "torch._dynamo"}
@@ -234,7 +266,9 @@ def test_a_worker_reaches_nothing_and_imports_no_more_than_it_needs(
 OVERLAPPING = """
 import signal, sys
 from pathlib import Path
+from clip_deepfake.cores import has_bfloat16
 from clip_deepfake.detector import load_detector
+from clip_deepfake.encoder import Encoder
 
 first, second = (load_detector(Path(folder)) for folder in sys.argv[1:])
 del first

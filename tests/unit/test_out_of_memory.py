@@ -28,7 +28,10 @@ def test_other_failures_are_not_taken_for_it():
 
 @pytest.mark.parametrize(
     ("command", "step", "words"),
-    [("train_head", "train", ["--data", "."]), ("build_mar", "build", ["--model", "a/b"])],
+    [
+        ("train_head", "train_head.train", ["--data", "."]),
+        ("build_mar", "deepfake_tools.builder.build", ["--model", "a/b"]),
+    ],
 )
 def test_a_command_without_enough_memory_says_so_in_one_line(
     command: str,
@@ -41,7 +44,7 @@ def test_a_command_without_enough_memory_says_so_in_one_line(
     module = importlib.import_module(command)
     monkeypatch.chdir(tmp_path)
     for allocate, is_known in ((lambda *_, **__: torch.empty(1 << 55), True), (fail, False)):
-        monkeypatch.setattr(module, step, allocate)
+        monkeypatch.setattr(step, allocate)
         if is_known:
             assert module.main(words) == 1
             assert capsys.readouterr().err.startswith(f"{command}.py: the memory was not enough")

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,8 @@ from deepfake_tools.hub import BuildError
 from deepfake_tools.recipes import PRESETS, resolve_preset
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from tests.unit.towers import module_of, reference, shape_of
 
 SIZES = [(640, 480), (480, 640), (225, 224), (100, 333), (224, 224), (301, 226), (50, 20)]
 
@@ -67,6 +70,8 @@ def test_the_clip_recipe_is_the_processors(size: tuple[int, int]) -> None:
 def test_the_preset_clip_follows_the_file_that_transformers_follows(
     tmp_path: Path, nested: dict[str, object] | None, alone: dict[str, object] | None
 ) -> None:
+    # The file of version 4 need not say which processor it is of; the model's type does.
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
     whole: dict[str, object] = {"processor_class": "CLIPProcessor"}
     if nested is not None:
         whole["image_processor"] = CLIPImageProcessorPil().to_dict() | nested
@@ -170,14 +175,17 @@ def test_a_recipe_without_a_square_at_its_end_has_no_side() -> None:
 
 
 def test_normalisation_in_the_module_is_the_formula(small_card) -> None:  # type: ignore[no-untyped-def]
-    """The module sees mean and std of the card; checked through a head on the raw pixels."""
-    from clip_deepfake.encoder import DetectorModule
-
-    module = DetectorModule(small_card.encoder, small_card.head, small_card.preprocessing)
-    side = small_card.encoder.image_size
+    """What transformers' model is given, of whatever mean and std the card has."""
+    recipe = msgspec.structs.replace(small_card.preprocessing, mean=(0.1, 0.5, 0.3), std=(2, 1, 3))
+    model = reference()
+    card = msgspec.structs.replace(small_card, encoder=shape_of(model), preprocessing=recipe)
+    linear = torch.nn.Linear(model.config.hidden_size, 2)
+    module = module_of(card, model.state_dict(), linear.state_dict())
+    side = card.encoder.image_size
     pixels = noise(side, side)
     seen: list[torch.Tensor] = []
-    module.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    module.encoder.model.vision_model.embeddings.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0])
+    )
     module(torch.from_numpy(pixels)[None])
-    expected = normalised(pixels, small_card.preprocessing)
-    assert np.abs(seen[0][0].numpy() - expected).max() < 1e-6
+    assert np.abs(seen[0][0].numpy() - normalised(pixels, recipe)).max() < 1e-6

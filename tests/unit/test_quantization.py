@@ -90,7 +90,7 @@ def test_the_cards_figures_are_those_of_two_detectors_asked_from_outside(
     digests = sorted(hashlib.sha256(p.read_bytes()).hexdigest() for p in calibrated + measured)
     assert found.sha256 == hashlib.sha256("\n".join(digests).encode()).hexdigest()
     assert 0 < found.mean_change < found.largest_change
-    assert 0.5 < found.int8_auc < 1, "an AUC that says something"
+    assert 0.02 < abs(found.int8_auc - 0.5) < 0.5, "an AUC that says something"
 
 
 def test_calibration_sees_its_own_half_alone(
@@ -281,7 +281,7 @@ def test_the_overflow_fix_builds_and_serves_without_vnni(
     monkeypatch.setattr(cores, "CPU_FLAGS", tmp_path / "cpuinfo")
     built = builder("--model", small_clip, *INT8, tinted, "--overflow-fix")
     folder = unpack(built, tmp_path / "unpacked")
-    assert load_detector(folder).engine.name == "openvino cpu int8"
+    assert load_detector(folder).engine.name.startswith("openvino cpu int8 and ")
     assert built.card.quantization is not None
     assert built.card.quantization.overflow_fix
     weights = np.fromfile(folder / "encoder.bin", np.int8)

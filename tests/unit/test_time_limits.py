@@ -1,16 +1,29 @@
 import msgspec
 import pytest
-from clip_deepfake.card import Card, EncoderConfig, Limits
-from deepfake_tools.time_limits import DECODING, operations, response_timeout_s
+from clip_deepfake.card import Card, Limits
+from deepfake_tools.architectures import Architecture, settings_of
+from deepfake_tools.time_limits import DECODING, response_timeout_s
+from deepfake_tools.weights import make_tower
 
-BASE_32 = EncoderConfig(768, 3072, 12, 12, 224, 32, "quick_gelu", 1e-5, 512)
-LARGE_14 = EncoderConfig(1024, 4096, 24, 16, 224, 14, "quick_gelu", 1e-5, 768)
+from tests.unit.towers import published
 
 
-@pytest.mark.parametrize(("encoder", "billions"), [(BASE_32, 8.8), (LARGE_14, 162)])
-def test_an_encoders_work_is_what_its_papers_tell(encoder: EncoderConfig, billions: float) -> None:
+def operations(name: str, layers: int) -> int:
+    model = published(name, layers)
+    architecture = Architecture(
+        type(model).__name__, settings_of(model.config), model.config.image_size
+    )
+    return make_tower(architecture, model.state_dict(), "0" * 64, "a file").config.operations
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "billions"),
+    [("openai/clip-vit-base-patch32", 12, 8.8), ("openai/clip-vit-large-patch14", 24, 162)],
+)
+def test_an_encoders_work_is_what_its_papers_tell(name: str, layers: int, billions: float) -> None:
     """4.4 and 81 billion multiplications with their additions, as open_clip has them."""
-    assert operations(encoder) / 1e9 == pytest.approx(billions, rel=0.02)
+    one, two = (operations(name, number) for number in (1, 2))
+    assert (one + (layers - 1) * (two - one)) / 1e9 == pytest.approx(billions, rel=0.02)
 
 
 def limit_s(card: Card, batch_size: int = 8, **limits: int) -> int:
@@ -31,7 +44,8 @@ def test_the_largest_image_of_each_request_counts_whatever_the_budget(small_card
 
 
 def test_decoding_comes_on_top_of_the_encoders_work(small_card: Card) -> None:
-    card = msgspec.structs.replace(small_card, encoder=LARGE_14)
+    encoder = msgspec.structs.replace(small_card.encoder, operations=162_000_000_000)
+    card = msgspec.structs.replace(small_card, encoder=encoder)
     without = limit_s(card, max_batch_pixels=1, max_pixels=1)
     assert limit_s(card) == pytest.approx(without + 800_000_000 / DECODING, abs=1)
 

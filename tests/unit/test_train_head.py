@@ -12,20 +12,24 @@ import pytest
 import torch
 import train_head
 from clip_deepfake.card import Card, HeadCard, Limits, SelfTest
-from clip_deepfake.detector import Detector
-from clip_deepfake.encoder import build_module
+from clip_deepfake.detector import Detector, load_detector
 from clip_deepfake.torch_engine import TorchEngine
 from clip_deepfake.verdicts import Verdict
+from deepfake_tools.architectures import read_architecture
 from deepfake_tools.features import BATCH
 from deepfake_tools.head_file import TrainedHead, read_head_file
 from deepfake_tools.hub import fetch_settings, fetch_weights
 from deepfake_tools.splits import plan_splits
-from deepfake_tools.weights import read_config, read_tower
+from deepfake_tools.weights import read_tower
+from PIL import Image
 from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
 from train_head import main
 
+from tests.building import Builder, unpack
 from tests.conftest import ROOT
 from tests.tinted import labels_of, reference_probabilities, write_images
+from tests.unit.towers import module_of
+from tests.vision_models import ENCODERS, processor_values, write_model
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +66,7 @@ def readable(data: Path) -> list[Path]:
 def serve(model: Path, trained: TrainedHead, tensors: dict[str, torch.Tensor]) -> Detector:
     """The detector that a worker would make of the head."""
     snapshot = fetch_settings(str(model), None)
-    tower = read_tower(fetch_weights(snapshot), read_config(snapshot), torch.float32)
+    tower = read_tower(fetch_weights(snapshot), read_architecture(snapshot), torch.float32)
     card = Card(
         schema=1,
         name="small",
@@ -77,7 +81,7 @@ def serve(model: Path, trained: TrainedHead, tensors: dict[str, torch.Tensor]) -
         self_test=SelfTest([], 1.0),
         built_with={},
     )
-    module = build_module(card, tower.tensors, tensors)
+    module = module_of(card, tower.tensors, tensors)
     return Detector(card, TorchEngine(module, torch.device("cpu")))
 
 
@@ -116,7 +120,7 @@ def test_the_file_says_where_the_head_came_from(small_clip: Path, trained: Path)
         feature="pooler_output",
         l2_normalize=False,
         outputs=1,
-        fake_index=0,
+        fake_indices=(0,),
         threshold=head.history.balanced_threshold,
     )
     assert head.head == expected
@@ -172,7 +176,7 @@ def test_equal_runs_write_equal_files(data: Path, small_clip: Path, tmp_path: Pa
         assert run(data, small_clip, tmp_path / name, "--preprocess", "clip") == 0
         heads.append((tmp_path / name / "head.safetensors").read_bytes())
     assert heads[0] == heads[1]
-    assert read_head_file(tmp_path / "first" / "head.safetensors")[0].preprocessing.name == "clip"
+    assert read_head_file(tmp_path / "first" / "head.safetensors")[0].preprocessing.name == "own"
 
 
 def test_a_second_run_computes_only_what_is_new(
@@ -347,6 +351,28 @@ def test_without_scikit_learn_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "sklearn", None)
     assert main(["--data", str(data)]) == 1
     assert "scikit-learn is not installed: pip install -e '.[train]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["dinov2", "siglip"])
+def test_a_head_on_another_type_of_encoder_packs(
+    name: str, data: Path, tmp_path: Path, builder: Builder
+) -> None:
+    write_model(tmp_path / "model", ENCODERS[name])
+    assert run(data, tmp_path / "model", tmp_path) == 0
+    head, tensors = read_head_file(tmp_path / "head.safetensors")
+    assert head.head.feature == "pooler_output"
+    assert head.preprocessing.name == "own"
+    weights = ("--model", tmp_path / "model", "--weights", tmp_path / "head.safetensors")
+    archive = unpack(builder(*weights), tmp_path / "archive")
+    paths = readable(data)[:20]
+    found = load_detector(archive).judge([path.read_bytes() for path in paths])
+    values = np.stack([processor_values(tmp_path / "model", Image.open(path)) for path in paths])
+    # The images are PNG without an alpha channel, so that the processor needs no conversion.
+    model = ENCODERS[name].model.from_pretrained(tmp_path / "model").eval()
+    with torch.inference_mode():
+        feature = ENCODERS[name].features["pooler_output"](model, torch.from_numpy(values))
+        logits = feature @ tensors["weight"].T + tensors["bias"]
+    assert np.abs(np.array([verdict.logits for verdict in found]) - logits.numpy()).max() < 0.05
 
 
 def test_without_data_no_folder_is_made_for_the_head(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ EDGES = [0.0, 1e-45, 1e-7, 0.3, 7.0, 16.9, 36.0, 37.0, 38.0, 100.0, 700.0, 740.0
 def test_two_logits_are_read_by_a_softmax(
     small_card: Card, logits: list[float], fake_index: int
 ) -> None:
-    head = msgspec.structs.replace(small_card.head, fake_index=fake_index)
+    head = msgspec.structs.replace(small_card.head, fake_indices=(fake_index,))
     found = sigmoid(fake_margin(np.array(logits, "f4"), head))
     expected = softmax(np.array(logits, "f4").astype(float))[fake_index]
     assert found == pytest.approx(expected, rel=1e-14)
@@ -47,7 +47,7 @@ def test_no_margin_that_float32_can_hold_loses_its_rank(small_card: Card, output
     values = sorted({sign * np.float32(edge) for edge in EDGES for sign in (-1, 1)})
     neighbours = {value for v in values for value in (v, np.nextafter(v, np.float32(0)))}
     margins = sorted(neighbours)
-    head = msgspec.structs.replace(small_card.head, outputs=outputs, fake_index=outputs - 1)
+    head = msgspec.structs.replace(small_card.head, outputs=outputs, fake_indices=(outputs - 1,))
     verdicts = [form_judgement(np.array([0, margin][-outputs:], "f4"), head) for margin in margins]
     found = [verdict.margin for verdict in verdicts if isinstance(verdict, Judgement)]
     assert found == [float(margin) for margin in margins]
@@ -64,7 +64,7 @@ def test_what_two_far_logits_differ_by_stays_finite(small_card: Card) -> None:
 
 def test_a_confident_real_has_its_confidence_to_the_last_digits(small_card: Card) -> None:
     """Under a threshold of 1 a sure fake is called REAL, with what is left of the probability."""
-    head = msgspec.structs.replace(small_card.head, outputs=1, fake_index=0, threshold=1.0)
+    head = msgspec.structs.replace(small_card.head, outputs=1, fake_indices=(0,), threshold=1.0)
     verdict = form_judgement(np.array([50.0], "f4"), head)
     assert isinstance(verdict, Judgement)
     assert verdict.label == "REAL"

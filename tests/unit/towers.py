@@ -1,8 +1,11 @@
 """Small vision towers by transformers, with weights far from their initial ones."""
 
 import torch
-from clip_deepfake.card import EncoderConfig
+from clip_deepfake.card import Card, EncoderCard
+from clip_deepfake.encoder import DetectorModule, build_module, load_encoder
+from deepfake_tools.architectures import settings_of
 from deepfake_tools.standin import VISION_SHAPES, clip_config, random_weights, tower_shape
+from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 TEXT = tower_shape(48, layers=1, heads=3, vocab_size=99)
@@ -39,7 +42,21 @@ def published(name: str, layers: int) -> CLIPVisionModelWithProjection:
     return model.eval()
 
 
-def shape_of(model: CLIPVisionModelWithProjection) -> EncoderConfig:
+def shape_of(model: CLIPVisionModelWithProjection) -> EncoderCard:
     """What a card says of it."""
-    fields = EncoderConfig.__struct_fields__
-    return EncoderConfig(**{name: getattr(model.config, name) for name in fields})
+    config = model.config
+    widths = {"pooler_output": config.hidden_size, "image_embeds": config.projection_dim}
+    return EncoderCard(
+        architecture=type(model).__name__,
+        config=settings_of(config),
+        image_size=config.image_size,
+        features={**widths, "class_token": config.hidden_size},
+        operations=1,
+    )
+
+
+def module_of(card: Card, tensors: dict[str, Tensor], head: dict[str, Tensor]) -> DetectorModule:
+    """The detector that a card tells of, around these weights."""
+    feature = card.head.feature
+    encoder = load_encoder(card.encoder, feature, card.preprocessing, tensors)
+    return build_module(encoder, card.head, head, card.encoder.feature_size(feature))

@@ -6,13 +6,13 @@ from pathlib import Path
 from clip_deepfake.card import ENCODER_FILE, HEAD_FILE, Card
 
 from deepfake_tools.benchmarking.cells import BenchmarkError
-from deepfake_tools.benchmarking.jobs import TransformersJob
+from deepfake_tools.benchmarking.jobs import RivalJob
 from deepfake_tools.benchmarking.unpacked import Unpacked
 
 WEIGHTS = "model.safetensors"
 
 
-def write_checkpoint(archive: Unpacked, folder: Path) -> TransformersJob:
+def write_checkpoint(archive: Unpacked, folder: Path) -> RivalJob:
     """Writes `config.json`, `preprocessor_config.json` and links to the weights.
 
     Args:
@@ -36,25 +36,13 @@ def write_checkpoint(archive: Unpacked, folder: Path) -> TransformersJob:
     _write_json(folder / "preprocessor_config.json", _processor(card))
     (folder / WEIGHTS).symlink_to(archive.folder / ENCODER_FILE)
     (folder / HEAD_FILE).symlink_to(archive.folder / HEAD_FILE)
-    return TransformersJob(str(folder), card.head.feature, card.head.l2_normalize)
+    return RivalJob(
+        str(folder), card.encoder.architecture, card.head.feature, card.head.l2_normalize
+    )
 
 
 def _config(card: Card) -> dict[str, object]:
-    encoder = card.encoder
-    projected = {} if encoder.projection_dim is None else {"projection_dim": encoder.projection_dim}
-    return {
-        "architectures": ["CLIPVisionModelWithProjection"],
-        "model_type": "clip_vision_model",
-        "hidden_size": encoder.hidden_size,
-        "intermediate_size": encoder.intermediate_size,
-        "num_hidden_layers": encoder.num_hidden_layers,
-        "num_attention_heads": encoder.num_attention_heads,
-        "image_size": encoder.image_size,
-        "patch_size": encoder.patch_size,
-        "hidden_act": encoder.hidden_act,
-        "layer_norm_eps": encoder.layer_norm_eps,
-        **projected,
-    }
+    return {"architectures": [card.encoder.architecture], **card.encoder.config}
 
 
 def _processor(card: Card) -> dict[str, object]:

@@ -7,6 +7,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 import msgspec
+from clip_deepfake.preprocessing import Preprocessing
 
 from deepfake_tools import deployment
 from deepfake_tools.benchmarking.cells import Cell, Figures, Place, Start, Way, percentile
@@ -113,7 +114,11 @@ class ArchiveContender:
 
 
 def in_process_job(
-    archive: Unpacked, plan: Plan, *, clip: bool = False, stages: bool = False
+    archive: Unpacked,
+    plan: Plan,
+    *,
+    stages: bool = False,
+    preprocessings: dict[str, Preprocessing] | None = None,
 ) -> InProcessJob:
     """Returns the job of measuring an archive within one process."""
     sizes = {1, archive.batch_size}
@@ -127,8 +132,8 @@ def in_process_job(
         warm_up_s=plan.warm_up_s,
         seconds=plan.seconds / 2,
         gpu=plan.gpu,
-        clip=clip,
         stages=stages,
+        preprocessings=preprocessings or {},
     )
 
 

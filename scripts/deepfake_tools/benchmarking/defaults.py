@@ -3,12 +3,12 @@
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deepfake_tools.benchmarking.cells import BenchmarkError
 from deepfake_tools.benchmarking.child import SCRIPTS
-from deepfake_tools.sources import DEFAULT_MODEL
+from deepfake_tools.hub import DEFAULT_MODEL
 from deepfake_tools.standin import SMALLEST_TEXT, VISION_SHAPES, clip_config, write_clip
 from deepfake_tools.torchserve import served_name
 
@@ -19,16 +19,25 @@ BUILDS: tuple[tuple[str, ...], ...] = (
     ("--precision", "float32"),
     ("--precision", "int8", "--calibration", CALIBRATION),
 )
+BFLOAT16_BUILD = ("--precision", "bfloat16")
+"""One more where the processor computes so."""
+
+Builds = Sequence[tuple[str, ...]]
 
 
 def build_archives(
-    model: str | None, calibration: Path, scratch: Path, say: Callable[[str], None]
+    model: str | None,
+    builds: Builds,
+    calibration: Path,
+    scratch: Path,
+    say: Callable[[str], None],
 ) -> list[Path]:
-    """Builds the archives of `BUILDS`.
+    """Builds archives.
 
     Args:
         model: Hub name or local folder; None is the default model's architecture with random
             weights, for which nothing is downloaded.
+        builds: Options of build_mar.py for each.
         calibration: Folder of images that int8 is calibrated with.
         scratch: Gets the archives, and the random weights where there are some.
         say: Told whose weights they are.
@@ -37,18 +46,18 @@ def build_archives(
         BenchmarkError: There is no such model, nor a known architecture of that name.
     """
     if model is None:
-        return _build_random(DEFAULT_MODEL, calibration, scratch, say)
+        return _build_random(DEFAULT_MODEL, builds, calibration, scratch, say)
     try:
-        return _build(model, calibration, scratch)
+        return _build(model, builds, calibration, scratch)
     except BenchmarkError as error:
         if model not in VISION_SHAPES:
             raise
         say(f"{error}\n{model} cannot be had from the Hub, so:")
-        return _build_random(model, calibration, scratch, say)
+        return _build_random(model, builds, calibration, scratch, say)
 
 
 def _build_random(
-    name: str, calibration: Path, scratch: Path, say: Callable[[str], None]
+    name: str, builds: Builds, calibration: Path, scratch: Path, say: Callable[[str], None]
 ) -> list[Path]:
     say(f"RANDOM WEIGHTS in the architecture of {name}: as fast as the real ones, no detector")
     vision = VISION_SHAPES[name]
@@ -56,12 +65,15 @@ def _build_random(
         # The card names the model by its folder.
         folder = Path(parent, f"{served_name(name)}-random-weights")
         write_clip(folder, clip_config(vision.tower, SMALLEST_TEXT, vision.projection))
-        return _build(str(folder), calibration, scratch, "--served-name", served_name(name))
+        naming = ("--served-name", served_name(name))
+        return _build(str(folder), builds, calibration, scratch, *naming)
 
 
-def _build(model: str, calibration: Path, scratch: Path, *naming: str) -> list[Path]:
+def _build(
+    model: str, builds: Builds, calibration: Path, scratch: Path, *naming: str
+) -> list[Path]:
     store = scratch / "store"
-    for options in BUILDS:
+    for options in builds:
         command = [sys.executable, str(SCRIPTS / "build_mar.py"), "--model", model]
         command += ["--export-path", str(store), *naming]
         command += [str(calibration) if word == CALIBRATION else word for word in options]

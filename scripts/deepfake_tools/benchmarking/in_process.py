@@ -18,7 +18,7 @@ from clip_deepfake.card import LANDMARKS_FILE
 from clip_deepfake.detector import FLOAT32_TOLERANCE, Detector, load_detector
 from clip_deepfake.faces import Aligner
 from clip_deepfake.images import RGB, decode
-from clip_deepfake.preprocessing import CenterCrop, Preprocessing, Resize, Step
+from clip_deepfake.preprocessing import Preprocessing
 from clip_deepfake.protocol import Request, form_answer
 from clip_deepfake.verdicts import Verdict
 
@@ -51,7 +51,10 @@ def measure(job: InProcessJob) -> InProcessResult:
         passes=passes,
         judged=_time_verdicts(detector, images, logits, tolerance, job),
         memory_mb=psutil.Process().memory_info().rss / 1e6,
-        clip_logits=_clip_logits(detector, images) if job.clip else (),
+        logits_after={
+            name: _logits_after(preprocessing, detector, images)
+            for name, preprocessing in job.preprocessings.items()
+        },
         stages=tuple(_stages(detector, aligner, images, timing) for timing in passes if job.stages),
     )
 
@@ -64,16 +67,12 @@ def _judge(detector: Detector, images: Sequence[bytes]) -> tuple[Logits, ...]:
     return tuple(verdict.logits for verdict in verdicts if isinstance(verdict, Verdict))
 
 
-def _clip_logits(detector: Detector, images: Sequence[bytes]) -> tuple[Logits, ...]:
-    """What transformers' own processor for CLIP would lead to."""
-    side, card = detector.card.encoder.image_size, detector.card
-    steps: list[Step] = [
-        Resize("shortest_side", side, "pillow", "bicubic"),
-        CenterCrop(side, "transformers"),
-    ]
-    clip = Preprocessing("clip", steps, card.preprocessing.mean, card.preprocessing.std, "pillow")
+def _logits_after(
+    preprocessing: Preprocessing, detector: Detector, images: Sequence[bytes]
+) -> tuple[Logits, ...]:
+    limit = detector.card.limits.max_pixels
     pixels = [
-        clip.apply(decode(image, card.limits.max_pixels, clip.orientation)) for image in images
+        preprocessing.apply(decode(image, limit, preprocessing.orientation)) for image in images
     ]
     return tuple(tuple(row) for row in detector.engine(np.stack(pixels)).tolist())
 

@@ -1,7 +1,10 @@
 """What the processes of a benchmark are asked and answer: plain data, JSON between them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from clip_deepfake.card import Feature
+from clip_deepfake.preprocessing import Preprocessing
 
 Logits = tuple[float, ...]
 
@@ -79,8 +82,8 @@ class InProcessJob:
         warm_up_s: Seconds before each measurement.
         seconds: Of each measurement.
         gpu: CUDA device; None on a machine without.
-        clip: Whether to compute the logits after CLIP's own preprocessing too.
         stages: Whether to time the stages on the way too.
+        preprocessings: By name, whatever else than the card's logits are wanted after too.
     """
 
     folder: str
@@ -90,8 +93,8 @@ class InProcessJob:
     warm_up_s: float
     seconds: float
     gpu: int | None
-    clip: bool = False
     stages: bool = False
+    preprocessings: dict[str, Preprocessing] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,8 +148,7 @@ class InProcessResult:
         passes: The engine alone.
         judged: Bytes to verdicts.
         memory_mb: Resident memory, in 10**6 bytes.
-        clip_logits: Of each image, after CLIP's own preprocessing in place of the card's; empty
-            where not asked for.
+        logits_after: Of each image, after each of the job's preprocessings in place of the card's.
         stages: By batch size; empty where not asked for.
     """
 
@@ -156,26 +158,34 @@ class InProcessResult:
     passes: tuple[Timing, ...]
     judged: Timing
     memory_mb: float
-    clip_logits: tuple[Logits, ...]
+    logits_after: dict[str, tuple[Logits, ...]]
     stages: tuple[Stages, ...]
 
 
+Runtime = Literal["transformers", "OpenVINO float32", "OpenVINO bfloat16"]
+"""What a rival computes with."""
+
+
 @dataclass(frozen=True)
-class TransformersJob:
-    """A checkpoint to judge with transformers.
+class RivalJob:
+    """A checkpoint of transformers to judge with.
 
     Attributes:
         folder: Checkpoint, processor's settings and head.
-        feature: What the head reads: `pooler_output` or `image_embeds`.
+        architecture: Name of transformers' class.
+        feature: What the head reads.
         normalize: Whether it is brought to length 1 before.
+        runtime: What computes: transformers itself, or what OpenVINO makes of it.
         images: The image to judge, where one is.
         port: Where to serve, where that is asked.
         batch_size: The server's.
     """
 
     folder: str
-    feature: Literal["pooler_output", "image_embeds"]
+    architecture: str
+    feature: Feature
     normalize: bool
+    runtime: Runtime = "transformers"
     images: tuple[str, ...] = ()
     port: int = 0
     batch_size: int = 8

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
+from clip_deepfake.cores import BFLOAT16_PRODUCTS
 
 CPU_INFO = Path("/proc/cpuinfo")
 
@@ -27,6 +28,7 @@ FLAGS = (
     "i8mm",
     "bf16",
 )
+
 LIBRARIES = (
     "litserve",
     "nncf",
@@ -62,6 +64,11 @@ class Machine:
     gpus: tuple[str, ...]
     system: str
     libraries: dict[str, str]
+
+    @property
+    def has_bfloat16(self) -> bool:
+        """Whether the processor multiplies matrices of bfloat16."""
+        return not BFLOAT16_PRODUCTS.isdisjoint(self.flags)
 
 
 def describe_machine() -> Machine:

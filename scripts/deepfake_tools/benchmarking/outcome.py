@@ -11,7 +11,7 @@ from deepfake_tools.benchmarking.goals import Goal, Subject, find_goals
 from deepfake_tools.benchmarking.machine import Machine
 from deepfake_tools.benchmarking.plan import Plan, Record
 from deepfake_tools.benchmarking.profile import RequestTime, profile
-from deepfake_tools.benchmarking.rivals import LITSERVE
+from deepfake_tools.benchmarking.rivals import LITSERVE_FLOAT32, preparation
 from deepfake_tools.benchmarking.rounds import Entry
 from deepfake_tools.benchmarking.text import cells_text, goals_text, machine_text, profile_text
 from deepfake_tools.output_files import replacing
@@ -47,11 +47,15 @@ class Outcome:
     def goals(self) -> list[Goal]:
         """Ratios and bounds."""
         subjects = [
-            Subject(archive.label, archive.card.precision, archive.card.encoder.hidden_size)
+            Subject(
+                archive.label,
+                archive.card.precision,
+                archive.card.encoder.operations,
+            )
             for archive in (entry.archive for entry in self.entries)
         ]
         ready_s = median_starts(self.record.starts)
-        return find_goals(self.medians, ready_s, subjects, LITSERVE)
+        return find_goals(self.medians, ready_s, subjects)
 
     @cached_property
     def disturbed(self) -> list[Cell]:
@@ -103,10 +107,15 @@ class Outcome:
     def _answers_text(self) -> str:
         lines = ["every served answer was compared; largest difference of a logit:"]
         for contender, difference in self.record.differences.items():
-            others = "our engine after CLIP's own preprocessing, which it uses"
             ours = any(entry.archive.label == contender for entry in self.entries)
+            others = f"our engine after {preparation(contender)}, which it uses"
             lines.append(
                 f"  {contender}: {difference:.1e} from {'one process' if ours else others}"
+            )
+        if LITSERVE_FLOAT32 in self.record.differences and not self.plan.bfloat16:
+            lines.append(
+                "OpenVINO by itself computes in float32 on this processor, so there is one "
+                "LitServe with it and no second one in bfloat16"
             )
         return "\n".join(lines)
 

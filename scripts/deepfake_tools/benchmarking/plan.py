@@ -21,6 +21,7 @@ class Plan:
         seconds: Of each measurement.
         warm_up_s: Seconds before each.
         gpu: CUDA device; None on a machine without.
+        bfloat16: Whether the processor computes in bfloat16.
         config: TorchServe's settings.
         scratch: A folder of this run's own.
     """
@@ -30,6 +31,7 @@ class Plan:
     seconds: float
     warm_up_s: float
     gpu: int | None
+    bfloat16: bool
     config: Path
     scratch: Path
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from deepfake_tools.benchmarking.jobs import TransformersJob
+from deepfake_tools.benchmarking.jobs import RivalJob
 from deepfake_tools.benchmarking.transformers_judge import TransformersJudge
 
 
@@ -13,7 +13,7 @@ def main() -> None:
     """Does the job that the command line names."""
     import torch
 
-    job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=TransformersJob)
+    job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=RivalJob)
     judge = TransformersJudge(job, "cuda" if torch.cuda.is_available() else "cpu")
     for image in job.images:
         print(

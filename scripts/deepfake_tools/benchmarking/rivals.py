@@ -1,18 +1,25 @@
-"""The same weights behind LitServe, and in a new process per image: a round of their figures."""
+"""The same weights behind LitServe, and in a new process per image: a round of their figures.
+
+LitServe computes with transformers, or with what OpenVINO makes of the same model.
+"""
 
 import socket
 import time
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
+from clip_deepfake.card import Card
+from clip_deepfake.preprocessing import CenterCrop, Preprocessing, Resize, Step
 
 from deepfake_tools.benchmarking.cells import BenchmarkError, Cell, Figures, Place, Start, Way
 from deepfake_tools.benchmarking.child import Child, child
 from deepfake_tools.benchmarking.jobs import (
     LoadJob,
     Logits,
-    TransformersJob,
+    RivalJob,
+    Runtime,
     largest_difference,
 )
 from deepfake_tools.benchmarking.load_run import Reading, run_load
@@ -20,25 +27,56 @@ from deepfake_tools.benchmarking.plan import Plan, Record
 from deepfake_tools.benchmarking.usage import Usage, busy_s
 
 LITSERVE = "LitServe"
+LITSERVE_FLOAT32 = "LitServe, OpenVINO float32"
+LITSERVE_BFLOAT16 = "LitServe, OpenVINO bfloat16"
 SCRIPT = "script"
+
+CLIP_PROCESSOR = "CLIP's own preprocessing"
+OPENCV = "OpenCV's decoding and squash"
+
 READY_LIMIT_S = 180.0
 POLL_S = 0.1
 
-TOLERANCE = 0.05
-"""Of a rival's logits: another decoder, and another resize where torchvision is installed."""
+TOLERANCES: dict[Runtime, float] = {
+    "transformers": 0.05,
+    "OpenVINO float32": 0.05,
+    "OpenVINO bfloat16": 0.25,
+}
+"""Of a rival's logits: another decoder, another resize where torchvision is installed, 8 bits of
+mantissa."""
 
 
 @dataclass(frozen=True)
 class Rival:
-    """The same detector by transformers.
+    """The same detector by others' code.
 
     Attributes:
+        name: What its figures are listed under.
         job: The checkpoint.
-        expected: Each image's logits after CLIP's own preprocessing.
+        expected: Each image's logits after the preprocessing that it uses.
     """
 
-    job: TransformersJob
+    name: str
+    job: RivalJob
     expected: tuple[Logits, ...]
+
+
+def preprocessings(card: Card) -> dict[str, Preprocessing]:
+    """Returns the ways in which rivals prepare images for a detector, by what does it."""
+    side, mean, std = card.encoder.image_size, card.preprocessing.mean, card.preprocessing.std
+    clip: list[Step] = [
+        Resize("shortest_side", side, "pillow", "bicubic"),
+        CenterCrop(side, "transformers"),
+    ]
+    return {
+        CLIP_PROCESSOR: Preprocessing("clip", clip, mean, std, "pillow"),
+        OPENCV: Preprocessing("squash", [Resize("squash", side, "opencv", "bilinear")], mean, std),
+    }
+
+
+def preparation(rival: str) -> str:
+    """Returns the one of `preprocessings` that a rival uses, by its name."""
+    return OPENCV if rival in (LITSERVE_FLOAT32, LITSERVE_BFLOAT16) else CLIP_PROCESSOR
 
 
 class LitServeContender(Rival):
@@ -49,13 +87,13 @@ class LitServeContender(Rival):
         job = replace(self.job, port=_free_port())
         begun = time.perf_counter()
         with child("litserve_app", job, plan.scratch) as server:
-            _await_health(server, job.port)
-            record.starts.append(Start(LITSERVE, number, time.perf_counter() - begun))
+            self._await_health(server, job.port)
+            record.starts.append(Start(self.name, number, time.perf_counter() - begun))
             usage = Usage(server.pid)
             self._load(job.port, usage, max(plan.clients), plan.warm_up, record)
             for clients in plan.clients:
                 figures = self._load(job.port, usage, clients, plan, record)
-                record.add(Cell(Place(LITSERVE, Way.SERVED, clients), number, figures))
+                record.add(Cell(Place(self.name, Way.SERVED, clients), number, figures))
 
     def _load(self, port: int, usage: Usage, clients: int, plan: Plan, record: Record) -> Figures:
         job = LoadJob(
@@ -65,7 +103,7 @@ class LitServeContender(Rival):
             form="base64",
             images=plan.image_names,
             expected=self.expected,
-            tolerance=TOLERANCE,
+            tolerance=TOLERANCES[self.job.runtime],
             clients=clients,
             warm_up_s=plan.warm_up_s,
             seconds=plan.seconds,
@@ -74,7 +112,15 @@ class LitServeContender(Rival):
         def read() -> Reading:
             return Reading(usage.cpu_s(), busy_s())
 
-        return run_load(LITSERVE, job, plan, record, read, usage.largest_mb)
+        return run_load(self.name, job, plan, record, read, usage.largest_mb)
+
+    def _await_health(self, server: Child, port: int) -> None:
+        deadline = time.monotonic() + READY_LIMIT_S
+        while not _is_healthy(port):
+            server.check()
+            if time.monotonic() > deadline:
+                raise BenchmarkError(f"{self.name} is not ready after {READY_LIMIT_S:g} s")
+            time.sleep(POLL_S)
 
 
 class ScriptContender(Rival):
@@ -91,20 +137,32 @@ class ScriptContender(Rival):
         difference = largest_difference(
             msgspec.json.decode(line, type=Logits), self.expected[index]
         )
-        if not difference <= TOLERANCE:
-            raise BenchmarkError(f"{SCRIPT}: {job.images[0]}: logits off by {difference:g}")
-        record.note_difference(SCRIPT, difference)
-        place, latency = Place(SCRIPT, Way.SCRIPT, 1), 1e3 * seconds
+        if not difference <= TOLERANCES[self.job.runtime]:
+            raise BenchmarkError(f"{self.name}: {job.images[0]}: logits off by {difference:g}")
+        record.note_difference(self.name, difference)
+        place, latency = Place(self.name, Way.SCRIPT, 1), 1e3 * seconds
         record.add(Cell(place, number, Figures(1 / seconds, latency, latency, latency, latency)))
 
 
-def _await_health(server: Child, port: int) -> None:
-    deadline = time.monotonic() + READY_LIMIT_S
-    while not _is_healthy(port):
-        server.check()
-        if time.monotonic() > deadline:
-            raise BenchmarkError(f"{LITSERVE} is not ready after {READY_LIMIT_S:g} s")
-        time.sleep(POLL_S)
+def line_up_rivals(
+    job: RivalJob, expected: Mapping[str, tuple[Logits, ...]], *, bfloat16: bool
+) -> list[LitServeContender | ScriptContender]:
+    """Returns all rivals of a detector.
+
+    Args:
+        job: Of its checkpoint.
+        expected: Its logits after each of `preprocessings`, by their names.
+        bfloat16: Whether the processor computes in it: elsewhere OpenVINO by itself is the same
+            as in float32, and not measured twice.
+    """
+    runtimes: dict[str, Runtime] = {LITSERVE: "transformers", LITSERVE_FLOAT32: "OpenVINO float32"}
+    if bfloat16:
+        runtimes[LITSERVE_BFLOAT16] = "OpenVINO bfloat16"
+    servers = [
+        LitServeContender(name, replace(job, runtime=runtime), expected[preparation(name)])
+        for name, runtime in runtimes.items()
+    ]
+    return [*servers, ScriptContender(SCRIPT, job, expected[preparation(SCRIPT)])]
 
 
 def _is_healthy(port: int) -> bool:

@@ -14,7 +14,7 @@ from deepfake_tools.benchmarking.contenders import (
 )
 from deepfake_tools.benchmarking.jobs import InProcessResult
 from deepfake_tools.benchmarking.plan import Plan, Record
-from deepfake_tools.benchmarking.rivals import LitServeContender, ScriptContender
+from deepfake_tools.benchmarking.rivals import line_up_rivals, preprocessings
 from deepfake_tools.benchmarking.unpacked import Unpacked
 
 
@@ -41,7 +41,7 @@ def enter(archives: Sequence[Unpacked], plan: Plan) -> list[Entry]:
 
 
 def _ask(archive: Unpacked, plan: Plan) -> InProcessResult:
-    job = in_process_job(archive, plan, clip=True)
+    job = in_process_job(archive, plan, preprocessings=preprocessings(archive.card))
     return run_in_process(replace(job, passes=(), seconds=0.0, warm_up_s=0.0), plan)
 
 
@@ -63,8 +63,7 @@ def line_up(entries: Sequence[Entry], plan: Plan, *, versus: bool, stages: bool)
     if versus:
         source = _source(entries)
         job = write_checkpoint(source.archive, plan.scratch / "checkpoint")
-        expected = source.answers.clip_logits
-        contenders += [LitServeContender(job, expected), ScriptContender(job, expected)]
+        contenders += line_up_rivals(job, source.answers.logits_after, bfloat16=plan.bfloat16)
     return contenders
 
 

@@ -1,4 +1,4 @@
-"""JPEG bytes in, logits out, by transformers alone: what both rivals compute."""
+"""JPEG bytes in, logits out, by transformers alone: what LitServe and the script compute."""
 
 import io
 from collections.abc import Sequence
@@ -6,34 +6,58 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
+from clip_deepfake.card import HEAD_FILE
+from clip_deepfake.encoder import CLASSIFIER, READERS
 from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional
-from transformers import CLIPImageProcessor, CLIPVisionModel, CLIPVisionModelWithProjection
+from transformers import CLIPImageProcessor
 
-from deepfake_tools.benchmarking.jobs import TransformersJob
+from deepfake_tools.benchmarking.jobs import RivalJob
 
-HEAD = "head.safetensors"
-MODELS = {"pooler_output": CLIPVisionModel, "image_embeds": CLIPVisionModelWithProjection}
+
+class Scorer(torch.nn.Module):
+    """The vision model and a linear head, as a script of some lines has them.
+
+    Args:
+        job: What to load.
+        dtype: Of the model; `auto` is that of its weights. The head is float32.
+    """
+
+    def __init__(self, job: RivalJob, dtype: torch.dtype | str) -> None:
+        super().__init__()
+        kind: Any = getattr(transformers, job.architecture)
+        self.model = kind.from_pretrained(job.folder, dtype=dtype).eval()
+        if job.feature == "classifier_input":
+            setattr(self.model, CLASSIFIER, torch.nn.Identity())
+        head = load_file(Path(job.folder, HEAD_FILE))
+        self.register_buffer("weight", head["weight"])
+        self.register_buffer("bias", head["bias"])
+        self._read = READERS[job.feature]
+        self._normalize = job.normalize
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Maps normalised pixels (batch, 3, side, side) to float32 logits (batch, outputs)."""
+        feature = self._read(self.model, values.to(self.model.dtype)).float()
+        feature = functional.normalize(feature) if self._normalize else feature
+        weight, bias = self.get_buffer("weight"), self.get_buffer("bias")
+        return functional.linear(feature, weight, bias)
 
 
 class TransformersJudge:
-    """CLIP's processor, vision model and a linear head, as a script of some lines has them.
+    """CLIP's processor, then the model.
 
     Args:
         job: What to load.
         device: Where to compute. A CPU computes in float32, as it is fastest there.
     """
 
-    def __init__(self, job: TransformersJob, device: str) -> None:
-        model: Any = MODELS[job.feature]
+    def __init__(self, job: RivalJob, device: str) -> None:
         dtype = torch.float32 if device == "cpu" else "auto"
-        self._job = job
         self._device = device
         self._processor = CLIPImageProcessor.from_pretrained(job.folder)
-        self._model = model.from_pretrained(job.folder, dtype=dtype).eval().to(device)
-        head = load_file(Path(job.folder, HEAD), device=device)
-        self._weight, self._bias = head["weight"], head["bias"]
+        self._scorer = Scorer(job, dtype).to(device)
 
     def prepare(self, data: bytes) -> torch.Tensor:
         """Maps an image file to float32 (3, side, side) on the CPU."""
@@ -43,9 +67,6 @@ class TransformersJudge:
 
     def judge(self, prepared: Sequence[torch.Tensor]) -> list[list[float]]:
         """Maps prepared images to their logits."""
-        batch = torch.stack(list(prepared)).to(self._device, self._model.dtype)
         with torch.inference_mode():
-            feature = getattr(self._model(pixel_values=batch), self._job.feature).float()
-            feature = functional.normalize(feature) if self._job.normalize else feature
-            logits = functional.linear(feature, self._weight, self._bias)
+            logits = self._scorer(torch.stack(list(prepared)).to(self._device))
         return [[float(value) for value in row] for row in logits]

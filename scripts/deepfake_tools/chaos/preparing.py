@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deepfake_tools.chaos.drill import Ground
+from deepfake_tools.hub import DEFAULT_MODEL
 from deepfake_tools.inspection import inspect_archive
-from deepfake_tools.sources import DEFAULT_MODEL
 from deepfake_tools.standin import (
     SMALLEST_TEXT,
     VISION_SHAPES,

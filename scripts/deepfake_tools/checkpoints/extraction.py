@@ -5,20 +5,20 @@ from dataclasses import dataclass
 from math import isqrt
 
 import torch
-from clip_deepfake.card import EncoderConfig, HeadCard, ModelSource
+from clip_deepfake.card import HeadCard, ModelSource
 from torch import Tensor
+from transformers import CLIPVisionConfig
 
+from deepfake_tools.architectures import Architecture, settings_of
 from deepfake_tools.checkpoints.families import Family
 from deepfake_tools.checkpoints.fit import Fit
 from deepfake_tools.checkpoints.layouts import PROJECTION, fold_chain
 from deepfake_tools.heads import Head
 from deepfake_tools.hub import BuildError
-from deepfake_tools.weights import Tower, check_finite
+from deepfake_tools.weights import Tower, check_finite, make_tower
 
-# What no checkpoint says, and every CLIP of OpenAI's has: all families began with one of these.
 HEAD_WIDTH = 64
-ACTIVATION = "quick_gelu"
-NORM_EPS = 1e-5
+"""What no checkpoint says, and every CLIP of OpenAI's has: all families began with one of these."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ def extract_tower(checkpoint: Checkpoint, dtype: torch.dtype) -> Tower:
         converted[PROJECTION] = checkpoint.tensors[family.projection]
     tower = {name: tensor.to(dtype).contiguous() for name, tensor in converted.items()}
     check_finite(tower, checkpoint.source.weights_file)
-    width = tower[PROJECTION].shape[0] if PROJECTION in tower else None
-    return Tower(_config(checkpoint, width), tower, checkpoint.source.weights_sha256)
+    source = checkpoint.source
+    return make_tower(_architecture(checkpoint), tower, source.weights_sha256, source.weights_file)
 
 
-def _config(checkpoint: Checkpoint, projection_dim: int | None) -> EncoderConfig:
+def _architecture(checkpoint: Checkpoint) -> Architecture:
     sizes, file = checkpoint.fit.sizes, checkpoint.source.weights_file
     hidden, side = sizes["H"], isqrt(max(sizes["N"] - 1, 0))
     if hidden % HEAD_WIDTH:
@@ -80,17 +80,17 @@ def _config(checkpoint: Checkpoint, projection_dim: int | None) -> EncoderConfig
         raise BuildError(
             f"{file}: {sizes['N']} positions are no square of patches and a class token"
         )
-    return EncoderConfig(
+    image_size = side * sizes["P"]
+    config = CLIPVisionConfig(
         hidden_size=hidden,
         intermediate_size=sizes["M"],
         num_hidden_layers=checkpoint.fit.layers,
         num_attention_heads=hidden // HEAD_WIDTH,
-        image_size=side * sizes["P"],
+        image_size=image_size,
         patch_size=sizes["P"],
-        hidden_act=ACTIVATION,
-        layer_norm_eps=NORM_EPS,
-        projection_dim=projection_dim,
+        projection_dim=sizes.get("D", 512),
     )
+    return Architecture("CLIPVisionModelWithProjection", settings_of(config), image_size)
 
 
 def extract_head(checkpoint: Checkpoint) -> Head:
@@ -109,8 +109,8 @@ def extract_head(checkpoint: Checkpoint) -> Head:
         description=f"{family.title}, read from {source.weights_file}",
         feature=family.feature,
         l2_normalize=family.l2_normalize,
-        outputs=1 if family.outputs == 1 else 2,
-        fake_index=0 if family.outputs == 1 else 1,
+        outputs=family.outputs,
+        fake_indices=(0,) if family.outputs == 1 else (1,),
         threshold=family.threshold,
         family=family.name,
         file=source.weights_file,

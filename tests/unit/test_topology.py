@@ -1,6 +1,8 @@
-"""OpenVINO's graph beside transformers, and beside the torch module."""
+"""A traced graph beside transformers, and beside the torch module."""
 
+import copy
 from collections.abc import Iterable
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -8,17 +10,17 @@ import openvino as ov
 import pytest
 import torch
 from clip_deepfake.card import Card, Feature
-from clip_deepfake.encoder import ACTIVATIONS, build_module
+from clip_deepfake.encoder import Encoder
 from clip_deepfake.errors import LoadError
-from clip_deepfake.graph import encoder_graph
-from clip_deepfake.openvino_engine import LinearHead, OpenVinoEngine
+from clip_deepfake.openvino_engine import LinearHead, OpenVinoEngine, read_graph
 from clip_deepfake.preprocessing import Preprocessing, squash
-from clip_deepfake.tensors import FloatArray, encoder_shapes
 from clip_deepfake.torch_engine import TorchEngine
 from deepfake_tools.standin import VISION_SHAPES
+from deepfake_tools.topology import store_as, trace, write_with_weights
+from safetensors.torch import load_file
 from transformers import CLIPVisionModelWithProjection
 
-from tests.unit.towers import published, reference, shape_of
+from tests.unit.towers import module_of, published, reference, shape_of
 
 SHAPES = {
     "plain": {},
@@ -28,15 +30,11 @@ SHAPES = {
     "patches that do not fill the side": {"image_size": 50, "patch_size": 16},
     "patches of odd size": {"image_size": 47, "patch_size": 7},
     "wide eps": {"layer_norm_eps": 1e-3},
-    **{name: {"hidden_act": name} for name in ACTIVATIONS},
+    **{name: {"hidden_act": name} for name in ("quick_gelu", "gelu", "gelu_pytorch_tanh")},
 }
 
 UNLIKE = {"mean": (0.1, 0.9, 0.5), "std": (0.05, 0.9, 0.3)}
 """Channels that differ, so that none can stand for another."""
-
-
-def arrays(model: CLIPVisionModelWithProjection) -> dict[str, FloatArray]:
-    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
 def varied(side: int, images: int) -> np.ndarray:
@@ -54,7 +52,7 @@ def both(
     pixels: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The feature by OpenVINO and by transformers, float32 (images, width)."""
-    graph = encoder_graph(shape_of(model), feature, preprocessing, arrays(model))
+    graph = trace(Encoder(copy.deepcopy(model), feature, preprocessing), model.config.image_size)
     compiled = ov.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     (found,) = compiled([pixels]).values()
     mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
@@ -97,12 +95,15 @@ def test_logits_are_the_torch_engines_for_any_batch(
     small_card: Card, outputs: int, l2_normalize: bool, batches: Iterable[int]
 ) -> None:
     model = reference()
-    head = msgspec.structs.replace(small_card.head, outputs=outputs, l2_normalize=l2_normalize)
+    head = msgspec.structs.replace(
+        small_card.head, outputs=outputs, fake_indices=(outputs - 1,), l2_normalize=l2_normalize
+    )
     card = msgspec.structs.replace(small_card, encoder=shape_of(model), head=head)
     torch.manual_seed(0)
     linear = torch.nn.Linear(64, outputs).state_dict()
-    by_torch = TorchEngine(build_module(card, model.state_dict(), linear), torch.device("cpu"))
-    graph = encoder_graph(card.encoder, head.feature, card.preprocessing, arrays(model))
+    module = module_of(card, model.state_dict(), linear)
+    by_torch = TorchEngine(module, torch.device("cpu"))
+    graph = trace(Encoder(copy.deepcopy(model), head.feature, card.preprocessing), 48)
     weights = {name: tensor.numpy() for name, tensor in linear.items()}
     by_openvino = OpenVinoEngine(graph, LinearHead(head, weights, 64), "float32")
     for batch in batches:
@@ -122,45 +123,43 @@ def test_a_feature_of_length_zero_stays_zero(small_card: Card) -> None:
     assert not LinearHead(head, weights, 3).read(features).any()
 
 
-def test_the_shapes_asked_for_are_those_of_transformers() -> None:
-    model = reference(image_size=50)
-    found = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    assert encoder_shapes(shape_of(model)) == found
-
-
-TENSORS = [name for name in encoder_shapes(shape_of(reference())) if "layers." not in name]
-TENSORS += [
-    f"vision_model.encoder.layers.2.{name}" for name in ("mlp.fc1.bias", "layer_norm1.bias")
-]
-
-
-@pytest.mark.parametrize("name", TENSORS)
-@pytest.mark.parametrize("damage", ["missing", "one number", "longer"])
-def test_tensors_that_do_not_fit_are_named(name: str, damage: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_written_graph_reads_its_weights_from_the_encoders_own_file(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
     model = reference()
-    tensors = arrays(model)
-    whole = tensors.pop(name)
-    if damage == "one number":
-        # What arithmetic would spread over all.
-        tensors[name] = np.ones((1,) * whole.ndim, np.float32)
-    elif damage == "longer":
-        tensors[name] = np.concatenate([whole, whole[:1]])
-    with pytest.raises(LoadError, match=f"1 of the encoder's tensors.*{name}"):
-        encoder_graph(shape_of(model), "image_embeds", squash(48), tensors)
+    tensors = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
+    model.load_state_dict(tensors)
+    graph = trace(Encoder(copy.deepcopy(model), "image_embeds", squash(48)), 48)
+    store_as(graph, tensors)
+    topology, weights = tmp_path / "encoder.xml", tmp_path / "encoder.safetensors"
+    write_with_weights(graph, tensors, topology, weights)
+
+    stored = load_file(weights)
+    constants = stored.pop("openvino.constants")
+    assert {name: tensor.dtype for name, tensor in stored.items()} == dict.fromkeys(tensors, dtype)
+    assert all(torch.equal(stored[name], tensors[name]) for name in tensors)
+    assert constants.numel() * 8 < 4096
+    assert not topology.with_suffix(".bin").exists()
+    pixels = varied(48, 3)
+    engine = ov.compile_model(
+        read_graph(topology, weights), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    (found,) = engine([pixels]).values()
+    mean, std = torch.tensor(squash(48).mean), torch.tensor(squash(48).std)
+    values = ((torch.from_numpy(pixels) / 255 - mean) / std).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        assert np.allclose(found, model(values).image_embeds.numpy(), atol=5e-5)
 
 
-def test_a_tensor_too_many_is_named() -> None:
-    model = reference()
-    tensors = arrays(model) | {"vision_model.surplus": np.zeros(3, np.float32)}
-    with pytest.raises(LoadError, match=r"vision_model\.surplus: unknown wanted"):
-        encoder_graph(shape_of(model), "pooler_output", squash(48), tensors)
-
-
-def test_an_unknown_activation_is_named() -> None:
-    model = reference()
-    config = msgspec.structs.replace(shape_of(model), hidden_act="mish")
-    with pytest.raises(LoadError, match="'mish' is not known"):
-        encoder_graph(config, "pooler_output", squash(48), arrays(model))
+def test_equal_encoders_are_equal_files(tmp_path: Path) -> None:
+    for folder in (tmp_path / "1", tmp_path / "2"):
+        folder.mkdir()
+        model = reference()
+        graph = trace(Encoder(model, "pooler_output", squash(48)), 48)
+        write_with_weights(graph, model.state_dict(), folder / "a.xml", folder / "a.safetensors")
+    for name in ("a.xml", "a.safetensors"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
 
 
 @pytest.mark.parametrize("name", ["weight", "bias"])

@@ -1,0 +1,174 @@
+"""An encoder in, OpenVINO's graph of it out, and the graph as a file whose weights lie in another.
+
+An OpenVINO constant is an offset and a size in a file of weights, and a safetensors file is 8 bytes
+of length, a JSON header and raw tensors (https://huggingface.co/docs/safetensors, "Format"): the
+graph's constants are made to point at the encoder's own tensors, so that both engines read one
+file.
+"""
+
+import hashlib
+import json
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+import torch
+from clip_deepfake.card import ENGINE_CONSTANTS
+from clip_deepfake.encoder import Encoder, read_class_token_alone
+from openvino import opset13 as op
+from safetensors.torch import save_file
+from torch import Tensor
+
+EXAMPLES = 2
+"""Images in the pass that is traced: with one, a size of 1 would be taken for granted."""
+
+ALIGNMENT = 8
+"""Bytes, of the widest numbers that a graph holds."""
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def trace(encoder: Encoder, side: int) -> ov.Model:
+    """Makes a graph of an encoder.
+
+    Args:
+        encoder: in float32; changed so that it computes no more than its feature needs.
+        side: of its input, in pixels.
+
+    Returns:
+        From uint8 ``pixels`` (batch, side, side, 3) to float32 ``feature`` (batch, width), for any
+        batch. Its constants share the memory of the encoder's weights.
+    """
+    read_class_token_alone(encoder)
+    example = torch.zeros(EXAMPLES, side, side, 3, dtype=torch.uint8)
+    with warnings.catch_warnings(), torch.inference_mode():
+        # Each comparison of a size that is fixed here is warned of.
+        warnings.simplefilter("ignore")
+        # Left to itself, OpenVINO traces three times, to compare; the self-test does that.
+        traced = torch.jit.trace(encoder, example, check_trace=False)  # type: ignore[no-untyped-call]
+        graph = ov.convert_model(traced, input=[ov.PartialShape([-1, side, side, 3])])
+    name_in_order(graph)
+    graph.inputs[0].set_names({"pixels"})
+    graph.outputs[0].set_names({"feature"})
+    return graph
+
+
+def name_in_order(graph: ov.Model) -> None:
+    """Gives the nodes names that depend on the graph alone: equal graphs are equal files then.
+
+    The names that they come with are counted per process.
+    """
+    graph.set_friendly_name("encoder")
+    for number, node in enumerate(graph.get_ordered_ops()):
+        node.set_friendly_name(f"{node.get_type_name()}_{number}")
+        for output in node.outputs():
+            output.set_names(set())
+
+
+def store_as(graph: ov.Model, tensors: Mapping[str, Tensor]) -> None:
+    """Puts half-precision weights into a graph that was made of the same in float32.
+
+    Args:
+        graph: changed in place; what was a float32 constant is a smaller one, widened again.
+        tensors: bfloat16 or float16.
+    """
+    narrow = {
+        _digest(_bytes(tensor.float())): tensor
+        for tensor in tensors.values()
+        if tensor.dtype in NARROW
+    }
+    for node in graph.get_ordered_ops():
+        if node.get_type_name() != "Constant" or node.get_element_type() != ov.Type.f32:
+            continue
+        tensor = narrow.get(_digest(_view(node.data)))
+        if tensor is not None:
+            shape = list(node.get_output_shape(0))
+            stored = ov.Tensor(_bytes(tensor).view(np.uint16), shape, NARROW[tensor.dtype])
+            widened = op.convert(op.constant(stored), np.float32)
+            node.output(0).replace(widened.output(0))
+
+
+NARROW = {torch.bfloat16: ov.Type.bf16, torch.float16: ov.Type.f16}
+
+
+def write_with_weights(
+    graph: ov.Model, tensors: Mapping[str, Tensor], topology: Path, weights: Path
+) -> None:
+    """Writes a graph and the tensors that it is made of.
+
+    Args:
+        graph: whose constants are these tensors, but for some small ones.
+        tensors: to be written as they are; what the graph holds besides goes with them, as a
+            tensor of its own.
+        topology: file to write the graph to, in OpenVINO's XML.
+        weights: safetensors file to write.
+    """
+    with tempfile.TemporaryDirectory(dir=topology.parent) as scratch:
+        plain = Path(scratch, "graph.xml")
+        ov.save_model(graph, plain, compress_to_fp16=False)
+        tree = ElementTree.parse(plain)
+        constants = _Constants(np.memmap(plain.with_suffix(".bin"), np.uint8, "r"), tensors)
+        places = [constants.find(data) for data in tree.iterfind(".//layer[@type='Const']/data")]
+        save_file({**tensors, ENGINE_CONSTANTS: constants.others()}, weights)
+    starts = _starts(weights)
+    for data, (name, offset) in zip(
+        tree.iterfind(".//layer[@type='Const']/data"), places, strict=True
+    ):
+        data.set("offset", str(starts[name] + offset))
+    net = tree.getroot()
+    # By which library it was made, and how.
+    for info in net.findall("rt_info"):
+        net.remove(info)
+    tree.write(topology, encoding="utf-8", xml_declaration=True)
+
+
+class _Constants:
+    """Where the constants of a graph are: which tensor, and how many bytes into it."""
+
+    def __init__(self, content: Bytes, tensors: Mapping[str, Tensor]) -> None:
+        self._content = content
+        self._names = {_digest(_bytes(tensor)): name for name, tensor in tensors.items()}
+        self._others = bytearray()
+
+    def find(self, data: ElementTree.Element) -> tuple[str, int]:
+        start, size = int(data.attrib["offset"]), int(data.attrib["size"])
+        constant = self._content[start : start + size]
+        name = self._names.get(_digest(constant))
+        if name is not None:
+            return name, 0
+        offset = len(self._others)
+        self._others += constant.tobytes().ljust(-(-size // ALIGNMENT) * ALIGNMENT, b"\0")
+        return ENGINE_CONSTANTS, offset
+
+    def others(self) -> Tensor:
+        """What is in no tensor, as int64: safetensors puts the widest numbers first, aligned."""
+        return torch.from_numpy(np.frombuffer(bytes(self._others), np.int64).copy())
+
+
+def _starts(weights: Path) -> dict[str, int]:
+    """Position of each tensor in a safetensors file, in bytes."""
+    with weights.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    return {
+        name: 8 + length + entry["data_offsets"][0]
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+
+
+def _bytes(tensor: Tensor) -> Bytes:
+    return tensor.detach().contiguous().flatten().view(torch.uint8).numpy()
+
+
+def _view(array: npt.NDArray[np.float32]) -> Bytes:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _digest(content: Bytes) -> bytes:
+    return hashlib.blake2b(content.data, digest_size=32).digest()
