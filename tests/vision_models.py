@@ -69,6 +69,9 @@ TEXT = {
     "vocab_size": 50,
 }
 
+FED = {518: 224}
+"""Side that an image processor ends in, where it is not its model's: facebook/dinov2-base's."""
+
 Settings = dict[str, Any]
 Reader = Callable[[PreTrainedModel, torch.Tensor], torch.Tensor]
 
@@ -172,7 +175,8 @@ def write_model(
             # Away from what they begin with, where biases are 0 and a forgotten one is not missed.
             parameter.add_(0.02 * torch.randn_like(parameter))
     model.save_pretrained(folder)
-    write_processor(folder, kind.processor, vision["image_size"])
+    side = vision["image_size"]
+    write_processor(folder, kind.processor, FED.get(side, side))
     return model
 
 

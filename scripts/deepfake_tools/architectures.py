@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from deepfake_tools.hub import BuildError, Snapshot
+from deepfake_tools.image_processors import own_side
 from deepfake_tools.json_file import read_json_object
 
 WITH_TEXT: Mapping[str, str] = {
@@ -36,6 +37,10 @@ REFUSED: Mapping[str, str] = {
 
 WITHOUT_TEXT = {*MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, "dinov3_vit"}
 """Types of vision models: those that transformers makes image classifiers of, and DINOv3."""
+
+OF_ANY_SIDE = {"dinov2", "dinov2_with_registers", "dinov3_vit"}
+"""Types that stretch their positions to the image at hand, whatever they were trained on. The side
+is their image processor's: facebook/dinov2-base says 518 in config.json and is fed 224."""
 
 WHAT_WOULD_DO = (
     "this detector takes CLIP, MetaCLIP 2, SigLIP, DINOv2, DINOv3 and ViT, such as "
@@ -86,7 +91,21 @@ def read_architecture(snapshot: Snapshot, feature: Feature | None = None) -> Arc
         # Each of transformers' configurations refuses in its own way.
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise BuildError(f"{snapshot.name}: config.json is off: {reason}") from error
-    return _choose(kind, config, feature, snapshot.name)
+    architecture = _choose(kind, config, feature, snapshot.name)
+    if kind not in OF_ANY_SIDE:
+        return architecture
+    return replace(architecture, image_size=_fed_side(architecture, config, snapshot))
+
+
+def _fed_side(architecture: Architecture, config: PretrainedConfig, snapshot: Snapshot) -> int:
+    """Side of the images that a model of any side is fed with."""
+    side = own_side(snapshot.folder) or architecture.image_size
+    if side % config.patch_size:
+        raise BuildError(
+            f"{snapshot.name}: its image processor ends in {side} pixels, which no whole number of "
+            f"patches fills: patch_size is {config.patch_size}"
+        )
+    return side
 
 
 def _refuse_strangers(kind: str, name: str) -> None:

@@ -56,7 +56,7 @@ def own_preprocessing(folder: Path, side: int) -> Preprocessing:
     _refuse_what_is_no_object(folder)
     kind, settings, reference = _processor(folder)
     try:
-        found = msgspec.convert(_recipe(settings, side), Preprocessing)
+        found = msgspec.convert(_recipe(settings), Preprocessing)
         if found.side != side:
             ending = "no square" if found.side is None else f"{found.side} pixels"
             raise ValueError(f"it ends in {ending}, and the encoder takes {side} pixels")
@@ -71,6 +71,22 @@ def own_preprocessing(folder: Path, side: int) -> Preprocessing:
             f"{worst:.1f} of 255; use a preset or a JSON file that its head was trained with"
         )
     return found
+
+
+def own_side(folder: Path) -> int | None:
+    """Side of the square that a repository's own image processor ends in, in pixels.
+
+    Returns:
+        None where there is no processor, or none that can be followed.
+    """
+    if not any((folder / name).is_file() for name in SETTINGS):
+        return None
+    try:
+        _refuse_what_is_no_object(folder)
+        _, settings, _ = _processor(folder)
+        return msgspec.convert(_recipe(settings), Preprocessing).side
+    except (AttributeError, BuildError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _refuse_what_is_no_object(folder: Path) -> None:
@@ -155,7 +171,7 @@ def _resized_by_torch(settings: _Settings) -> Callable[[Image.Image], Pixels]:
     return reference
 
 
-def _recipe(settings: Any, side: int) -> dict[str, Any]:
+def _recipe(settings: Any) -> dict[str, Any]:
     if not settings.do_rescale or not settings.do_normalize:
         raise ValueError("it does not rescale and normalise")
     if abs(settings.rescale_factor - 1 / 255) > 1e-9:

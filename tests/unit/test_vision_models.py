@@ -21,6 +21,7 @@ from tests.vision_models import (
     SMALL,
     processor_values,
     write_model,
+    write_processor,
 )
 
 ENGINES = ("openvino", "torch")
@@ -93,6 +94,31 @@ def test_a_whole_classifier_answers_as_transformers_does(
     probabilities = expected.softmax(1)[:, 1].numpy()
     assert np.abs([verdict.fake_probability for verdict in found] - probabilities).max() < 1e-5
     assert np.ptp(probabilities) > 1e-4, "photographs that differ in probability"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_model_of_any_side_takes_its_image_processors(
+    engine: str, builder: Builder, tmp_path: Path, examples: list[Path]
+) -> None:
+    kind = ENCODERS["dinov2"]
+    model = write_model(tmp_path / "model", kind)
+    write_processor(tmp_path / "model", kind.processor, 16)
+    built = builder("--model", tmp_path / "model", "--engine", engine)
+    archive = unpack(built, tmp_path / "archive")
+    assert (built.card.encoder.image_size, SMALL["image_size"]) == (16, 32)
+    head = load_file(archive / HEAD_FILE)
+    values = served_values(archive, examples)
+    with torch.inference_mode():
+        expected = kind.features["pooler_output"](model, values) @ head["weight"].T + head["bias"]
+    logits = [verdict.logits for verdict in judge(archive, examples)]
+    assert np.abs(logits - expected.numpy()).max() < 2e-5
+
+
+def test_a_side_that_patches_do_not_fill_is_refused(builder: Builder, tmp_path: Path) -> None:
+    write_model(tmp_path / "model", ENCODERS["dinov2"])
+    write_processor(tmp_path / "model", ENCODERS["dinov2"].processor, 12)
+    with pytest.raises(BuildError, match=r"ends in 12 pixels.*patch_size is 8"):
+        builder("--model", tmp_path / "model")
 
 
 def test_labels_the_other_way_round_are_read_so(
