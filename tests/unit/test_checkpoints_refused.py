@@ -12,6 +12,8 @@ from typing import Any
 import build_mar
 import pytest
 import torch
+from deepfake_tools.checkpoints.fit import recognise
+from deepfake_tools.checkpoints.shapes import read_shapes
 from deepfake_tools.hub import BuildError
 from deepfake_tools.standin import random_weights
 from safetensors.torch import load_file, save_file
@@ -177,10 +179,10 @@ def endless(folder: Path) -> Path:
     return save(folder, "endless.pth", state)
 
 
-def on_other_sizes(hidden: int, rows: int) -> Callable[[Path], Path]:
+def on_other_sizes(hidden: int, rows: int, patch: int = 8) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         config = narrow()
-        config["vision_config"]["hidden_size"] = hidden
+        config["vision_config"] |= {"hidden_size": hidden, "patch_size": patch}
         tower = {
             f"backbone.{name.removeprefix('vision_model.')}": tensor
             for name, tensor in random_weights(config).items()
@@ -191,6 +193,16 @@ def on_other_sizes(hidden: int, rows: int) -> Callable[[Path], Path]:
         return save(folder, "ckpt_best.pth", tower | head)
 
     return make
+
+
+def without_numbers(folder: Path) -> Path:
+    """A checkpoint of hidden size 0: all of it fits, and none of it is there."""
+    path = deepfakebench(folder).weights
+    state = {
+        name: torch.zeros([0 if side == 128 else side for side in tensor.shape])
+        for name, tensor in torch.load(path).items()
+    }
+    return save(folder, path.name, state)
 
 
 UNREADABLE: dict[str, tuple[Callable[[Path], Path], str]] = {
@@ -229,6 +241,8 @@ UNREADABLE: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "no square of patches": (on_other_sizes(128, 18), "18 positions are no square"),
     "no multiple of a head's width": (on_other_sizes(96, 17), "hidden size 96 is no multiple"),
+    "tensors without numbers": (without_numbers, "hidden size 0 is no multiple"),
+    "a huge image": (on_other_sizes(64, 33**2 + 1, 128), "an image of 4224, and 1 to 4096"),
 }
 
 
@@ -238,6 +252,26 @@ def test_what_is_no_checkpoint_is_told_apart(kind: str, tmp_path: Path, builder:
     with pytest.raises(BuildError, match=message):
         builder("--weights", make(tmp_path))
     assert not builder.store.exists()
+
+
+def test_layers_that_a_name_claims_are_compared_and_not_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = torch.load(effort(tmp_path).weights)
+    names = [NORM.replace(".1.", number) for number in (".998.", ".1000000000.")]
+    state |= {name: torch.ones(128) for name in names}
+    made: list[nn.Linear] = []
+    initialise = nn.Linear.__init__
+
+    def counting(layer: nn.Linear, *arguments: Any, **more: Any) -> None:
+        made.append(layer)
+        initialise(layer, *arguments, **more)
+
+    monkeypatch.setattr(nn.Linear, "__init__", counting)
+    read_shapes.cache_clear()
+    with pytest.raises(BuildError, match=r"w\.pth is no detector that this project knows"):
+        recognise("w.pth", {k.removeprefix("module."): v for k, v in state.items()}, {})
+    assert 0 < len(made) < 20, "of a model with one layer: the projections and two others"
 
 
 def test_a_missing_file_is_not_looked_for_on_the_hub(hub: HubServer, builder: Builder) -> None:

@@ -4,11 +4,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from clip_deepfake.card import Feature
+from clip_deepfake.encoder import UNREAD
 
-from deepfake_tools.checkpoints.layouts import EFFORT, HUGGING_FACE, OPENAI, Layout, Shape
+from deepfake_tools.checkpoints.layouts import (
+    Layout,
+    Origin,
+    effort,
+    hugging_face,
+    hugging_face_tower,
+    openai,
+)
+from deepfake_tools.checkpoints.shapes import FIRST_LAYER, Shape, Size, read_shapes
 
 NON_COMMERCIAL = "CC BY-NC 4.0"
 LARGE = "openai/clip-vit-large-patch14"
+CLIP = "CLIPVisionModelWithProjection"
+
+WIDTHS: Mapping[Feature, Size] = {
+    "pooler_output": Size("hidden_size"),
+    "image_embeds": Size("projection_dim"),
+}
+"""How many numbers a head reads."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +40,11 @@ class Family:
         feature: what of the encoder the first of them reads.
         preset: of the preprocessing.
         l2_normalize: whether the feature is divided by its Euclidean norm first.
-        tower: prefix of the vision tower; None where the file holds the head alone.
+        architecture: name of transformers' class that the encoder is.
+        tower: prefix of the encoder; None where the file holds the head alone.
         layout: the names after that prefix.
-        projection: name of the visual projection, where the layout has none and the head needs it.
         left_out: shell patterns of the tensors that the detector goes without.
-        sizes: symbols of the layout that this family fixes.
+        sizes: of the encoder, where this family fixes them.
         setting: key and value in the file's ``config.json``, where families differ in nothing else.
         encoder: the Hub's name of the encoder that a head alone was trained on.
         threshold: FAKE is answered above it.
@@ -42,28 +58,53 @@ class Family:
     feature: Feature
     preset: str
     l2_normalize: bool = False
+    architecture: str = CLIP
     tower: str | None = None
-    layout: Layout = HUGGING_FACE
-    projection: str | None = None
+    layout: Layout = hugging_face_tower
     left_out: tuple[str, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
     setting: tuple[str, str] | None = None
     encoder: str | None = None
     threshold: float = 0.5
 
+    def origins(self, layers: int) -> dict[str, Origin]:
+        """Where the file keeps the encoder's parameters, by transformers' names.
+
+        Those that the head does not depend on are not among them.
+
+        Args:
+            layers: of the encoder.
+        """
+        if self.tower is None:
+            return {}
+        found: dict[str, Origin] = {}
+        for parameter, shape in read_shapes(self.architecture).items():
+            if parameter.startswith(UNREAD[self.feature]):
+                continue
+            origin = self.layout(parameter, shape)
+            for number in range(layers if FIRST_LAYER in parameter else 1):
+                found[_in_layer(number, parameter)] = Origin(
+                    {self.tower + _in_layer(number, k): part for k, part in origin.shapes.items()},
+                    origin.join,
+                )
+        return found
+
     def shapes(self, layers: int) -> dict[str, Shape]:
         """Names and shapes of everything that the detector uses, for this many layers."""
-        wanted: dict[str, Shape] = {}
-        if self.tower is not None:
-            wanted = {self.tower + k: shape for k, shape in self.layout.shapes(layers).items()}
-        if self.projection is not None:
-            wanted[self.projection] = ("D", "H")
-        width = "H" if self.feature == "pooler_output" else "D"
-        widths: list[int | str] = [width, *["E"] * (len(self.head) - 1), self.outputs]
+        wanted = {
+            k: v for origin in self.origins(layers).values() for k, v in origin.shapes.items()
+        }
+        between = [Size("inner_size")] * (len(self.head) - 1)
+        widths: list[int | Size] = [WIDTHS[self.feature], *between, self.outputs]
         for prefix, inputs, outputs in zip(self.head, widths, widths[1:], strict=False):
             wanted[f"{prefix}weight"] = (outputs, inputs)
             wanted[f"{prefix}bias"] = (outputs,)
         return wanted
+
+
+def _in_layer(number: int, name: str) -> str:
+    """The name that one in the first layer has in another; any other stays."""
+    return name.replace(FIRST_LAYER, f".{number}.")
 
 
 _OPENAI_TEXT = ("positional_embedding", "text_projection", "logit_scale", "token_embedding.*")
@@ -99,7 +140,7 @@ FAMILIES = (
         feature="image_embeds",
         preset="crop",
         tower="model.visual.",
-        layout=OPENAI,
+        layout=openai,
         left_out=_openai_text_tower("model."),
     ),
     Family(
@@ -111,7 +152,7 @@ FAMILIES = (
         feature="pooler_output",
         preset="squash-cubic",
         tower="backbone.",
-        sizes={"H": 1024},
+        sizes={"hidden_size": 1024},
     ),
     Family(
         name="DF40 clip",
@@ -142,7 +183,7 @@ FAMILIES = (
         feature="pooler_output",
         preset="squash",
         tower="backbone.",
-        layout=EFFORT,
+        layout=effort,
         left_out=_EFFORT_FACTORS,
     ),
     Family(
@@ -154,7 +195,7 @@ FAMILIES = (
         feature="pooler_output",
         preset="tile-crop",
         tower="model.vision_model.",
-        layout=EFFORT,
+        layout=effort,
         left_out=(
             "model.text_model.*",
             "model.text_projection.weight",
@@ -172,8 +213,8 @@ FAMILIES = (
         feature="image_embeds",
         preset="resize-crop",
         l2_normalize=True,
-        tower="model.vision_model.",
-        projection="model.visual_projection.weight",
+        tower="model.",
+        layout=hugging_face,
     ),
     Family(
         name="GenD",
@@ -183,7 +224,8 @@ FAMILIES = (
         outputs=2,
         feature="pooler_output",
         preset="clip",
-        tower="feature_extractor.vision_model.",
+        tower="feature_extractor.",
+        layout=hugging_face,
         left_out=("feature_extractor.visual_projection.weight",),
         setting=("head", "linear"),
     ),
@@ -196,7 +238,8 @@ FAMILIES = (
         feature="pooler_output",
         preset="clip",
         l2_normalize=True,
-        tower="feature_extractor.vision_model.",
+        tower="feature_extractor.",
+        layout=hugging_face,
         left_out=("feature_extractor.visual_projection.weight",),
         setting=("head", "LinearNorm"),
     ),
@@ -209,7 +252,7 @@ FAMILIES = (
         feature="image_embeds",
         preset="pad-crop",
         tower="model.model.visual.",
-        layout=OPENAI,
+        layout=openai,
         left_out=_openai_text_tower("model.model."),
     ),
 )
