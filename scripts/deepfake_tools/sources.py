@@ -223,7 +223,9 @@ def _with_whole_checkpoint(options: BuildOptions, checkpoint: Checkpoint) -> Par
             f"head was trained on; leave out {given}"
         )
     tower = extract_tower(checkpoint, options.tower_dtype)
-    head, preprocessing = _overridden(options, checkpoint, tower.config.image_size, None)
+    head, preprocessing = _overridden(
+        options, checkpoint, tower.config.image_size, checkpoint.processor
+    )
     _check_width(head, tower.config, source.weights_file)
     name = served_name(source.name) if source.commit else _name_for_urls(source.name)
     return Parts(name, source, tower, head, preprocessing)
@@ -240,7 +242,7 @@ def _overridden(
 ) -> tuple[Head, Preprocessing]:
     """The family's own head and preprocessing, but for what the options replace."""
     head = extract_head(checkpoint)
-    own = resolve_preset(checkpoint.family.preset, side, None)
+    own = resolve_preset(checkpoint.preset, side, folder)
     preprocessing, changes, overridden = own, {}, []
     if options.preset is not None:
         wanted = resolve_preset(options.preset, side, folder)

@@ -21,7 +21,16 @@ from torch import nn
 
 from tests.building import Builder
 from tests.hub_server import HubServer
-from tests.published import c2p, deepfakebench, effort, effort_generated, gend, narrow, save
+from tests.published import (
+    c2p,
+    deepfakebench,
+    effort,
+    effort_generated,
+    gend,
+    gend_on_dinov3,
+    narrow,
+    save,
+)
 
 
 def damaged(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], Path]:
@@ -128,7 +137,14 @@ STRANGERS = {
     "FatFormer": ["image_encoder.transformer.resblocks.7.forgery_aware_adapter.fc.weight"],
     "Forensics Adapter": ["clip_model.visual.class_embedding", "adapter.query_embed"],
     "AIDE": ["hpf.hpf.weight", "model_min.conv1.weight"],
-    "GenD": ["feature_extractor.backbone.blocks.0.norm1.weight", "model.linear.weight"],
+    "GenD (WACV 2026) on Perception Encoder": [
+        "feature_extractor.backbone.blocks.0.norm1.weight",
+        "model.linear.weight",
+    ],
+    "GenD (WACV 2026) on DINOv2": [
+        "feature_extractor.backbone.encoder.layer.0.norm1.weight",
+        "model.linear.weight",
+    ],
     "CLIP with a ResNet": ["visual.attnpool.positional_embedding", "visual.layer1.0.conv1.weight"],
     "CLIP under OpenAI": ["visual.class_embedding", "transformer.resblocks.0.ln_1.weight"],
     "CLIP's vision tower": ["embeddings.class_embedding", "post_layernorm.weight"],
@@ -142,7 +158,7 @@ def test_known_detectors_of_another_kind_are_named(
 ) -> None:
     state = {f"module.{name}": torch.ones(2) for name in STRANGERS[title]}
     path = save(tmp_path, "checkpoint.pth", {wrapper: state, "epoch": 3} if wrapper else state)
-    with pytest.raises(BuildError, match=rf"checkpoint\.pth is {title}.*: \w+"):
+    with pytest.raises(BuildError, match=rf"checkpoint\.pth is {re.escape(title)}.*: \w+"):
         builder("--weights", path)
 
 
@@ -305,11 +321,46 @@ def test_a_gend_as_lightning_saves_it_names_its_head(tmp_path: Path, builder: Bu
     assert builder("--weights", path).card.head.l2_normalize
 
 
+@pytest.mark.parametrize("backbone", ["acme/clip-on-dino", "vit_pe_core_base", "acme/swin"])
+def test_a_gend_on_another_encoder_than_its_config_says_is_refused(
+    backbone: str, tmp_path: Path, builder: Builder
+) -> None:
+    folder = gend_on_dinov3(tmp_path / "gend", "linear").weights
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"backbone": backbone}))
+    with pytest.raises(BuildError, match=rf"on DINOv3.*backbone is '{backbone}': they are not"):
+        builder("--weights", folder / "model.safetensors")
+    del settings["backbone"]
+    (folder / "config.json").write_text(json.dumps(settings))
+    assert builder("--weights", folder / "model.safetensors").card.head.family == "GenD"
+
+
+def test_a_dinov3_of_another_form_is_named_by_what_differs(
+    tmp_path: Path, builder: Builder
+) -> None:
+    """The largest two have a gated layer in the place of two linear ones."""
+    folder = gend_on_dinov3(tmp_path / "gend", "linear").weights
+    state = load_file(folder / "model.safetensors")
+    state["feature_extractor.backbone.layer.0.mlp.gate_proj.weight"] = torch.ones(96, 128)
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(BuildError, match=r"nearest to GenD .* on DINOv3.*extra: .*gate_proj"):
+        builder("--weights", folder)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"model_type": "clip"}, "is of type 'clip', not GenD; .*--model"),
-        ({"model_type": "GenD", "backbone": "facebook/dinov3-vitl16"}, "dinov3.*is no CLIP"),
+        (
+            {"model_type": "GenD", "backbone": "timm/vit_pe_core_large_patch14_336"},
+            "GenD on 'timm/vit_pe.*torchvision.*GenD_DINOv3_L",
+        ),
+        (
+            {"model_type": "GenD", "backbone": "timm/VIT_PE_dino"},
+            "GenD on 'timm/VIT_PE_dino': timm's models",
+        ),
+        ({"model_type": "GenD", "backbone": "acme/swin"}, "'acme/swin'.*those on CLIP and DINOv3"),
+        ({"model_type": "GenD"}, "GenD on ''.*those on CLIP and DINOv3"),
     ],
 )
 def test_another_repository_is_refused_before_its_weights_are_fetched(

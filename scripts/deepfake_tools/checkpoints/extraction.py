@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isqrt
+from pathlib import Path
 
 import torch
 from clip_deepfake.card import HeadCard, ModelSource
@@ -27,17 +28,24 @@ class Checkpoint:
         tensors: by name, without wrappers.
         fit: the family, and which tensors it uses.
         left_out: what the file holds besides, knowingly unused.
+        processor: the folder with the image processor that it is to follow, where it has one.
     """
 
     source: ModelSource
     tensors: Mapping[str, Tensor]
     fit: Fit
     left_out: tuple[str, ...]
+    processor: Path | None
 
     @property
     def family(self) -> Family:
         """The row of the table."""
         return self.fit.family
+
+    @property
+    def preset(self) -> str:
+        """Of its preprocessing."""
+        return self.family.preset if self.processor is None else "own"
 
 
 def extract_tower(checkpoint: Checkpoint, dtype: torch.dtype) -> Tower:

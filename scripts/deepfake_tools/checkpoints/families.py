@@ -1,7 +1,7 @@
 """The table of published detectors: each row says how its file is read. A new one is a new row."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from clip_deepfake.card import Feature
 from clip_deepfake.encoder import UNREAD
@@ -9,6 +9,7 @@ from clip_deepfake.encoder import UNREAD
 from deepfake_tools.checkpoints.layouts import (
     Layout,
     Origin,
+    dinov3,
     effort,
     hugging_face,
     hugging_face_tower,
@@ -19,9 +20,11 @@ from deepfake_tools.checkpoints.shapes import FIRST_LAYER, Shape, Size, read_sha
 NON_COMMERCIAL = "CC BY-NC 4.0"
 LARGE = "openai/clip-vit-large-patch14"
 CLIP = "CLIPVisionModelWithProjection"
+DINOV3 = "DINOv3ViTModel"
 
 WIDTHS: Mapping[Feature, Size] = {
     "pooler_output": Size("hidden_size"),
+    "class_token": Size("hidden_size"),
     "image_embeds": Size("projection_dim"),
 }
 """How many numbers a head reads."""
@@ -46,6 +49,7 @@ class Family:
         left_out: shell patterns of the tensors that the detector goes without.
         sizes: of the encoder, where this family fixes them.
         setting: key and value in the file's ``config.json``, where families differ in nothing else.
+        backbone: of ``GEND_WORDS``, the one that tells this encoder.
         encoder: the Hub's name of the encoder that a head alone was trained on.
         threshold: FAKE is answered above it.
     """
@@ -64,6 +68,7 @@ class Family:
     left_out: tuple[str, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
     setting: tuple[str, str] | None = None
+    backbone: str | None = None
     encoder: str | None = None
     threshold: float = 0.5
 
@@ -117,6 +122,52 @@ def _openai_text_tower(prefix: str) -> tuple[str, ...]:
 
 # Effort froze the main weight's factors for a loss; forward passes use their product, weight_main.
 _EFFORT_FACTORS = ("*.U_r", "*.S_r", "*.V_r")
+
+GEND_WORDS = ("clip", "vit_pe", "dino")
+"""In ``backbone`` of GenD's settings: the first of them that is there tells the encoder."""
+
+GEND_ON_CLIP = Family(
+    name="GenD",
+    title="GenD (WACV 2026), head linear",
+    licence="MIT",
+    head=("model.linear.",),
+    outputs=2,
+    feature="pooler_output",
+    preset="clip",
+    tower="feature_extractor.",
+    layout=hugging_face,
+    left_out=("feature_extractor.visual_projection.weight",),
+    setting=("head", "linear"),
+    backbone="clip",
+)
+
+# Its heads, rotary positions and biases are transformers' defaults for DINOv3: no tensor tells them
+# and GenD's config.json names the encoder alone. Every DINOv3 below the 7B has heads of 64.
+GEND_ON_DINOV3 = replace(
+    GEND_ON_CLIP,
+    title="GenD (WACV 2026) on DINOv3, head linear",
+    licence="MIT; the encoder's is the DINOv3 License",
+    feature="class_token",
+    preset="dinov3",
+    architecture=DINOV3,
+    tower="feature_extractor.backbone.",
+    layout=dinov3,
+    left_out=(),
+    backbone="dino",
+)
+
+
+def gend_word(backbone: object) -> str | None:
+    """What GenD's own code, which asks for no more than a word, takes for the encoder."""
+    return next((word for word in GEND_WORDS if word in str(backbone).lower()), None)
+
+
+def _normalised(linear: Family) -> Family:
+    """The same with the other of GenD's heads, which divides the feature by its norm."""
+    kind = "LinearNorm"
+    title = linear.title.replace("linear", kind)
+    return replace(linear, title=title, l2_normalize=True, setting=("head", kind))
+
 
 # In the order of preference, where a file fits two rows: DF40's differs from DeepfakeBench's in the
 # encoder's size alone. Where each fact stands: the code named in the README's table of families.
@@ -216,33 +267,10 @@ FAMILIES = (
         tower="model.",
         layout=hugging_face,
     ),
-    Family(
-        name="GenD",
-        title="GenD (WACV 2026), head linear",
-        licence="MIT",
-        head=("model.linear.",),
-        outputs=2,
-        feature="pooler_output",
-        preset="clip",
-        tower="feature_extractor.",
-        layout=hugging_face,
-        left_out=("feature_extractor.visual_projection.weight",),
-        setting=("head", "linear"),
-    ),
-    Family(
-        name="GenD",
-        title="GenD (WACV 2026), head LinearNorm",
-        licence="MIT",
-        head=("model.linear.",),
-        outputs=2,
-        feature="pooler_output",
-        preset="clip",
-        l2_normalize=True,
-        tower="feature_extractor.",
-        layout=hugging_face,
-        left_out=("feature_extractor.visual_projection.weight",),
-        setting=("head", "LinearNorm"),
-    ),
+    GEND_ON_CLIP,
+    _normalised(GEND_ON_CLIP),
+    GEND_ON_DINOV3,
+    _normalised(GEND_ON_DINOV3),
     Family(
         name="DRCT",
         title="DRCT (ICML 2024), its CLIP variant",

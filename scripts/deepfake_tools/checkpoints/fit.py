@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor
 
-from deepfake_tools.checkpoints.families import FAMILIES, Family
+from deepfake_tools.checkpoints.families import FAMILIES, Family, gend_word
 from deepfake_tools.checkpoints.files import COUNTER
 from deepfake_tools.checkpoints.shapes import FIRST_LAYER, Shape, Size
 from deepfake_tools.checkpoints.strangers import find_stranger
@@ -72,7 +72,8 @@ def recognise(file: str, tensors: Mapping[str, Tensor], settings: Mapping[str, o
             nothing else.
 
     Raises:
-        BuildError: when there is none, with the nearest reading of what the file might be.
+        BuildError: when there is none, with the nearest reading of what the file might be; or when
+            its settings speak of another encoder.
     """
     stranger = find_stranger(tensors)
     if stranger is not None:
@@ -82,10 +83,21 @@ def recognise(file: str, tensors: Mapping[str, Tensor], settings: Mapping[str, o
     for fit in exact:
         wanted = fit.family.setting
         if wanted is None or settings.get(wanted[0]) == wanted[1]:
+            _check_backbone(file, fit.family, settings)
             return fit
     if exact:
         raise BuildError(_ambiguity(file, exact, settings))
     raise BuildError(_nearest_reading(file, tensors, fits))
+
+
+def _check_backbone(file: str, family: Family, settings: Mapping[str, object]) -> None:
+    """Refuses a file whose settings speak of another encoder than the one in it."""
+    said = settings.get("backbone")
+    if family.backbone is not None and said is not None and gend_word(said) != family.backbone:
+        raise BuildError(
+            f"{file} is {family.title}, and the config.json beside the file says that its backbone "
+            f"is {str(said)[:80]!r}: they are not of one detector"
+        )
 
 
 def compare(family: Family, tensors: Mapping[str, Tensor]) -> Fit:

@@ -47,6 +47,11 @@ def hugging_face_tower(parameter: str, shape: Shape) -> Origin:
     return Origin({parameter.removeprefix("vision_model."): shape})
 
 
+def dinov3(parameter: str, shape: Shape) -> Origin:
+    """DINOv3 as the Hub has it: without the level that transformers 5 put around the layers."""
+    return Origin({parameter.removeprefix("model."): shape})
+
+
 def effort(parameter: str, shape: Shape) -> Origin:
     """CLIP's vision tower with Effort's layers in place of the attention's projections."""
     layer, _, part = parameter.removeprefix("vision_model.").rpartition(".")
