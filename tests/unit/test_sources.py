@@ -247,6 +247,18 @@ def test_a_gend_with_an_image_processor_of_its_own_follows_that(
     assert card.head.overridden == ["preprocess"]
 
 
+def test_a_gend_whose_image_processor_cannot_be_followed_needs_a_preset(
+    tmp_path: Path, builder: Builder
+) -> None:
+    folder = gend(tmp_path / "gend", "linear").weights
+    write_processor(folder, VIT | {"do_normalize": False}, 32)
+    with pytest.raises(BuildError, match=r"ViTImageProcessor.*use a preset"):
+        builder("--weights", folder)
+    card = builder("--weights", folder, "--preprocess", "squash").card
+    assert card.preprocessing == squash(32)
+    assert card.head.overridden == ["preprocess"]
+
+
 def test_what_is_left_out_is_named(tmp_path: Path, builder: Builder) -> None:
     builder("--weights", effort_generated(tmp_path).weights)
     (note,) = [note for note in builder.notes if note.startswith("left out")]
