@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from deepfake_tools.standin import clip_config, random_weights
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, DINOv3ViTConfig, DINOv3ViTModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from tests.clips import write_repository
@@ -432,6 +432,44 @@ def gend(folder: Path, head: str) -> Published:
     return Published(folder, None, logits)
 
 
+def dinov3_pixels(image: Path, side: int) -> Tensor:
+    """Its processor needs torchvision; Pillow's filter is the same one, but for rounding."""
+    resized = Image.open(image).convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+    return normalised(resized, IMAGENET)
+
+
+def gend_on_dinov3(folder: Path, head: str) -> Published:
+    """As on the Hub: the names under which transformers itself saves a DINOv3."""
+    config = DINOv3ViTConfig(
+        hidden_size=128,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        patch_size=56,
+        num_register_tokens=4,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(12)
+        model, layer = DINOv3ViTModel(config).eval(), linear(128, 2)
+        for parameter in model.parameters():
+            # Away from what they begin with, where biases and registers are 0.
+            parameter.data += torch.randn_like(parameter) * 0.02
+    model.save_pretrained(folder / "backbone")
+    tower = load_file(folder / "backbone" / "model.safetensors")
+    state = prefixed("feature_extractor.backbone.", tower)
+    save_file(state | prefixed("model.linear.", layer.state_dict()), folder / "model.safetensors")
+    backbone = "facebook/dinov3-vitl16-pretrain-lvd1689m"
+    settings = {"architectures": ["GenD"], "backbone": backbone, "head": head, "model_type": "GenD"}
+    (folder / "config.json").write_text(json.dumps(settings))
+
+    def logits(image: Path) -> Tensor:
+        with torch.inference_mode():
+            feature = model(dinov3_pixels(image, 224)).last_hidden_state[:, 0]
+        return layer(functional.normalize(feature, dim=1) if head == "LinearNorm" else feature)[0]
+
+    return Published(folder, None, logits)
+
+
 def drct(folder: Path) -> Published:
     vision, state = openai_clip()
     inner, outer = linear(40, 56), linear(56, 2, seed=6)
@@ -451,6 +489,10 @@ ROWS: dict[str, Callable[[Path], Published]] = {
     "C2P-CLIP (AAAI 2025)": c2p,
     "GenD (WACV 2026), head linear": lambda folder: gend(folder, "linear"),
     "GenD (WACV 2026), head LinearNorm": lambda folder: gend(folder, "LinearNorm"),
+    "GenD (WACV 2026) on DINOv3, head linear": lambda folder: gend_on_dinov3(folder, "linear"),
+    "GenD (WACV 2026) on DINOv3, head LinearNorm": (
+        lambda folder: gend_on_dinov3(folder, "LinearNorm")
+    ),
     "DRCT (ICML 2024), its CLIP variant": drct,
 }
 """By the title of the table's row."""

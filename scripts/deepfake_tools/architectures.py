@@ -47,6 +47,9 @@ WHAT_WOULD_DO = (
     "openai/clip-vit-base-patch32, and image classifiers made of them"
 )
 
+MOST_SIDE = 4096
+"""Of a model's square input, in pixels."""
+
 CLASSIFIER_SUFFIX = "ForImageClassification"
 
 SINGLE_LABEL = "single_label_classification"
@@ -164,10 +167,10 @@ def _side(vision: PretrainedConfig, kind: str, name: str) -> int:
     side = getattr(vision, "image_size", None)
     if isinstance(side, list | tuple) and len(set(side)) == 1:
         side = side[0]
-    if not isinstance(side, int) or not 1 <= side <= 4096:
+    if not isinstance(side, int) or not 1 <= side <= MOST_SIDE:
         raise BuildError(
             f"{name} is a model of type {kind!r} whose image_size is {side!r}, and a square of 1 "
-            f"to 4096 is needed; {WHAT_WOULD_DO}"
+            f"to {MOST_SIDE} is needed; {WHAT_WOULD_DO}"
         )
     channels = getattr(vision, "num_channels", 3)
     if channels != 3:

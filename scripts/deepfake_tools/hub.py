@@ -10,7 +10,10 @@ from deepfake_tools.hub_environment import complaint
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 
-SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json")
+PROCESSOR_SETTINGS = ("preprocessor_config.json", "processor_config.json")
+"""Where transformers keeps an image processor's settings: before version 5, and since."""
+
+SETTINGS = ("config.json", *PROCESSOR_SETTINGS)
 
 # In the order of preference: a pickle is asked for only where there is nothing else.
 WEIGHTS = (

@@ -17,11 +17,8 @@ from clip_deepfake.preprocessing import Preprocessing
 from PIL import Image
 from transformers import AutoImageProcessor
 
-from deepfake_tools.hub import BuildError
+from deepfake_tools.hub import PROCESSOR_SETTINGS, BuildError
 from deepfake_tools.json_file import read_json_object
-
-SETTINGS = ("preprocessor_config.json", "processor_config.json")
-"""Where transformers keeps an image processor's settings: before version 5, and since."""
 
 RESAMPLE = {2: "bilinear", 3: "bicubic"}
 """Pillow's numbers for its filters."""
@@ -48,10 +45,10 @@ def own_preprocessing(folder: Path, side: int) -> Preprocessing:
     Raises:
         BuildError: when there is no processor, or it does something else.
     """
-    if not any((folder / name).is_file() for name in SETTINGS):
+    if not any((folder / name).is_file() for name in PROCESSOR_SETTINGS):
         raise BuildError(
-            f"the checkpoint has no image processor ({' or '.join(SETTINGS)}); use --preprocess "
-            "squash, or another preset that its head was trained with"
+            f"the checkpoint has no image processor ({' or '.join(PROCESSOR_SETTINGS)}); use "
+            "--preprocess squash, or another preset that its head was trained with"
         )
     _refuse_what_is_no_object(folder)
     kind, settings, reference = _processor(folder)
@@ -91,7 +88,7 @@ def own_side(folder: Path) -> int | None:
 
 def _refuse_what_is_no_object(folder: Path) -> None:
     """Before transformers reads it, without bounds."""
-    for name in SETTINGS:
+    for name in PROCESSOR_SETTINGS:
         try:
             read_json_object(folder / name)
         except FileNotFoundError:
@@ -147,7 +144,7 @@ class _Settings:
 
 
 def _settings_of_torchvision_alone(folder: Path) -> _Settings | None:
-    for name in SETTINGS:
+    for name in PROCESSOR_SETTINGS:
         if (folder / name).is_file():
             fields = read_json_object(folder / name)
             fields = fields.get("image_processor", fields)

@@ -32,6 +32,16 @@ def clip(side: int) -> Preprocessing:
     return Preprocessing("clip", steps, CLIP_MEAN, CLIP_STD, "pillow")
 
 
+def dinov3(side: int) -> Preprocessing:
+    """DINOv3's own: an antialiased bilinear resize to the square, ImageNet's mean and std.
+
+    Source: ``DINOv3ViTImageProcessor`` of transformers. It resizes values that are not rounded, by
+    torchvision, and Pillow's bilinear filter rounds: they are within a level of 255.
+    """
+    resize = Resize("squash", side, "pillow", "bilinear")
+    return Preprocessing("dinov3", [resize], IMAGENET_MEAN, IMAGENET_STD, "pillow")
+
+
 def squash_cubic(side: int) -> Preprocessing:
     """DeepfakeBench's: OpenCV's bicubic resize to the square, mean and std 0.5.
 
@@ -73,6 +83,7 @@ def pad_crop(side: int) -> Preprocessing:
 PRESETS: Mapping[str, Callable[[int], Preprocessing]] = {
     "squash": squash,
     "clip": clip,
+    "dinov3": dinov3,
     "squash-cubic": squash_cubic,
     "crop": crop,
     "tile-crop": tile_crop,

@@ -223,7 +223,9 @@ def _with_whole_checkpoint(options: BuildOptions, checkpoint: Checkpoint) -> Par
             f"head was trained on; leave out {given}"
         )
     tower = extract_tower(checkpoint, options.tower_dtype)
-    head, preprocessing = _overridden(options, checkpoint, tower.config.image_size, None)
+    head, preprocessing = _overridden(
+        options, checkpoint, tower.config.image_size, checkpoint.processor
+    )
     _check_width(head, tower.config, source.weights_file)
     name = served_name(source.name) if source.commit else _name_for_urls(source.name)
     return Parts(name, source, tower, head, preprocessing)
@@ -240,12 +242,13 @@ def _overridden(
 ) -> tuple[Head, Preprocessing]:
     """The family's own head and preprocessing, but for what the options replace."""
     head = extract_head(checkpoint)
-    own = resolve_preset(checkpoint.family.preset, side, None)
-    preprocessing, changes, overridden = own, {}, []
+    preset = options.preset or checkpoint.preset
+    preprocessing, changes, overridden = resolve_preset(preset, side, folder), {}, []
     if options.preset is not None:
-        wanted = resolve_preset(options.preset, side, folder)
-        if not _same(wanted, own):
-            preprocessing = wanted
+        own = _own_preprocessing(checkpoint, side, folder)
+        if own is not None and _same(preprocessing, own):
+            preprocessing = own
+        else:
             overridden.append("preprocess")
     for option in ("feature", "threshold"):
         value = getattr(options, option)
@@ -254,6 +257,16 @@ def _overridden(
             overridden.append(option)
     card = msgspec.structs.replace(head.card, **changes, overridden=overridden)
     return replace(head, card=card), preprocessing
+
+
+def _own_preprocessing(
+    checkpoint: Checkpoint, side: int, folder: Path | None
+) -> Preprocessing | None:
+    """What it is without an option; None where that cannot be followed."""
+    try:
+        return resolve_preset(checkpoint.preset, side, folder)
+    except BuildError:
+        return None
 
 
 def _same(one: Preprocessing, other: Preprocessing) -> bool:

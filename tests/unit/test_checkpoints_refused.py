@@ -12,6 +12,8 @@ from typing import Any
 import build_mar
 import pytest
 import torch
+from deepfake_tools.checkpoints.fit import recognise
+from deepfake_tools.checkpoints.shapes import read_shapes
 from deepfake_tools.hub import BuildError
 from deepfake_tools.standin import random_weights
 from safetensors.torch import load_file, save_file
@@ -19,7 +21,16 @@ from torch import nn
 
 from tests.building import Builder
 from tests.hub_server import HubServer
-from tests.published import c2p, deepfakebench, effort, effort_generated, gend, narrow, save
+from tests.published import (
+    c2p,
+    deepfakebench,
+    effort,
+    effort_generated,
+    gend,
+    gend_on_dinov3,
+    narrow,
+    save,
+)
 
 
 def damaged(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], Path]:
@@ -126,7 +137,14 @@ STRANGERS = {
     "FatFormer": ["image_encoder.transformer.resblocks.7.forgery_aware_adapter.fc.weight"],
     "Forensics Adapter": ["clip_model.visual.class_embedding", "adapter.query_embed"],
     "AIDE": ["hpf.hpf.weight", "model_min.conv1.weight"],
-    "GenD": ["feature_extractor.backbone.blocks.0.norm1.weight", "model.linear.weight"],
+    "GenD (WACV 2026) on Perception Encoder": [
+        "feature_extractor.backbone.blocks.0.norm1.weight",
+        "model.linear.weight",
+    ],
+    "GenD (WACV 2026) on DINOv2": [
+        "feature_extractor.backbone.encoder.layer.0.norm1.weight",
+        "model.linear.weight",
+    ],
     "CLIP with a ResNet": ["visual.attnpool.positional_embedding", "visual.layer1.0.conv1.weight"],
     "CLIP under OpenAI": ["visual.class_embedding", "transformer.resblocks.0.ln_1.weight"],
     "CLIP's vision tower": ["embeddings.class_embedding", "post_layernorm.weight"],
@@ -140,7 +158,7 @@ def test_known_detectors_of_another_kind_are_named(
 ) -> None:
     state = {f"module.{name}": torch.ones(2) for name in STRANGERS[title]}
     path = save(tmp_path, "checkpoint.pth", {wrapper: state, "epoch": 3} if wrapper else state)
-    with pytest.raises(BuildError, match=rf"checkpoint\.pth is {title}.*: \w+"):
+    with pytest.raises(BuildError, match=rf"checkpoint\.pth is {re.escape(title)}.*: \w+"):
         builder("--weights", path)
 
 
@@ -177,10 +195,10 @@ def endless(folder: Path) -> Path:
     return save(folder, "endless.pth", state)
 
 
-def on_other_sizes(hidden: int, rows: int) -> Callable[[Path], Path]:
+def on_other_sizes(hidden: int, rows: int, patch: int = 8) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         config = narrow()
-        config["vision_config"]["hidden_size"] = hidden
+        config["vision_config"] |= {"hidden_size": hidden, "patch_size": patch}
         tower = {
             f"backbone.{name.removeprefix('vision_model.')}": tensor
             for name, tensor in random_weights(config).items()
@@ -191,6 +209,16 @@ def on_other_sizes(hidden: int, rows: int) -> Callable[[Path], Path]:
         return save(folder, "ckpt_best.pth", tower | head)
 
     return make
+
+
+def without_numbers(folder: Path) -> Path:
+    """A checkpoint of hidden size 0: all of it fits, and none of it is there."""
+    path = deepfakebench(folder).weights
+    state = {
+        name: torch.zeros([0 if side == 128 else side for side in tensor.shape])
+        for name, tensor in torch.load(path).items()
+    }
+    return save(folder, path.name, state)
 
 
 UNREADABLE: dict[str, tuple[Callable[[Path], Path], str]] = {
@@ -229,6 +257,8 @@ UNREADABLE: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "no square of patches": (on_other_sizes(128, 18), "18 positions are no square"),
     "no multiple of a head's width": (on_other_sizes(96, 17), "hidden size 96 is no multiple"),
+    "tensors without numbers": (without_numbers, "hidden size 0 is no multiple"),
+    "a huge image": (on_other_sizes(64, 33**2 + 1, 128), "an image of 4224, and 1 to 4096"),
 }
 
 
@@ -238,6 +268,26 @@ def test_what_is_no_checkpoint_is_told_apart(kind: str, tmp_path: Path, builder:
     with pytest.raises(BuildError, match=message):
         builder("--weights", make(tmp_path))
     assert not builder.store.exists()
+
+
+def test_layers_that_a_name_claims_are_compared_and_not_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = torch.load(effort(tmp_path).weights)
+    names = [NORM.replace(".1.", number) for number in (".998.", ".1000000000.")]
+    state |= {name: torch.ones(128) for name in names}
+    made: list[nn.Linear] = []
+    initialise = nn.Linear.__init__
+
+    def counting(layer: nn.Linear, *arguments: Any, **more: Any) -> None:
+        made.append(layer)
+        initialise(layer, *arguments, **more)
+
+    monkeypatch.setattr(nn.Linear, "__init__", counting)
+    read_shapes.cache_clear()
+    with pytest.raises(BuildError, match=r"w\.pth is no detector that this project knows"):
+        recognise("w.pth", {k.removeprefix("module."): v for k, v in state.items()}, {})
+    assert 0 < len(made) < 20, "of a model with one layer: the projections and two others"
 
 
 def test_a_missing_file_is_not_looked_for_on_the_hub(hub: HubServer, builder: Builder) -> None:
@@ -271,11 +321,46 @@ def test_a_gend_as_lightning_saves_it_names_its_head(tmp_path: Path, builder: Bu
     assert builder("--weights", path).card.head.l2_normalize
 
 
+@pytest.mark.parametrize("backbone", ["acme/clip-on-dino", "vit_pe_core_base", "acme/swin"])
+def test_a_gend_on_another_encoder_than_its_config_says_is_refused(
+    backbone: str, tmp_path: Path, builder: Builder
+) -> None:
+    folder = gend_on_dinov3(tmp_path / "gend", "linear").weights
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"backbone": backbone}))
+    with pytest.raises(BuildError, match=rf"on DINOv3.*backbone is '{backbone}': they are not"):
+        builder("--weights", folder / "model.safetensors")
+    del settings["backbone"]
+    (folder / "config.json").write_text(json.dumps(settings))
+    assert builder("--weights", folder / "model.safetensors").card.head.family == "GenD"
+
+
+def test_a_dinov3_of_another_form_is_named_by_what_differs(
+    tmp_path: Path, builder: Builder
+) -> None:
+    """The largest two have a gated layer in the place of two linear ones."""
+    folder = gend_on_dinov3(tmp_path / "gend", "linear").weights
+    state = load_file(folder / "model.safetensors")
+    state["feature_extractor.backbone.layer.0.mlp.gate_proj.weight"] = torch.ones(96, 128)
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(BuildError, match=r"nearest to GenD .* on DINOv3.*extra: .*gate_proj"):
+        builder("--weights", folder)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"model_type": "clip"}, "is of type 'clip', not GenD; .*--model"),
-        ({"model_type": "GenD", "backbone": "facebook/dinov3-vitl16"}, "dinov3.*is no CLIP"),
+        (
+            {"model_type": "GenD", "backbone": "timm/vit_pe_core_large_patch14_336"},
+            "GenD on 'timm/vit_pe.*torchvision.*GenD_DINOv3_L",
+        ),
+        (
+            {"model_type": "GenD", "backbone": "timm/VIT_PE_dino"},
+            "GenD on 'timm/VIT_PE_dino': timm's models",
+        ),
+        ({"model_type": "GenD", "backbone": "acme/swin"}, "'acme/swin'.*those on CLIP and DINOv3"),
+        ({"model_type": "GenD"}, "GenD on ''.*those on CLIP and DINOv3"),
     ],
 )
 def test_another_repository_is_refused_before_its_weights_are_fetched(

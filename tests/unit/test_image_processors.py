@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from deepfake_tools.hub import BuildError
@@ -67,6 +68,16 @@ def test_the_preset_clip_is_the_repositorys_own(tmp_path: Path) -> None:
     write_processor(tmp_path, VIT, 224)
     assert resolve_preset("clip", 224, tmp_path) == resolve_preset("own", 224, tmp_path)
     assert resolve_preset("own", 224, tmp_path).mean == pytest.approx((0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize(("preset", "processor"), [("clip", CLIP), ("dinov3", DINOV3)])
+def test_a_preset_of_an_encoder_is_what_its_processor_does(
+    preset: str, processor: Settings, tmp_path: Path
+) -> None:
+    # DINOv3's has transformers' defaults for mean and std, CLIP's Pillow form as well.
+    write_processor(tmp_path, processor, 224)
+    followed = own_preprocessing(tmp_path, 224)
+    assert msgspec.structs.replace(followed, name=preset) == resolve_preset(preset, 224, None)
 
 
 REFUSED: dict[str, tuple[Settings, str]] = {

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -23,16 +24,19 @@ from tests.clips import SMALL, write_repository, write_vision_repository
 from tests.conftest import ROOT
 from tests.hub_server import HubServer
 from tests.published import (
+    Published,
     c2p,
     deepfakebench,
     effort,
     effort_generated,
     gend,
+    gend_on_dinov3,
     linear,
     narrow,
     save,
     univfd_head,
 )
+from tests.vision_models import VIT, write_processor
 
 LARGE = "openai/clip-vit-large-patch14"
 PUBLISHED_HEAD = ROOT.parent / "shared" / "data" / "univfd_fc_weights.pth"
@@ -225,6 +229,34 @@ def test_gend_is_fetched_from_the_hub(tmp_path: Path, hub: HubServer, builder: B
     assert built.path.name == "acme--GenD_CLIP@1.mar"
     assert built.card.preprocessing.name == "clip"
     assert builder("--weights", "acme/GenD_CLIP", "--revision", commit).sha256 != built.sha256
+
+
+@pytest.mark.parametrize(("make", "preset"), [(gend, "clip"), (gend_on_dinov3, "dinov3")])
+def test_a_gend_with_an_image_processor_of_its_own_follows_that(
+    make: Callable[[Path, str], Published], preset: str, tmp_path: Path, builder: Builder
+) -> None:
+    folder = make(tmp_path / "gend", "linear").weights
+    own = builder("--weights", folder).card
+    assert own.preprocessing.name == preset
+    write_processor(folder, VIT | {"image_mean": [0.1, 0.2, 0.3]}, own.encoder.image_size)
+    followed = builder("--weights", folder).card
+    assert followed.preprocessing.name == "own"
+    assert followed.preprocessing.mean == (0.1, 0.2, 0.3)
+    assert followed.head.overridden == []
+    card = builder("--weights", folder, "--preprocess", "squash").card
+    assert card.head.overridden == ["preprocess"]
+
+
+def test_a_gend_whose_image_processor_cannot_be_followed_needs_a_preset(
+    tmp_path: Path, builder: Builder
+) -> None:
+    folder = gend(tmp_path / "gend", "linear").weights
+    write_processor(folder, VIT | {"do_normalize": False}, 32)
+    with pytest.raises(BuildError, match=r"ViTImageProcessor.*use a preset"):
+        builder("--weights", folder)
+    card = builder("--weights", folder, "--preprocess", "squash").card
+    assert card.preprocessing == squash(32)
+    assert card.head.overridden == ["preprocess"]
 
 
 def test_what_is_left_out_is_named(tmp_path: Path, builder: Builder) -> None:

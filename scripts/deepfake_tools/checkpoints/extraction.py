@@ -3,22 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isqrt
+from pathlib import Path
 
 import torch
 from clip_deepfake.card import HeadCard, ModelSource
 from torch import Tensor
-from transformers import CLIPVisionConfig
 
-from deepfake_tools.architectures import Architecture, settings_of
+from deepfake_tools.architectures import MOST_SIDE, Architecture, settings_of
 from deepfake_tools.checkpoints.families import Family
 from deepfake_tools.checkpoints.fit import Fit
-from deepfake_tools.checkpoints.layouts import PROJECTION, fold_chain
+from deepfake_tools.checkpoints.layouts import fold_chain
+from deepfake_tools.checkpoints.shapes import HEAD_WIDTH, POSITIONS, SETTINGS, configure
 from deepfake_tools.heads import Head
 from deepfake_tools.hub import BuildError
 from deepfake_tools.weights import Tower, check_finite, make_tower
-
-HEAD_WIDTH = 64
-"""What no checkpoint says, and every CLIP of OpenAI's has: all families began with one of these."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +28,24 @@ class Checkpoint:
         tensors: by name, without wrappers.
         fit: the family, and which tensors it uses.
         left_out: what the file holds besides, knowingly unused.
+        processor: the folder with the image processor that it is to follow, where it has one.
     """
 
     source: ModelSource
     tensors: Mapping[str, Tensor]
     fit: Fit
     left_out: tuple[str, ...]
+    processor: Path | None
 
     @property
     def family(self) -> Family:
         """The row of the table."""
         return self.fit.family
+
+    @property
+    def preset(self) -> str:
+        """Of its preprocessing."""
+        return self.family.preset if self.processor is None else "own"
 
 
 def extract_tower(checkpoint: Checkpoint, dtype: torch.dtype) -> Tower:
@@ -51,46 +56,50 @@ def extract_tower(checkpoint: Checkpoint, dtype: torch.dtype) -> Tower:
         dtype: to store the weights in; what is computed on the way is computed in float64.
 
     Raises:
-        BuildError: when its weights are no numbers, or its sizes none of a CLIP.
+        BuildError: when its weights are no numbers, or its sizes none of such an encoder.
     """
-    family = checkpoint.family
-    prefix = family.tower or ""
-    names = family.layout.shapes(checkpoint.fit.layers)
-    used = {prefix + name: checkpoint.tensors[prefix + name] for name in names}
-    check_finite(used, checkpoint.source.weights_file)
-    tensors = {name.removeprefix(prefix): tensor for name, tensor in used.items()}
-    converted = family.layout.convert(tensors)
-    if family.projection is not None:
-        converted[PROJECTION] = checkpoint.tensors[family.projection]
-    tower = {name: tensor.to(dtype).contiguous() for name, tensor in converted.items()}
-    check_finite(tower, checkpoint.source.weights_file)
-    source = checkpoint.source
+    source, tensors = checkpoint.source, checkpoint.tensors
+    origins = checkpoint.family.origins(checkpoint.fit.layers)
+    names = {name for origin in origins.values() for name in origin.shapes}
+    check_finite({name: tensors[name] for name in sorted(names)}, source.weights_file)
+    tower = {
+        parameter: origin.join([tensors[name] for name in origin.shapes]).to(dtype).contiguous()
+        for parameter, origin in origins.items()
+    }
+    check_finite(tower, source.weights_file)
     return make_tower(_architecture(checkpoint), tower, source.weights_sha256, source.weights_file)
 
 
 def _architecture(checkpoint: Checkpoint) -> Architecture:
+    """The encoder's settings: those that tensors tell, and transformers' defaults for the rest."""
     sizes, file = checkpoint.fit.sizes, checkpoint.source.weights_file
-    hidden, side = sizes["H"], isqrt(max(sizes["N"] - 1, 0))
-    if hidden % HEAD_WIDTH:
+    settings = {name: sizes[name] for name in SETTINGS if name in sizes}
+    hidden = sizes["hidden_size"]
+    if hidden < 1 or hidden % HEAD_WIDTH:
         raise BuildError(
             f"{file}: hidden size {hidden} is no multiple of {HEAD_WIDTH}, the width of an "
-            "attention head in every CLIP"
+            "attention head in every encoder of its kind"
         )
-    if side < 1 or side * side + 1 != sizes["N"]:
+    if POSITIONS in sizes:
+        settings["image_size"] = _image_size(sizes[POSITIONS], sizes["patch_size"], file)
+    architecture = checkpoint.family.architecture
+    config = configure(architecture, checkpoint.fit.layers, settings)
+    return Architecture(architecture, settings_of(config), config.image_size)
+
+
+def _image_size(positions: int, patch: int, file: str) -> int:
+    """Side of the images that a table of positions is for, in pixels."""
+    side = isqrt(max(positions - 1, 0))
+    if side < 1 or side * side + 1 != positions:
         raise BuildError(
-            f"{file}: {sizes['N']} positions are no square of patches and a class token"
+            f"{file}: {positions} positions are no square of patches and a class token"
         )
-    image_size = side * sizes["P"]
-    config = CLIPVisionConfig(
-        hidden_size=hidden,
-        intermediate_size=sizes["M"],
-        num_hidden_layers=checkpoint.fit.layers,
-        num_attention_heads=hidden // HEAD_WIDTH,
-        image_size=image_size,
-        patch_size=sizes["P"],
-        projection_dim=sizes.get("D", 512),
-    )
-    return Architecture("CLIPVisionModelWithProjection", settings_of(config), image_size)
+    if not 1 <= side * patch <= MOST_SIDE:
+        raise BuildError(
+            f"{file}: {side} patches of {patch} pixels are an image of {side * patch}, and 1 to "
+            f"{MOST_SIDE} can be served"
+        )
+    return side * patch
 
 
 def extract_head(checkpoint: Checkpoint) -> Head:

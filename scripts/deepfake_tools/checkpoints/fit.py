@@ -8,9 +8,9 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor
 
-from deepfake_tools.checkpoints.families import FAMILIES, Family
+from deepfake_tools.checkpoints.families import FAMILIES, Family, gend_word
 from deepfake_tools.checkpoints.files import COUNTER
-from deepfake_tools.checkpoints.layouts import Shape
+from deepfake_tools.checkpoints.shapes import FIRST_LAYER, Shape, Size
 from deepfake_tools.checkpoints.strangers import find_stranger
 from deepfake_tools.hub import BuildError
 from deepfake_tools.weights import FLOATS
@@ -29,7 +29,7 @@ class Fit:
     Attributes:
         family: the row of the table.
         layers: of the vision tower; 0 where there is none.
-        sizes: what the symbols of the family's layout stand for.
+        sizes: what most of the tensors say that each is.
         wanted: how many tensors the family has.
         left_out: names that the detector knowingly goes without.
         missing: names, each with the shape that is wanted.
@@ -72,7 +72,8 @@ def recognise(file: str, tensors: Mapping[str, Tensor], settings: Mapping[str, o
             nothing else.
 
     Raises:
-        BuildError: when there is none, with the nearest reading of what the file might be.
+        BuildError: when there is none, with the nearest reading of what the file might be; or when
+            its settings speak of another encoder.
     """
     stranger = find_stranger(tensors)
     if stranger is not None:
@@ -82,10 +83,21 @@ def recognise(file: str, tensors: Mapping[str, Tensor], settings: Mapping[str, o
     for fit in exact:
         wanted = fit.family.setting
         if wanted is None or settings.get(wanted[0]) == wanted[1]:
+            _check_backbone(file, fit.family, settings)
             return fit
     if exact:
         raise BuildError(_ambiguity(file, exact, settings))
     raise BuildError(_nearest_reading(file, tensors, fits))
+
+
+def _check_backbone(file: str, family: Family, settings: Mapping[str, object]) -> None:
+    """Refuses a file whose settings speak of another encoder than the one in it."""
+    said = settings.get("backbone")
+    if family.backbone is not None and said is not None and gend_word(said) != family.backbone:
+        raise BuildError(
+            f"{file} is {family.title}, and the config.json beside the file says that its backbone "
+            f"is {str(said)[:80]!r}: they are not of one detector"
+        )
 
 
 def compare(family: Family, tensors: Mapping[str, Tensor]) -> Fit:
@@ -123,39 +135,33 @@ def _misfit(tensor: Tensor, shape: Shape) -> str:
 
 
 def _count_layers(family: Family, tensors: Mapping[str, Tensor]) -> int:
-    if family.tower is None:
+    first = next((name for name in family.shapes(1) if FIRST_LAYER in name), None)
+    if first is None:
         return 0
+    layers = first.partition(FIRST_LAYER)[0]
     # Three digits: a number out of a hostile file must not decide over memory.
-    number = re.compile(re.escape(family.tower + family.layout.layers) + r"(\d{1,3})\.")
+    number = re.compile(re.escape(layers) + r"\.(\d{1,3})\.")
     return 1 + max((int(match[1]) for match in map(number.match, tensors) if match), default=0)
 
 
 def _measure(wanted: Mapping[str, Shape], found: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     votes: defaultdict[str, Counter[int]] = defaultdict(Counter)
     for name, shape in wanted.items():
-        sizes = found.get(name, ())
-        if len(sizes) != len(shape):
+        sides = found.get(name, ())
+        if len(sides) != len(shape):
             continue
-        for dimension, size in zip(shape, sizes, strict=True):
-            if isinstance(dimension, str):
-                factor, symbol = _symbol(dimension)
-                votes[symbol][size // factor] += 1
-    return {symbol: counter.most_common(1)[0][0] for symbol, counter in votes.items()}
-
-
-def _symbol(dimension: str) -> tuple[int, str]:
-    return int(dimension[:-1] or 1), dimension[-1]
+        for size, side in zip(shape, sides, strict=True):
+            if isinstance(size, Size):
+                votes[size.name][side // size.times] += 1
+    return {name: counter.most_common(1)[0][0] for name, counter in votes.items()}
 
 
 def _resolve(shape: Shape, sizes: Mapping[str, int]) -> Shape:
-    """Puts sizes in place of symbols; one that no tensor tells stays as it is."""
-    resolved: list[int | str] = []
-    for dimension in shape:
-        if isinstance(dimension, str):
-            factor, symbol = _symbol(dimension)
-            dimension = factor * sizes[symbol] if symbol in sizes else dimension
-        resolved.append(dimension)
-    return tuple(resolved)
+    """Puts numbers in place of sizes; one that no tensor tells stays as it is."""
+    return tuple(
+        size.times * sizes[size.name] if isinstance(size, Size) and size.name in sizes else size
+        for size in shape
+    )
 
 
 def _show(shape: Shape) -> str:

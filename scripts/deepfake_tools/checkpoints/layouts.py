@@ -1,185 +1,119 @@
-"""The ways in which checkpoints name a vision tower's tensors, and their way to an archive's names.
+"""One of transformers' parameters in, the tensors of a checkpoint that it is made of out.
 
-A shape is written in symbols, so that one layout stands for every size of CLIP: H hidden size,
-M size between the two linear layers, N positions, P patch side, D projection size, R residual rank.
+A layout is a way of naming and joining: the shapes are given, as transformers' own model has them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-Shape = tuple[int | str, ...]
-"""Numbers, symbols, and symbols with a factor such as ``3H``."""
-
-Tensors = dict[str, Tensor]
+from deepfake_tools.checkpoints.shapes import Shape, Size
 
 PROJECTION = "visual_projection.weight"
 
 
+def _only(parts: Sequence[Tensor]) -> Tensor:
+    (tensor,) = parts
+    return tensor
+
+
 @dataclass(frozen=True)
-class Layout:
-    """Names and shapes of a vision tower's tensors.
+class Origin:
+    """Where a checkpoint keeps a parameter.
 
     Attributes:
-        once: what stands outside the layers.
-        layers: prefix of the layers, which are numbered from 0.
-        each: what stands in every layer.
-        convert: maps tensors under these names to an archive's, ``vision_model.*`` and, where
-            the layout has one, ``visual_projection.weight``.
+        shapes: of the tensors that it is made of, by name.
+        join: makes it of them, given in that order.
     """
 
-    once: Mapping[str, Shape]
-    layers: str
-    each: Mapping[str, Shape]
-    convert: Callable[[Tensors], Tensors]
-
-    def shapes(self, layers: int) -> dict[str, Shape]:
-        """Names and shapes of a tower with this many layers."""
-        return dict(self.once) | {
-            f"{self.layers}{number}.{name}": shape
-            for number in range(layers)
-            for name, shape in self.each.items()
-        }
+    shapes: Mapping[str, Shape]
+    join: Callable[[Sequence[Tensor]], Tensor] = _only
 
 
-def _with_prefix(tensors: Tensors) -> Tensors:
-    return {f"vision_model.{name}": tensor for name, tensor in tensors.items()}
+Layout = Callable[[str, Shape], Origin]
+"""Takes a parameter's name and shape in transformers' model."""
 
 
-def _affine(name: str, *weight: int | str) -> dict[str, Shape]:
-    """A linear layer's or a norm's two tensors; the bias is as long as the weight's first side."""
-    return {f"{name}.weight": weight, f"{name}.bias": weight[:1]}
+def hugging_face(parameter: str, shape: Shape) -> Origin:
+    """A whole model under transformers' own names."""
+    return Origin({parameter: shape})
 
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
-
-_ONCE: Mapping[str, Shape] = {
-    "embeddings.class_embedding": ("H",),
-    "embeddings.patch_embedding.weight": ("H", 3, "P", "P"),
-    "embeddings.position_embedding.weight": ("N", "H"),
-    **_affine("pre_layrnorm", "H"),  # spelt so in every checkpoint
-    **_affine("post_layernorm", "H"),
-}
-
-_EACH_BUT_ATTENTION: Mapping[str, Shape] = {
-    **_affine("layer_norm1", "H"),
-    **_affine("mlp.fc1", "M", "H"),
-    **_affine("mlp.fc2", "H", "M"),
-    **_affine("layer_norm2", "H"),
-}
-
-HUGGING_FACE = Layout(
-    once=_ONCE,
-    layers="encoder.layers.",
-    each={
-        **_EACH_BUT_ATTENTION,
-        **{k: v for name in ATTENTION for k, v in _affine(f"self_attn.{name}", "H", "H").items()},
-    },
-    convert=_with_prefix,
-)
+def hugging_face_tower(parameter: str, shape: Shape) -> Origin:
+    """CLIP's vision tower taken out of the model around it."""
+    return Origin({parameter.removeprefix("vision_model."): shape})
 
 
-def _fold_residuals(tensors: Tensors) -> Tensors:
-    """Adds each residual to its main weight: ``weight_main + U diag(S) V``.
+def dinov3(parameter: str, shape: Shape) -> Origin:
+    """DINOv3 as the Hub has it: without the level that transformers 5 put around the layers."""
+    return Origin({parameter.removeprefix("model."): shape})
 
-    That sum is what Effort's SVDResidualLinear computes in every forward pass; done once, in
-    float64, it leaves an ordinary linear layer. Source: Effort-AIGI-Detection,
+
+def effort(parameter: str, shape: Shape) -> Origin:
+    """CLIP's vision tower with Effort's layers in place of the attention's projections."""
+    layer, _, part = parameter.removeprefix("vision_model.").rpartition(".")
+    if not layer.endswith("_proj") or part != "weight":
+        return hugging_face_tower(parameter, shape)
+    rows, columns = shape
+    rank = Size("rank")
+    parts: dict[str, Shape] = {
+        "weight_main": shape,
+        "U_residual": (rows, rank),
+        "S_residual": (rank,),
+        "V_residual": (rank, columns),
+    }
+    return Origin({f"{layer}.{name}": found for name, found in parts.items()}, _add_residual)
+
+
+def _add_residual(parts: Sequence[Tensor]) -> Tensor:
+    """Computes ``weight_main + U diag(S) V`` in float64.
+
+    That sum is what Effort's SVDResidualLinear computes in every forward pass; done once, it
+    leaves an ordinary linear layer. Source: Effort-AIGI-Detection,
     DeepfakeBench/training/detectors/effort_detector.py.
     """
-    folded: Tensors = {}
-    for name, tensor in tensors.items():
-        layer, _, part = name.rpartition(".")
-        if part == "weight_main":
-            left, values, right = (tensors[f"{layer}.{side}_residual"].double() for side in "USV")
-            folded[f"{layer}.weight"] = tensor.double() + left * values @ right
-        elif not part.endswith("_residual"):
-            folded[name] = tensor
-    return _with_prefix(folded)
+    main, left, values, right = (part.double() for part in parts)
+    return main + left * values @ right
 
 
-_RESIDUAL: Mapping[str, Shape] = {
-    "weight_main": ("H", "H"),
-    "U_residual": ("H", "R"),
-    "S_residual": ("R",),
-    "V_residual": ("R", "H"),
-    "bias": ("H",),
+_OPENAI = {
+    "vision_model.": "",
+    "embeddings.class_embedding": "class_embedding",
+    "embeddings.patch_embedding": "conv1",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "pre_layrnorm": "ln_pre",  # spelt so in every checkpoint
+    "post_layernorm": "ln_post",
+    "encoder.layers": "transformer.resblocks",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "self_attn": "attn",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
 }
+"""Parts of transformers' names, and what the ``clip`` package calls them."""
 
-EFFORT = Layout(
-    once=_ONCE,
-    layers="encoder.layers.",
-    each={
-        **_EACH_BUT_ATTENTION,
-        **{
-            f"self_attn.{name}.{part}": shape
-            for name in ATTENTION
-            for part, shape in _RESIDUAL.items()
-        },
-    },
-    convert=_fold_residuals,
-)
-
-# OpenAI's name -> Hugging Face's, for whole names and for those inside a layer.
-_OPENAI_ONCE = {
-    "class_embedding": "embeddings.class_embedding",
-    "positional_embedding": "embeddings.position_embedding.weight",
-    "conv1": "embeddings.patch_embedding",
-    "ln_pre": "pre_layrnorm",
-    "ln_post": "post_layernorm",
-}
-_OPENAI_EACH = {
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "attn.out_proj": "self_attn.out_proj",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-}
-_OPENAI_LAYERS = "transformer.resblocks."
+_STACKED = ("q_proj", "k_proj", "v_proj")
 
 
-def _from_openai(tensors: Tensors) -> Tensors:
-    """Renames, splits the stacked q, k and v, and turns the projection round."""
-    renamed = {PROJECTION: tensors["proj"].T}
-    for name, tensor in tensors.items():
-        stem, dot, part = name.rpartition(".")
-        if name.startswith(_OPENAI_LAYERS):
-            number, _, stem = stem.removeprefix(_OPENAI_LAYERS).partition(".")
-            layer = f"vision_model.encoder.layers.{number}"
-            if stem == "attn":
-                kind = part.removeprefix("in_proj_")
-                for target, rows in zip(ATTENTION, tensor.chunk(3), strict=False):
-                    renamed[f"{layer}.self_attn.{target}.{kind}"] = rows
-            else:
-                renamed[f"{layer}.{_OPENAI_EACH[stem]}.{part}"] = tensor
-        elif name != "proj":
-            target = _OPENAI_ONCE[stem or part]
-            renamed[f"vision_model.{target}{dot}{part if dot else ''}"] = tensor
-    return renamed
+def openai(parameter: str, shape: Shape) -> Origin:
+    """The ``clip`` package's vision tower: queries, keys and values stacked in one tensor."""
+    if parameter == PROJECTION:
+        return Origin({"proj": shape[::-1]}, lambda parts: _only(parts).T)
+    for part, name in _OPENAI.items():
+        parameter = parameter.replace(part, name)
+    layer, _, kind = parameter.rpartition(".")
+    attention, _, layer = layer.rpartition(".")
+    if layer not in _STACKED:
+        return Origin({parameter: shape})
+    stack = {f"{attention}.in_proj_{kind}": (shape[0] * len(_STACKED), *shape[1:])}
+    return Origin(stack, partial(_slice, _STACKED.index(layer)))
 
 
-OPENAI = Layout(
-    once={
-        "class_embedding": ("H",),
-        "positional_embedding": ("N", "H"),
-        "conv1.weight": ("H", 3, "P", "P"),
-        **_affine("ln_pre", "H"),
-        **_affine("ln_post", "H"),
-        "proj": ("H", "D"),
-    },
-    layers=_OPENAI_LAYERS,
-    each={
-        **_affine("ln_1", "H"),
-        **_affine("ln_2", "H"),
-        "attn.in_proj_weight": ("3H", "H"),
-        "attn.in_proj_bias": ("3H",),
-        **_affine("attn.out_proj", "H", "H"),
-        **_affine("mlp.c_fc", "M", "H"),
-        **_affine("mlp.c_proj", "H", "M"),
-    },
-    convert=_from_openai,
-)
+def _slice(index: int, parts: Sequence[Tensor]) -> Tensor:
+    return _only(parts).chunk(len(_STACKED))[index]
 
 
 def fold_chain(maps: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

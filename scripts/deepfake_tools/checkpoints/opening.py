@@ -7,9 +7,17 @@ from clip_deepfake.card import ModelSource
 from torch import Tensor
 
 from deepfake_tools.checkpoints.extraction import Checkpoint
+from deepfake_tools.checkpoints.families import FAMILIES, Family, gend_word
 from deepfake_tools.checkpoints.files import read_contents
 from deepfake_tools.checkpoints.fit import recognise
-from deepfake_tools.hub import BuildError, Snapshot, fetch_settings, fetch_weights
+from deepfake_tools.checkpoints.strangers import GEND_ON_PE_REASON, GENDS_SERVED
+from deepfake_tools.hub import (
+    PROCESSOR_SETTINGS,
+    BuildError,
+    Snapshot,
+    fetch_settings,
+    fetch_weights,
+)
 from deepfake_tools.json_file import read_json_object
 from deepfake_tools.weights import files_digest
 
@@ -33,18 +41,19 @@ def open_checkpoint(weights: str, revision: str | None) -> Checkpoint:
     path = Path(weights)
     if path.is_file():
         settings = _read_config(path.parent / CONFIG)
-        return _recognised([path], ModelSource(path.stem, None, None, path.name, ""), settings)
+        source = ModelSource(path.stem, None, None, path.name, "")
+        return _recognised([path], source, settings, path.parent)
     if not path.is_dir() and ("/" not in weights or path.suffix in SUFFIXES):
         raise BuildError(f"--weights {weights}: there is no such file")
     snapshot = fetch_settings(weights, revision)
     settings = _gend_settings(snapshot)
     files = fetch_weights(snapshot)
     source = ModelSource(snapshot.name, snapshot.revision, snapshot.commit, files[0].name, "")
-    return _recognised(files, source, settings)
+    return _recognised(files, source, settings, snapshot.folder)
 
 
 def _recognised(
-    files: Sequence[Path], source: ModelSource, settings: Mapping[str, object]
+    files: Sequence[Path], source: ModelSource, settings: Mapping[str, object], folder: Path
 ) -> Checkpoint:
     tensors: dict[str, Tensor] = {}
     left_out: tuple[str, ...] = ()
@@ -57,7 +66,14 @@ def _recognised(
     source = ModelSource(
         source.name, source.revision, source.commit, source.weights_file, files_digest(list(files))
     )
-    return Checkpoint(source, tensors, fit, (*left_out, *fit.left_out))
+    left_out = (*left_out, *fit.left_out)
+    return Checkpoint(source, tensors, fit, left_out, _processor(fit.family, folder))
+
+
+def _processor(family: Family, folder: Path) -> Path | None:
+    """The folder, where an image processor's settings stand beside a GenD."""
+    beside = any((folder / name).is_file() for name in PROCESSOR_SETTINGS)
+    return folder if family.backbone is not None and beside else None
 
 
 def _read_config(path: Path) -> Mapping[str, object]:
@@ -77,10 +93,8 @@ def _gend_settings(snapshot: Snapshot) -> Mapping[str, object]:
             f"--weights {snapshot.name}: its {CONFIG} is of type {kind!r}, not {HUB_TYPE}; give "
             "the checkpoint's file, or, if it is an encoder without a head, give it with --model"
         )
-    # GenD's own code decides by the same word.
-    if "clip" not in backbone.lower():
-        raise BuildError(
-            f"--weights {snapshot.name}: it is a GenD on {backbone!r}, which is no CLIP; "
-            "yermandy/GenD_CLIP_L_14 is one"
-        )
+    word = gend_word(backbone)
+    if word not in {family.backbone for family in FAMILIES if family.backbone is not None}:
+        reason = GEND_ON_PE_REASON if word == "vit_pe" else GENDS_SERVED
+        raise BuildError(f"--weights {snapshot.name}: it is a GenD on {backbone[:80]!r}: {reason}")
     return settings

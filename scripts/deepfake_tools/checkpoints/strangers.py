@@ -35,6 +35,15 @@ _NO_HEAD = (
     "--weights"
 )
 
+GENDS_SERVED = (
+    "of GenD those on CLIP and DINOv3 are served, such as yermandy/GenD_CLIP_L_14 and "
+    "yermandy/GenD_DINOv3_L"
+)
+GEND_ON_PE = "GenD (WACV 2026) on Perception Encoder"
+GEND_ON_PE_REASON = (
+    f"timm's models need torchvision, which this project does without; {GENDS_SERVED}"
+)
+
 STRANGERS = (
     Stranger("LoRA or another peft adapter", ("*lora_[AB]*",), _LORA),
     Stranger("RINE (ECCV 2024)", ("alpha", "proj1.*", "proj2.*"), _RINE),
@@ -47,10 +56,9 @@ STRANGERS = (
     Stranger("Forensics Adapter (CVPR 2025)", ("rec_attn_clip.*",), _ADAPTER),
     Stranger("AIDE (ICLR 2025)", ("hpf.hpf.weight",), _AIDE),
     Stranger("AIDE (ICLR 2025)", ("openclip_convnext_xxl.*",), _AIDE),
+    Stranger(GEND_ON_PE, ("feature_extractor.backbone.blocks.*",), GEND_ON_PE_REASON),
     Stranger(
-        "GenD (WACV 2026) on another encoder than CLIP",
-        ("feature_extractor.backbone.*",),
-        "this project serves CLIP's vision transformers; yermandy/GenD_CLIP_L_14 is GenD on one",
+        "GenD (WACV 2026) on DINOv2", ("feature_extractor.backbone.encoder.layer.*",), GENDS_SERVED
     ),
     Stranger("CLIP with a ResNet", ("*visual.attnpool.*",), _RESNET),
     Stranger("CLIP", ("vision_model.embeddings.class_embedding",), _NO_HEAD),
