@@ -6,17 +6,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from clip_deepfake.card import EngineChoice, Feature, HeadCard, Limits, Precision, Quantization
+from clip_deepfake.card import Card, EngineChoice, Feature, HeadCard, Limits, Precision
 from clip_deepfake.faces import FaceAlignment
 from deepfake_tools.archive import ServingOptions
-from deepfake_tools.build_options import BuildOptions
+from deepfake_tools.build_options import BuildOptions, Measuring
+from deepfake_tools.deviation import describe as describe_deviation
 from deepfake_tools.face_options import add_face_options, read_face_options
 from deepfake_tools.hub import DEFAULT_MODEL, BuildError, import_with_hub
 from deepfake_tools.interrupts import reliable_interrupts
 from deepfake_tools.memory import REMEDY, is_out_of_memory
 from deepfake_tools.options import CommandParser, at_least, fraction, given
-from deepfake_tools.quantization import QuantizationOptions
-from deepfake_tools.quantization import describe as describe_quantization
 from deepfake_tools.recipes import PRESETS
 
 if TYPE_CHECKING:
@@ -86,7 +85,8 @@ def parse_arguments(arguments: list[str] | None = None) -> BuildOptions:
         threshold=found.threshold,
         faces=read_face_options(parser, found),
         engine=found.engine,
-        quantization=_read_quantization(parser, found),
+        measuring=_read_measuring(parser, found),
+        overflow_fix=found.overflow_fix,
         fake_labels=tuple(found.fake_label),
     )
 
@@ -142,8 +142,9 @@ def _add_computing(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=get_args(Precision),
         default="float32",
-        help="half precision is for GPUs, a CPU computes it in float32; int8 is for CPUs, three "
-        "times as fast, and needs --calibration (default: float32)",
+        help="half precision is for GPUs, bfloat16 also for CPUs with AMX or AVX512-BF16; other "
+        "CPUs compute it in float32, and float16 always. int8 is for CPUs, three times as fast, "
+        "and needs --calibration. What each of them changes is measured (default: float32)",
     )
     computing.add_argument(
         "--engine",
@@ -156,37 +157,37 @@ def _add_computing(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         type=Path,
         metavar="DIR",
-        help="some hundred images like those to be judged: half of them set int8's ranges, the "
-        "others show what it changes; in real/ and fake/ folders, the change of the AUC too",
+        help="some hundred images like those to be judged, which show what the precision changes; "
+        "half of them set int8's ranges instead; in real/ and fake/ folders, the change of the "
+        "AUC too (default, but for int8: fixed pictures)",
     )
     computing.add_argument(
         "--max-deviation",
         type=fraction,
         metavar="P",
-        help="refuse int8 when fake_probability changes by more on average (default: 0.02)",
+        help="refuse int8 or half precision when fake_probability changes by more on average "
+        f"(default: {Measuring.max_deviation})",
     )
     computing.add_argument(
         "--overflow-fix",
         action="store_true",
-        help="quantise to 7 bits, for processors without VNNI; less exact",
+        help="quantise int8 to 7 bits, for processors without VNNI; less exact",
     )
 
 
-def _read_quantization(
-    parser: argparse.ArgumentParser, found: argparse.Namespace
-) -> QuantizationOptions | None:
+def _read_measuring(parser: argparse.ArgumentParser, found: argparse.Namespace) -> Measuring:
     if found.precision == "int8":
         if found.calibration is None:
             parser.error("--precision int8 needs --calibration DIR: images like those to be judged")
         if found.engine == "torch":
             parser.error("--precision int8 is computed by OpenVINO: leave out --engine torch")
-        deviation = QuantizationOptions.max_deviation
-        if found.max_deviation is not None:
-            deviation = found.max_deviation
-        return QuantizationOptions(found.calibration, deviation, found.overflow_fix)
-    if ignored := given(found, "calibration", "max_deviation", "overflow_fix"):
-        parser.error(f"{ignored[0]} is for --precision int8")
-    return None
+    elif given(found, "overflow_fix"):
+        parser.error("--overflow-fix is for --precision int8")
+    ignored = given(found, "calibration", "max_deviation")
+    if ignored and found.precision == "float32":
+        parser.error(f"{ignored[0]} is for --precision int8, bfloat16 or float16")
+    deviation = found.max_deviation
+    return Measuring(found.calibration, Measuring.max_deviation if deviation is None else deviation)
 
 
 def _add_serving(parser: argparse.ArgumentParser) -> None:
@@ -237,7 +238,7 @@ def describe(built: "Built") -> str:
             f"head         {card.head.source.upper()}: {card.head.description}",
             *_describe_weights(card.head),
             *_describe_faces(card.faces),
-            *_describe_precision(card.quantization),
+            *_describe_precision(card),
             f"next         make serve, or, into a running server: "
             f"python scripts/manage.py swap {built.path}",
         ]
@@ -267,8 +268,11 @@ def _describe_faces(faces: FaceAlignment | None) -> list[str]:
     ]
 
 
-def _describe_precision(quantization: Quantization | None) -> list[str]:
-    return [] if quantization is None else [f"precision    {describe_quantization(quantization)}"]
+def _describe_precision(card: Card) -> list[str]:
+    """What is changed by it, but for float32, which changes nothing."""
+    if card.deviation is None:
+        return []
+    return [f"precision    {describe_deviation(card.precision, card.deviation)}"]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -27,6 +27,7 @@ Feature = Literal["pooler_output", "image_embeds", "class_token", "classifier_in
 """What a head reads: the model's pooled output; that after CLIP's projection; the last layer's
 class token; whatever one of transformers' image classifiers hands to its own linear layer."""
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
+PictureSource = Literal["calibration", "fixed pictures"]
 EngineChoice = Literal["auto", "torch", "openvino"]
 
 
@@ -198,38 +199,62 @@ class HeadCard(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Quantization(Struct, frozen=True, forbid_unknown_fields=True):
-    """What int8 made of a float32 detector, measured on images that calibration did not see.
+    """How a float32 detector was made an int8 one.
 
     Attributes:
         calibrated: images that the ranges of the activations were taken from.
-        images: that both detectors were asked about.
-        sha256: digest of the sorted SHA-256 of all these images.
-        mean_change: of ``fake_probability``, the mean of the absolute differences.
-        largest_change: of ``fake_probability``, the largest absolute difference.
-        agreement: share of the images with the same label.
-        float32_auc: area under the ROC curve of the float32 detector; None without both labels.
-        int8_auc: of the quantised one.
+        sha256: digest of the sorted SHA-256 of their files.
         overflow_fix: whether weights keep to half the range, for processors without VNNI.
     """
 
     calibrated: Count
+    sha256: Sha256
+    overflow_fix: bool
+
+
+class Deviation(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a precision made of a float32 detector, measured on pictures when it was built.
+
+    The float32 detector has the weights as they came, before anything was rounded. The figures are
+    those of the engine that a worker on the builder's machine takes: on processors that compute in
+    other ways they are others, in the last digits by the number of threads alone, and so are the
+    archive's bytes. Equal builds on one machine are equal.
+
+    Attributes:
+        source: ``calibration`` images that the builder was given, or its own ``fixed pictures``.
+        images: that both detectors were asked about; of one with several faces, each.
+        sha256: digest of the sorted SHA-256 of their files; of fixed pictures, of their bytes.
+        measured_on: the engine, as answers name it; ``emulated by rounding`` where this precision
+            is computed on other machines than the builder's.
+        largest_logit_change: the largest absolute difference of a logit.
+        mean_change: of ``fake_probability``, the mean of the absolute differences.
+        largest_change: of ``fake_probability``, the largest absolute difference.
+        agreement: share of the images with the same label.
+        float32_auc: area under the ROC curve of the float32 detector; None without both labels.
+        auc: of the one in this precision.
+    """
+
+    source: PictureSource
     images: Count
     sha256: Sha256
+    measured_on: str
+    largest_logit_change: Annotated[float, Meta(ge=0)]
     mean_change: Fraction
     largest_change: Fraction
     agreement: Fraction
     float32_auc: Fraction | None
-    int8_auc: Fraction | None
-    overflow_fix: bool
+    auc: Fraction | None
 
 
 class SelfTest(Struct, frozen=True, forbid_unknown_fields=True):
     """The pass that a worker repeats before it serves.
 
     Attributes:
-        logits: float32 logits of ``detector.self_test_pixels``, rounded to 4 decimals.
-        tolerance: how far, in absolute terms, an engine in the card's precision may be off;
-            one that computes in float32 must stay within 1e-3.
+        logits: float32 logits of ``detector.self_test_pixels``, rounded to 4 decimals; in half
+            precision they are those of the rounded weights, in int8 of the weights as they were.
+        tolerance: how far, in absolute terms, an engine that rounds may be off: made by the builder
+            of what it measured on every way in which the card's precision is computed. One that
+            computes in float32, with weights that are not quantised, must stay within 1e-3.
     """
 
     logits: list[float]
@@ -279,7 +304,8 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
         faces: how faces are found and cut out before the preprocessing; None where images are
             judged as they are.
         engine: what computes; ``auto`` lets the worker choose by its device.
-        quantization: how it was done, and what it changed; None but for ``int8``.
+        quantization: how it was done; None but for ``int8``.
+        deviation: from the float32 detector; None of that itself.
     """
 
     schema: Literal[1]
@@ -297,6 +323,7 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
     faces: FaceAlignment | None = None
     engine: EngineChoice = "auto"
     quantization: Quantization | None = None
+    deviation: Deviation | None = None
 
     def __post_init__(self) -> None:
         """Refuses what contradicts itself.
@@ -306,6 +333,8 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
         """
         if (self.precision == "int8") != (self.quantization is not None):
             raise ValueError(f"precision {self.precision} and quantization do not go together")
+        if (self.precision == "float32") != (self.deviation is None):
+            raise ValueError(f"precision {self.precision} and deviation do not go together")
         if self.precision == "int8" and self.engine == "torch":
             raise ValueError("int8 is OpenVINO's; the engine cannot be torch")
 

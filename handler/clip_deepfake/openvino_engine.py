@@ -65,7 +65,13 @@ class OpenVinoEngine:
     largest_pass = CPU_PASS
 
     def __init__(
-        self, graph: ov.Model, head: LinearHead, precision: Precision, threads: int | None = None
+        self,
+        graph: ov.Model,
+        head: LinearHead,
+        precision: Precision,
+        threads: int | None = None,
+        *,
+        bfloat16: bool | None = None,
     ) -> None:
         """Compiles the graph.
 
@@ -75,8 +81,10 @@ class OpenVinoEngine:
             precision: the card's. With ``bfloat16`` all is computed so, with ``int8`` what is not
                 quantised, where the processor can; elsewhere, as with the others, in float32.
             threads: to compute with; None takes every core that this process may use.
+            bfloat16: whether the processor can; None asks it.
         """
-        rounds = precision in ("bfloat16", "int8") and has_bfloat16()
+        can = has_bfloat16() if bfloat16 is None else bfloat16
+        rounds = can and precision in ("bfloat16", "int8")
         compiled = _core().compile_model(graph, "CPU", _settings(threads, rounds=rounds))
         self._request = compiled.create_infer_request()
         self._head = head

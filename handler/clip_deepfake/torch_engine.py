@@ -23,11 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class TorchEngine:
-    """Runs the module with PyTorch.
-
-    A CPU computes in float32 whatever the weights' precision: half precision is slower there, and
-    the answers are those of the same weights without rounding in between.
-    """
+    """Runs the module with PyTorch, in the precision of its weights."""
 
     def __init__(self, module: DetectorModule, device: torch.device) -> None:
         """Moves the module to the device.
@@ -36,8 +32,6 @@ class TorchEngine:
             module: in the dtype of its weights.
             device: ``cuda``, ``mps`` or ``cpu``.
         """
-        if device.type == "cpu":
-            module = module.float()
         self._module = module.to(device)
         self._device = device
         dtype = self._module.encoder.dtype
@@ -64,6 +58,9 @@ def open_torch_engine(
 ) -> TorchEngine:
     """Makes the engine of an unpacked archive that holds the encoder in safetensors.
 
+    A CPU computes in float32 whatever the weights' precision: half precision is slower there, and
+    the answers are those of the same weights without rounding in between.
+
     Args:
         card: says what the files hold.
         directory: holds the encoder and the head.
@@ -82,7 +79,7 @@ def open_torch_engine(
     encoder = load_encoder(card.encoder, feature, card.preprocessing, tensors)
     read_class_token_alone(encoder)
     module = build_module(encoder, card.head, head, card.encoder.feature_size(feature))
-    engine = TorchEngine(module, device)
+    engine = TorchEngine(module.float() if device.type == "cpu" else module, device)
     if device.type == "cuda":
         warm_up(engine, card.encoder.image_size)
     return engine

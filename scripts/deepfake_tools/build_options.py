@@ -5,11 +5,22 @@ from pathlib import Path
 
 import torch
 from clip_deepfake.card import EngineChoice, Feature, Limits, Precision
-from clip_deepfake.engines import DTYPES
 
 from deepfake_tools.archive import ServingOptions
 from deepfake_tools.face_options import FaceOptions
-from deepfake_tools.quantization import QuantizationOptions
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How to find out what a precision changes, and how much of that to accept.
+
+    Attributes:
+        calibration: folder of images; None measures on fixed pictures, which int8 cannot.
+        max_deviation: the largest mean change of ``fake_probability``.
+    """
+
+    calibration: Path | None = None
+    max_deviation: float = 0.02
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,8 @@ class BuildOptions:
         threshold: FAKE is answered above it; None is what the weights came with.
         faces: how faces are aligned; None judges images as they are.
         engine: what computes.
-        quantization: how to quantise; None but for int8.
+        measuring: of every precision but float32.
+        overflow_fix: whether int8 weights keep to half the range, for processors without VNNI.
         fake_labels: of a whole classifier, the labels that mean FAKE; none reads it off them.
     """
 
@@ -52,10 +64,11 @@ class BuildOptions:
     threshold: float | None = None
     faces: FaceOptions | None = None
     engine: EngineChoice = "auto"
-    quantization: QuantizationOptions | None = None
+    measuring: Measuring = Measuring()
+    overflow_fix: bool = False
     fake_labels: tuple[str, ...] = ()
 
     @property
     def tower_dtype(self) -> torch.dtype:
-        """What the encoder's weights are read as; an int8 graph is made of float32."""
-        return torch.float32 if self.quantization else DTYPES[self.precision]
+        """What the encoder's weights are read as: what is smaller is compared with it."""
+        return torch.float32

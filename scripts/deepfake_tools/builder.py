@@ -3,7 +3,6 @@
 import importlib.metadata
 import math
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ from clip_deepfake.card import (
     Precision,
     SelfTest,
 )
-from clip_deepfake.detector import self_test_pixels
+from clip_deepfake.detector import FLOAT32_TOLERANCE, Detector, self_test_pixels
 from clip_deepfake.digests import file_digest
 from clip_deepfake.encoder import Encoder, build_module, load_encoder
-from clip_deepfake.engines import DTYPES
+from clip_deepfake.engines import DTYPES, Engine
 from clip_deepfake.errors import LoadError
 from clip_deepfake.faces import Aligner, FaceAlignment
 from clip_deepfake.frontal import import_dlib
@@ -34,14 +33,19 @@ from safetensors.torch import save_file
 
 from deepfake_tools.archive import ServingOptions, write_archive
 from deepfake_tools.build_options import BuildOptions
+from deepfake_tools.calibration import Calibration, fixed_sample, read_calibration
+from deepfake_tools.deviation import Reference, refer
+from deepfake_tools.half_precision import measure_half
 from deepfake_tools.hub import BuildError
 from deepfake_tools.inspection import NAME, VERSION, ArchiveName
 from deepfake_tools.memory import is_out_of_memory
-from deepfake_tools.quantization import QuantizationOptions, quantize, refuse_what_cannot_be
-from deepfake_tools.sources import Parts, gather
+from deepfake_tools.quantization import quantize, refuse_what_cannot_be
+from deepfake_tools.sources import Parts, Report, gather
 from deepfake_tools.store import next_version
 from deepfake_tools.time_limits import response_timeout_s
 from deepfake_tools.topology import store_as, trace, write_with_weights
+from deepfake_tools.ways import openvino_way
+from deepfake_tools.weights import check_finite
 
 LIBRARIES = (
     "numpy",
@@ -70,7 +74,20 @@ class Built:
     card: Card
 
 
-def build(options: BuildOptions, report: Callable[[str], None]) -> Built:
+@dataclass(frozen=True)
+class Traced:
+    """A detector with its graph.
+
+    Attributes:
+        card: with the self-test's logits.
+        graph: OpenVINO's, of the encoder.
+    """
+
+    card: Card
+    graph: Any
+
+
+def build(options: BuildOptions, report: Report) -> Built:
     """Builds an archive.
 
     Args:
@@ -82,8 +99,8 @@ def build(options: BuildOptions, report: Callable[[str], None]) -> Built:
     """
     # What cannot be is refused before anything is fetched.
     _target(options, options.served_name or "unnamed")
-    if options.quantization is not None:
-        refuse_what_cannot_be(options.quantization)
+    if options.precision == "int8":
+        refuse_what_cannot_be(overflow_fix=options.overflow_fix)
     faces = _alignment(options)
     parts = gather(options, report)
     target = _target(options, options.served_name or parts.name)
@@ -97,8 +114,8 @@ def build(options: BuildOptions, report: Callable[[str], None]) -> Built:
         encoder=parts.tower.config,
         head=parts.head.card,
         preprocessing=parts.preprocessing,
-        # Until it is quantised, it is what it will be compared with.
-        precision="float32" if options.quantization else options.precision,
+        # What every other precision is made of, and compared with.
+        precision="float32",
         limits=options.limits,
         files={},
         self_test=SelfTest([], 1.0),
@@ -106,15 +123,16 @@ def build(options: BuildOptions, report: Callable[[str], None]) -> Built:
         faces=faces,
         engine=options.engine,
     )
-    report("computing the self-test's logits ...")
-    encoder = _load(card, parts)
-    card = msgspec.structs.replace(card, self_test=_self_test(card, encoder, parts))
-    report("tracing the encoder for OpenVINO ...")
-    graph = trace(encoder, card.encoder.image_size)
-    if options.quantization is not None:
-        card, graph = _quantize(card, graph, parts, options, options.quantization, report)
+    traced = _trace(card, parts, report)
+    if options.precision == "int8":
+        traced = _quantize(traced, parts, options, report)
+    elif options.precision != "float32":
+        reference = _refer(traced, parts, options, report)
+        parts = _rounded(parts, options.precision)
+        traced = _trace(card, parts, report)
+        traced = _measure_half(traced, parts, options, reference, report)
     report("packing ...")
-    return _pack(card, graph, parts, options)
+    return _pack(traced.card, traced.graph, parts, options)
 
 
 def _target(options: BuildOptions, name: str) -> ArchiveName:
@@ -141,7 +159,7 @@ def _alignment(options: BuildOptions) -> FaceAlignment | None:
 
 def _versions(options: BuildOptions, faces: FaceAlignment | None) -> dict[str, str]:
     """Library versions, without the part that tells a CPU build from a CUDA build."""
-    libraries = LIBRARIES + (INT8_LIBRARIES if options.quantization else ())
+    libraries = LIBRARIES + (INT8_LIBRARIES if options.precision == "int8" else ())
     found = {library: _version(library) for library in libraries}
     if faces is not None:
         # Its wheels and its sources are two packages, of which one is installed.
@@ -156,6 +174,15 @@ def _version(library: str) -> str:
         raise BuildError(
             f"{library} is not installed: pip install 'clip-deepfake[build,int8]'"
         ) from error
+
+
+def _trace(card: Card, parts: Parts, report: Report) -> Traced:
+    """A detector that computes in float32, whatever its weights were rounded to."""
+    report("computing the self-test's logits ...")
+    encoder = _load(card, parts)
+    card = msgspec.structs.replace(card, self_test=_self_test(card, encoder, parts))
+    report("tracing the encoder for OpenVINO ...")
+    return Traced(card, trace(encoder, card.encoder.image_size))
 
 
 def _load(card: Card, parts: Parts) -> Encoder:
@@ -176,35 +203,76 @@ def _self_test(card: Card, encoder: Encoder, parts: Parts) -> SelfTest:
         raise BuildError(
             f"{parts.model.name} under {parts.head.card.description}: the logits of the self-test "
             f"are {logits}, so that no image would get a verdict; the weights are damaged, or do "
-            f"not fit {card.precision}"
+            "not fit the head"
         )
-    return SelfTest([round(value, 4) for value in logits], _tolerance(card.precision, logits))
+    return SelfTest([round(value, 4) for value in logits], FLOAT32_TOLERANCE)
 
 
-def _tolerance(precision: Precision, logits: list[float]) -> float:
-    """How far an engine that computes in this precision may be off.
-
-    Eight units in the last place of the largest logit: roundings of a dozen or two layers add up
-    like a random walk, and the card's own logits are float32's.
-    """
-    scale = max(1.0, *(abs(value) for value in logits))
-    return round(max(8 * torch.finfo(DTYPES[precision]).eps * scale, 1e-3), 4)
-
-
-def _quantize(
-    card: Card,
-    graph: Any,
-    parts: Parts,
-    options: BuildOptions,
-    quantization: QuantizationOptions,
-    report: Callable[[str], None],
-) -> tuple[Card, Any]:
-    head = {name: tensor.numpy() for name, tensor in parts.head.tensors.items()}
+def _read_images(
+    folder: Path, card: Card, exact: Engine, options: BuildOptions, report: Report
+) -> Calibration:
+    """The images of --calibration, as the worker will prepare them."""
     aligner = None
     if options.faces is not None and card.faces is not None:
         aligner = Aligner(options.faces.predictor, card.faces)
-    quantized = quantize(card, graph, head, aligner, quantization, report)
-    return quantized.card, quantized.graph
+    report(f"reading {folder} ...")
+    images = read_calibration(folder, Detector(card, exact, aligner))
+    if images.unused:
+        report(f"{images.unused} of its images are left out: broken or repeated")
+    return images
+
+
+def _quantize(traced: Traced, parts: Parts, options: BuildOptions, report: Report) -> Traced:
+    card, folder = traced.card, options.measuring.calibration
+    if folder is None:
+        raise BuildError("--precision int8 needs --calibration DIR: images like those to be judged")
+    exact = openvino_way(card, traced.graph, parts.head.tensors, "float32").engine
+    quantized = quantize(
+        card,
+        traced.graph,
+        exact,
+        parts,
+        _read_images(folder, card, exact, options, report),
+        options.measuring,
+        report,
+        overflow_fix=options.overflow_fix,
+    )
+    return Traced(quantized.card, quantized.graph)
+
+
+def _refer(traced: Traced, parts: Parts, options: BuildOptions, report: Report) -> Reference:
+    """What the detector makes of pictures before its weights are rounded."""
+    card, folder = traced.card, options.measuring.calibration
+    exact = openvino_way(card, traced.graph, parts.head.tensors, "float32").engine
+    if folder is None:
+        sample = fixed_sample(card.encoder.image_size)
+    else:
+        sample = _read_images(folder, card, exact, options, report).whole()
+    report(f"computing the float32 detector's logits of {len(sample.pixels)} pictures ...")
+    return refer(exact, sample)
+
+
+def _rounded(parts: Parts, precision: Precision) -> Parts:
+    tower = parts.tower
+    tensors = {name: tensor.to(DTYPES[precision]) for name, tensor in tower.tensors.items()}
+    check_finite(tensors, parts.model.name)
+    return replace(parts, tower=replace(tower, tensors=tensors))
+
+
+def _measure_half(
+    traced: Traced, parts: Parts, options: BuildOptions, reference: Reference, report: Report
+) -> Traced:
+    report(f"measuring what {options.precision} changes ...")
+    card = measure_half(
+        traced.card,
+        options.precision,
+        traced.graph,
+        parts,
+        reference,
+        options.measuring,
+        report,
+    )
+    return Traced(card, traced.graph)
 
 
 def _pack(card: Card, graph: Any, parts: Parts, options: BuildOptions) -> Built:

@@ -2,49 +2,29 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 from clip_deepfake.card import Card, Quantization, SelfTest
-from clip_deepfake.cores import has_int8_dot_product
-from clip_deepfake.detector import Detector, self_test_pixels
+from clip_deepfake.cores import has_bfloat16, has_int8_dot_product
 from clip_deepfake.engines import Engine, Pixels
-from clip_deepfake.faces import Aligner
-from clip_deepfake.labels import Label
-from clip_deepfake.tensors import FloatArray
-from clip_deepfake.verdicts import fake_margin, sigmoid
 
-from deepfake_tools.calibration import Calibration, Sample, read_calibration
+from deepfake_tools.build_options import Measuring
+from deepfake_tools.calibration import Calibration, fixed_sample
+from deepfake_tools.deviation import (
+    Reference,
+    describe,
+    farthest,
+    measure,
+    refer,
+    refuse_too_large,
+    tolerance,
+)
 from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.hub import BuildError
-
-LEAST_AGREEMENT = 0.99
-"""Of labels, on the images that calibration did not see."""
-
-BATCH = 8
-
-Margins = npt.NDArray[np.float64]
-"""``verdicts.fake_margin`` of each picture, (pictures,)."""
-
-
-@dataclass(frozen=True)
-class QuantizationOptions:
-    """How to quantise.
-
-    Attributes:
-        folder: of images.
-        max_deviation: the largest mean change of ``fake_probability`` to accept.
-        overflow_fix: whether weights keep to half the range, for processors without VNNI.
-    """
-
-    folder: Path
-    max_deviation: float = 0.02
-    overflow_fix: bool = False
+from deepfake_tools.sources import Parts, Report
+from deepfake_tools.ways import emulation, openvino_way
 
 
 @dataclass(frozen=True)
@@ -63,69 +43,64 @@ class Quantized:
 def quantize(
     card: Card,
     graph: Any,
-    head: dict[str, FloatArray],
-    aligner: Aligner | None,
-    options: QuantizationOptions,
-    report: Callable[[str], None],
+    exact: Engine,
+    parts: Parts,
+    images: Calibration,
+    measuring: Measuring,
+    report: Report,
+    *,
+    overflow_fix: bool,
 ) -> Quantized:
     """Quantises an encoder and measures what that does to the detector.
 
     Args:
         card: of the float32 detector, its self-test included.
         graph: of the float32 encoder, OpenVINO's.
-        head: ``weight`` and ``bias``.
-        aligner: where the card aligns faces.
-        options: images, and how.
+        exact: computes with it.
+        parts: of the float32 detector.
+        images: to calibrate with, and to measure on.
+        measuring: says what to accept.
         report: told each step in words.
+        overflow_fix: whether weights keep to half the range, for processors without VNNI.
 
     Returns:
         The graph, and the card of the int8 detector.
 
     Raises:
-        BuildError: when NNCF or images are missing, this processor cannot measure the result, or
-            the verdicts change by more than the options accept.
+        BuildError: when the verdicts change by more than the options accept.
     """
-    from clip_deepfake.openvino_engine import LinearHead, OpenVinoEngine
-
-    linear = LinearHead(card.head, head, card.encoder.feature_size(card.head.feature))
-    exact = OpenVinoEngine(graph, linear, "float32")
-    report(f"reading {options.folder} ...")
-    images = read_calibration(options.folder, Detector(card, exact, aligner))
+    calibrate, sample = images.split()
     report(
-        f"calibrating on {len(images.calibrate.pixels)} images, measuring on "
-        f"{len(images.measure.pixels)} others"
-        + (f" ({images.unused} left out: broken or repeated)" if images.unused else "")
-        + " ..."
+        f"calibrating on {len(calibrate.pixels)} images, measuring on {len(sample.pixels)} others "
+        "..."
     )
-    graph = _calibrate(graph, images.calibrate.pixels, overflow_fix=options.overflow_fix)
-    rounded = OpenVinoEngine(graph, linear, "int8")
-    quantization = _measure(card, exact, rounded, images, options)
-    report(describe(quantization))
-    _refuse_deviation(quantization, options)
+    reference = refer(exact, sample)
+    fixed = refer(exact, fixed_sample(card.encoder.image_size))
+    quantized = _calibrate(graph, calibrate.pixels, overflow_fix=overflow_fix)
+    own = openvino_way(card, quantized, parts.head.tensors, "int8")
+    deviation = measure(card.head, reference, own.engine, own.said)
+    report(describe("int8", deviation))
+    refuse_too_large(
+        "int8",
+        deviation,
+        measuring.max_deviation,
+        "Give --calibration more images, and such as the detector will see "
+        f"({len(calibrate.pixels)} were used), leave out --overflow-fix",
+    )
+    off = _off(card, quantized, parts, fixed)
     return Quantized(
-        graph,
+        quantized,
         msgspec.structs.replace(
             card,
             precision="int8",
-            quantization=quantization,
-            self_test=_self_test(card, rounded),
+            quantization=Quantization(len(calibrate.pixels), calibrate.sha256, overflow_fix),
+            deviation=deviation,
+            self_test=SelfTest(card.self_test.logits, tolerance(fixed, off)),
         ),
     )
 
 
-def describe(quantization: Quantization) -> str:
-    """What int8 changed, in a sentence."""
-    areas = ""
-    if quantization.float32_auc is not None:
-        areas = f"; AUC {quantization.int8_auc:.4f} instead of {quantization.float32_auc:.4f}"
-    return (
-        f"int8 changes fake_probability by {quantization.mean_change:.4f} on average and "
-        f"{quantization.largest_change:.4f} at most; {quantization.agreement:.2%} of "
-        f"{quantization.images} labels are the same{areas}"
-    )
-
-
-def refuse_what_cannot_be(options: QuantizationOptions) -> None:
+def refuse_what_cannot_be(*, overflow_fix: bool) -> None:
     """Says what is missing here, before anything is fetched.
 
     Raises:
@@ -135,7 +110,7 @@ def refuse_what_cannot_be(options: QuantizationOptions) -> None:
         require_extra("--precision int8", extra="int8")
     except MissingExtraError as error:
         raise BuildError(str(error)) from error
-    if not options.overflow_fix and not has_int8_dot_product():
+    if not overflow_fix and not has_int8_dot_product():
         raise BuildError(
             "this processor has no int8 dot product (VNNI), so the quantised detector cannot be "
             "measured here: give --overflow-fix, or build on a machine that has it"
@@ -163,73 +138,21 @@ def _calibrate(graph: Any, pixels: Pixels, *, overflow_fix: bool) -> Any:
     return quantized
 
 
-def _measure(
-    card: Card,
-    exact: Engine,
-    rounded: Engine,
-    images: Calibration,
-    options: QuantizationOptions,
-) -> Quantization:
-    ranks = [margins(card, engine, images.measure) for engine in (exact, rounded)]
-    before, after = (np.array([sigmoid(margin) for margin in some]) for some in ranks)
-    change = np.abs(after - before)
-    threshold = card.head.threshold
-    return Quantization(
-        calibrated=len(images.calibrate.pixels),
-        images=len(images.measure.pixels),
-        sha256=images.sha256,
-        mean_change=round(float(change.mean()), 6),
-        largest_change=round(float(change.max()), 6),
-        agreement=round(float(((before > threshold) == (after > threshold)).mean()), 6),
-        float32_auc=_auc(images.measure.labels, ranks[0]),
-        int8_auc=_auc(images.measure.labels, ranks[1]),
-        overflow_fix=options.overflow_fix,
-    )
+def _off(card: Card, quantized: Any, parts: Parts, fixed: Reference) -> float:
+    """The largest difference of a logit, on processors with bfloat16 and without.
 
-
-def margins(card: Card, engine: Engine, sample: Sample) -> Margins:
-    """What an engine makes of each picture of a sample, float64 (pictures,)."""
-    logits = [
-        row
-        for start in range(0, len(sample.pixels), BATCH)
-        for row in engine(sample.pixels[start : start + BATCH])
-    ]
-    return np.array([fake_margin(row, card.head) for row in logits])
-
-
-def _auc(labels: Sequence[Label | None], scores: Margins) -> float | None:
-    known = [index for index, label in enumerate(labels) if label is not None]
-    truth = [labels[index] for index in known]
-    if len(set(truth)) < 2:
-        return None
-    from sklearn.metrics import roc_auc_score
-
-    return round(float(roc_auc_score(truth, scores[known])), 6)
-
-
-def _self_test(card: Card, rounded: Engine) -> SelfTest:
-    """Twice what int8 is off by here, and a hundredth of the logits' size for other processors."""
-    found = rounded(self_test_pixels(card.encoder.image_size))[0]
-    wanted = np.array(card.self_test.logits)
-    margin = 0.01 * max(1.0, float(np.abs(wanted).max()))
-    tolerance = round(2 * float(np.abs(found - wanted).max()) + margin, 4)
-    return SelfTest(card.self_test.logits, tolerance)
-
-
-def _refuse_deviation(quantization: Quantization, options: QuantizationOptions) -> None:
-    reasons = []
-    if quantization.mean_change > options.max_deviation:
-        reasons.append(
-            f"the mean change {quantization.mean_change:.4f} is above --max-deviation "
-            f"{options.max_deviation}"
-        )
-    if quantization.agreement < LEAST_AGREEMENT:
-        reasons.append(
-            f"{quantization.agreement:.2%} of labels agree, fewer than {LEAST_AGREEMENT:.0%}"
-        )
-    if reasons:
-        raise BuildError(
-            f"int8 changes the verdicts too much: {' and '.join(reasons)}. Give --calibration "
-            f"more images, and such as the detector will see ({quantization.calibrated} were "
-            "used), leave out --overflow-fix, or build with --precision float32"
-        )
+    Args:
+        card: of the float32 detector.
+        quantized: the int8 graph.
+        parts: of the float32 detector.
+        fixed: what that makes of the fixed pictures.
+    """
+    head = parts.head.tensors
+    rest = {False, has_bfloat16()}
+    ways = [openvino_way(card, quantized, head, "int8", bfloat16=rounds) for rounds in rest]
+    off = max(farthest(fixed, way.engine) for way in ways)
+    if has_bfloat16():
+        return off
+    # What rounding the rest too may add to it.
+    rounding = emulation(card, parts.tower.tensors, head, "bfloat16")
+    return off + farthest(fixed, rounding.engine)

@@ -89,7 +89,11 @@ def store_as(graph: ov.Model, tensors: Mapping[str, Tensor]) -> None:
         if tensor is not None:
             shape = list(node.get_output_shape(0))
             stored = ov.Tensor(_bytes(tensor).view(np.uint16), shape, NARROW[tensor.dtype])
-            widened = op.convert(op.constant(stored), np.float32)
+            narrowed = op.constant(stored)
+            widened = op.convert(narrowed, np.float32)
+            # Their own are counted per process.
+            narrowed.set_friendly_name(node.get_friendly_name())
+            widened.set_friendly_name(f"{node.get_friendly_name()}_widened")
             node.output(0).replace(widened.output(0))
 
 

@@ -120,7 +120,7 @@ def test_the_deviation_on_an_int8_card_is_that_from_transformers(
     float32 = transformers_logits(model, archive / HEAD_FILE, measured)
     after, before = (1 / (1 + np.exp(x[:, 0] - x[:, 1])) for x in (int8, float32))
     change = np.abs(after - before)
-    card = read_card(archive).quantization
+    card = read_card(archive).deviation
     print(f"\nint8: {card}; from outside: mean {change.mean():.6f}, largest {change.max():.6f}")
     assert card.images == len(measured)
     assert card.mean_change == pytest.approx(change.mean(), abs=2e-6)

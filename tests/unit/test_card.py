@@ -25,6 +25,8 @@ def test_a_card_survives_its_file(small_card: Card, tmp_path: Path) -> None:
         (["files", "encoder.safetensors"], "abc", "files"),
         (["preprocessing", "steps"], [{"step": "eval"}], "steps"),
         (["surplus"], 1, "surplus"),
+        (["precision"], "bfloat16", "bfloat16 and deviation do not go together"),
+        (["precision"], "int8", "int8 and quantization do not go together"),
     ],
 )
 def test_the_field_that_is_off_is_named(

@@ -13,7 +13,7 @@ import build_mar
 import numpy as np
 import pytest
 from clip_deepfake import cores
-from clip_deepfake.card import Quantization, read_card
+from clip_deepfake.card import Deviation, Quantization, read_card
 from clip_deepfake.detector import Detector, load_detector
 from clip_deepfake.verdicts import Verdict
 from deepfake_tools import quantization
@@ -40,6 +40,11 @@ def probabilities(detector: Detector, paths: list[Path]) -> np.ndarray:
     verdicts = detector.judge([path.read_bytes() for path in paths])
     assert all(isinstance(verdict, Verdict) for verdict in verdicts)
     return np.array([verdict.fake_probability for verdict in verdicts])
+
+
+def digest_of(paths: list[Path]) -> str:
+    digests = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def some(source: Path, folder: Path, images: int) -> Path:
@@ -79,18 +84,20 @@ def test_the_cards_figures_are_those_of_two_detectors_asked_from_outside(
     float32, int8 = map(load_detector, (pair.float32_folder, pair.int8_folder))
     before, after = (probabilities(detector, measured) for detector in (float32, int8))
     truth = ["fake" in path.relative_to(tinted).parts for path in measured]
-    found = read_card(pair.int8_folder).quantization
-    assert isinstance(found, Quantization)
-    assert (found.calibrated, found.images) == (len(calibrated), len(measured)) == (60, 60)
+    card = read_card(pair.int8_folder)
+    done, found = card.quantization, card.deviation
+    assert isinstance(done, Quantization)
+    assert isinstance(found, Deviation)
+    assert (done.calibrated, found.images) == (len(calibrated), len(measured)) == (60, 60)
     assert found.mean_change == pytest.approx(np.abs(after - before).mean(), abs=2e-6)
     assert found.largest_change == pytest.approx(np.abs(after - before).max(), abs=2e-6)
     assert found.agreement == pytest.approx(((before > 0.5) == (after > 0.5)).mean(), abs=1e-6)
     assert found.float32_auc == pytest.approx(roc_auc_score(truth, before), abs=1e-6)
-    assert found.int8_auc == pytest.approx(roc_auc_score(truth, after), abs=1e-6)
-    digests = sorted(hashlib.sha256(p.read_bytes()).hexdigest() for p in calibrated + measured)
-    assert found.sha256 == hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    assert found.auc == pytest.approx(roc_auc_score(truth, after), abs=1e-6)
+    assert (done.sha256, found.sha256) == (digest_of(calibrated), digest_of(measured))
+    assert (found.source, found.measured_on) == ("calibration", int8.engine.name)
     assert 0 < found.mean_change < found.largest_change
-    assert 0.02 < abs(found.int8_auc - 0.5) < 0.5, "an AUC that says something"
+    assert 0.02 < abs(found.auc - 0.5) < 0.5, "an AUC that says something"
 
 
 def test_calibration_sees_its_own_half_alone(
@@ -132,9 +139,9 @@ def test_the_archive_holds_one_copy_of_the_encoder(pair: Pair) -> None:
 
 def test_what_it_did_is_said(pair: Pair) -> None:
     assert "calibrating on 60 images, measuring on 60 others ..." in pair.notes
-    assert pair.int8.card.quantization is not None
+    assert pair.int8.card.deviation is not None
     (line,) = [note for note in pair.notes if note.startswith("int8 changes")]
-    assert f"{pair.int8.card.quantization.mean_change:.4f} on average" in line
+    assert f"{pair.int8.card.deviation.mean_change:.4f} on average" in line
     assert "of 60 labels are the same; AUC 0." in line
 
 
@@ -168,11 +175,11 @@ def test_broken_and_repeated_images_are_left_out(
     shutil.copy(folder / "0.png", folder / "again.png")
     card = builder("--model", small_clip, *INT8, folder).card
     assert card.quantization is not None
-    assert (card.quantization.calibrated, card.quantization.images) == (12, 12)
-    assert card.quantization.float32_auc is None, "a flat folder tells no labels"
-    assert card.quantization.int8_auc is None
-    (line,) = [note for note in builder.notes if note.startswith("calibrating")]
-    assert "(3 left out: broken or repeated)" in line
+    assert card.deviation is not None
+    assert (card.quantization.calibrated, card.deviation.images) == (12, 12)
+    assert card.deviation.float32_auc is None, "a flat folder tells no labels"
+    assert card.deviation.auc is None
+    assert "3 of its images are left out: broken or repeated" in builder.notes
 
 
 def test_labels_that_change_are_too_much(
@@ -202,8 +209,8 @@ def test_a_mean_change_above_the_limit_is_too_much(
     tinted: Path, pair: Pair, refused: Callable[..., str]
 ) -> None:
     line = refused(tinted, "--max-deviation", "0.0001")
-    assert pair.int8.card.quantization is not None
-    change = pair.int8.card.quantization.mean_change
+    assert pair.int8.card.deviation is not None
+    change = pair.int8.card.deviation.mean_change
     assert f"the mean change {change:.4f} is above --max-deviation 0.0001" in line
     assert "of labels agree" not in line
 
@@ -212,8 +219,8 @@ def test_a_mean_change_above_the_limit_is_too_much(
     ("images", "message"),
     [
         (None, "nowhere is no folder"),
-        (0, "holds 0 images that can be used, and int8 needs at least 20"),
-        (19, "holds 19 images that can be used, and int8 needs at least 20"),
+        (0, "holds 0 images that can be used, and at least 20 are needed"),
+        (19, "holds 19 images that can be used, and at least 20 are needed"),
     ],
 )
 def test_too_few_images_are_refused(
@@ -307,7 +314,7 @@ def test_faces_are_calibrated_and_measured_as_crops(
         probabilities(load_detector(unpack(built, tmp_path / built.card.version)), measured)
         for built in (float32, int8)
     )
-    assert int8.card.quantization is not None
+    assert int8.card.deviation is not None
     change = np.abs(after - before)
-    assert int8.card.quantization.mean_change == pytest.approx(change.mean(), abs=2e-6)
-    assert int8.card.quantization.largest_change == pytest.approx(change.max(), abs=2e-6)
+    assert int8.card.deviation.mean_change == pytest.approx(change.mean(), abs=2e-6)
+    assert int8.card.deviation.largest_change == pytest.approx(change.max(), abs=2e-6)
