@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from clip_deepfake.card import EngineChoice, Feature, Limits, Precision
 
 from deepfake_tools.archive import ServingOptions
@@ -67,8 +66,3 @@ class BuildOptions:
     measuring: Measuring = Measuring()
     overflow_fix: bool = False
     fake_labels: tuple[str, ...] = ()
-
-    @property
-    def tower_dtype(self) -> torch.dtype:
-        """What the encoder's weights are read as: what is smaller is compared with it."""
-        return torch.float32

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from clip_deepfake.card import EncoderCard, Feature, ModelSource
 from clip_deepfake.errors import LoadError
 
@@ -47,19 +46,18 @@ def find_encoder(
     return FoundEncoder(snapshot, read_architecture(snapshot, feature))
 
 
-def read_encoder(encoder: FoundEncoder, dtype: torch.dtype) -> tuple[ModelSource, Tower]:
+def read_encoder(encoder: FoundEncoder) -> tuple[ModelSource, Tower]:
     """Reads the weights, and what the card says of them.
 
     Args:
         encoder: as found.
-        dtype: to store the weights in.
 
     Raises:
         BuildError: when they are missing, damaged or not those of such an encoder.
     """
     snapshot = encoder.snapshot
     files = fetch_weights(snapshot)
-    tower = read_tower(files, encoder.architecture, dtype)
+    tower = read_tower(files, encoder.architecture)
     check_finite(tower.tensors, snapshot.name)
     name, revision, commit = snapshot.name, snapshot.revision, snapshot.commit
     return ModelSource(name, revision, commit, files[0].name, tower.sha256), tower

@@ -83,7 +83,7 @@ def load_extractor(
     )
     if alignment is not None:
         alignment = msgspec.structs.replace(alignment, size=preprocessing.face_side)
-    source, tower = read_encoder(found, torch.float32)
+    source, tower = read_encoder(found)
     feature = feature or default_feature(tower.config)
     width = feature_size(tower.config, feature, source.name)
     libraries = {name: installed_version(name) for name in LIBRARIES}

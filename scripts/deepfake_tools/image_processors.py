@@ -76,7 +76,7 @@ def own_side(folder: Path) -> int | None:
     Returns:
         None where there is no processor, or none that can be followed.
     """
-    if not any((folder / name).is_file() for name in SETTINGS):
+    if not any((folder / name).is_file() for name in PROCESSOR_SETTINGS):
         return None
     try:
         _refuse_what_is_no_object(folder)

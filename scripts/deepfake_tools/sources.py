@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
-import torch
 from clip_deepfake.card import EncoderCard, ModelSource
 from clip_deepfake.digests import file_digest
 from clip_deepfake.preprocessing import Preprocessing
@@ -27,7 +26,7 @@ from deepfake_tools.heads import Head, classifier_head, fake_outputs, untrained_
 from deepfake_tools.hub import DEFAULT_MODEL, BuildError
 from deepfake_tools.recipes import resolve_preset
 from deepfake_tools.torchserve import served_name
-from deepfake_tools.weights import Tower, check_finite, files_digest
+from deepfake_tools.weights import Tower, files_digest
 
 Report = Callable[[str], None]
 
@@ -99,7 +98,7 @@ def _with_model_alone(options: BuildOptions, report: Report) -> Parts:
         raise BuildError(f"{name} is no image classifier, so there is no --fake-label to choose")
     preset = options.preset or default_preset(encoder.architecture)
     preprocessing = resolve_preset(preset, encoder.architecture.image_size, encoder.snapshot.folder)
-    model, tower = read_encoder(encoder, options.tower_dtype)
+    model, tower = read_encoder(encoder)
     feature = options.feature or default_feature(tower.config)
     feature_size(tower.config, feature, model.name)
     if fake is None or tower.classifier is None or labels is None:
@@ -131,16 +130,13 @@ def _with_own_head(options: BuildOptions, path: Path, report: Report) -> Parts:
         history=trained.history,
     )
     head = Head(card, tensors)
-    model, tower = read_encoder(encoder, torch.float32)
+    model, tower = read_encoder(encoder)
     _check_width(head, tower.config, model.name)
     if tower_digest(tower.tensors) != trained.encoder_sha256:
         raise BuildError(
             f"{path.name} was trained on {_origin(trained.model)}, and the weights of "
             f"{_origin(model)} are others; give the encoder that it was trained on with --model"
         )
-    dtype = options.tower_dtype
-    tower = replace(tower, tensors={name: t.to(dtype) for name, t in tower.tensors.items()})
-    check_finite(tower.tensors, model.name)
     return Parts(served_name(model.name), model, tower, head, trained.preprocessing)
 
 
@@ -209,7 +205,7 @@ def _with_published_head(options: BuildOptions, checkpoint: Checkpoint, report: 
     encoder = find_encoder(name, options.revision, report, family.feature)
     side = encoder.architecture.image_size
     head, preprocessing = _overridden(options, checkpoint, side, encoder.snapshot.folder)
-    model, tower = read_encoder(encoder, options.tower_dtype)
+    model, tower = read_encoder(encoder)
     _check_width(head, tower.config, model.name)
     return Parts(served_name(model.name), model, tower, head, preprocessing)
 
@@ -222,7 +218,7 @@ def _with_whole_checkpoint(options: BuildOptions, checkpoint: Checkpoint) -> Par
             f"{source.weights_file} is {checkpoint.family.title}, which holds the encoder that its "
             f"head was trained on; leave out {given}"
         )
-    tower = extract_tower(checkpoint, options.tower_dtype)
+    tower = extract_tower(checkpoint)
     head, preprocessing = _overridden(
         options, checkpoint, tower.config.image_size, checkpoint.processor
     )

@@ -68,7 +68,7 @@ class Tower:
 
     Attributes:
         config: what the card says of it.
-        tensors: under the names of transformers' module, in the dtype asked for.
+        tensors: under the names of transformers' module, float32.
         sha256: digest of the weights file; of the files' digests in order, when there are several.
         classifier: ``weight`` and ``bias`` of the head of a whole classifier, float32.
     """
@@ -79,13 +79,12 @@ class Tower:
     classifier: dict[str, Tensor] | None = None
 
 
-def read_tower(files: list[Path], architecture: Architecture, dtype: torch.dtype) -> Tower:
+def read_tower(files: list[Path], architecture: Architecture) -> Tower:
     """Reads an encoder out of a checkpoint, leaving what else it holds on disk.
 
     Args:
         files: one ``.safetensors`` or ``.bin`` file, or all shards of one kind.
         architecture: the model that it is.
-        dtype: to store the weights in.
 
     Raises:
         BuildError: when a tensor is missing, misshapen, or neither used nor known to be left out,
@@ -97,7 +96,7 @@ def read_tower(files: list[Path], architecture: Architecture, dtype: torch.dtype
         for key, tensor in _tensors(file):
             if (whole and key.startswith("classifier.")) or not _is_left_out(key):
                 _check_floats(file.name, key, tensor)
-                used[key] = tensor.to(dtype)
+                used[key] = tensor.float()
     _check_layers(files[0].name, used, architecture)
     tower = make_tower(architecture, used, files_digest(files), files[0].name)
     if not whole:

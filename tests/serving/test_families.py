@@ -15,7 +15,7 @@ import requests
 import torch
 from clip_deepfake.card import read_card
 from clip_deepfake.detector import self_test_pixels
-from clip_deepfake.encoder import DetectorModule, build_module
+from clip_deepfake.encoder import DetectorModule, build_module, load_encoder
 from deepfake_tools.local_server import LocalServer
 from deepfake_tools.standin import clip_config
 from PIL import Image
@@ -128,7 +128,10 @@ def test_effort_is_as_fast_as_the_plain_encoder(
     """The same tensors by name and shape, and, taken in turns, the same time."""
     modules = {name: module_of(store / f"{name}@1.mar", tmp_path) for name in ("effort", "univfd")}
     shapes = {
-        name: {key: value.shape for key, value in module.encoder.vision_model.state_dict().items()}
+        name: {
+            key: value.shape
+            for key, value in module.encoder.model.vision_model.state_dict().items()
+        }
         for name, module in modules.items()
     }
     assert shapes["effort"] == shapes["univfd"]
@@ -151,5 +154,7 @@ def module_of(archive: Path, folder: Path) -> DetectorModule:
     unpacked = folder / archive.stem
     with zipfile.ZipFile(archive) as opened:
         opened.extractall(unpacked)
-    tensors = [load_file(unpacked / f"{part}.safetensors") for part in ("encoder", "head")]
-    return build_module(read_card(unpacked), *tensors)
+    card = read_card(unpacked)
+    tensors, head = (load_file(unpacked / f"{part}.safetensors") for part in ("encoder", "head"))
+    encoder = load_encoder(card.encoder, card.head.feature, card.preprocessing, tensors)
+    return build_module(encoder, card.head, head, card.encoder.feature_size(card.head.feature))

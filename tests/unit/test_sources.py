@@ -70,7 +70,7 @@ HISTORY = TrainingHistory(
 
 def own_head(path: Path, model: str, recipe: Preprocessing, outputs: int = 1) -> TrainedHead:
     """Writes what train_head.py writes, for this encoder."""
-    source, tower = read_encoder(find_encoder(model, None, lambda _: None), torch.float32)
+    source, tower = read_encoder(find_encoder(model, None, lambda _: None))
     card = HeadCard("trained", "by train_head.py", "image_embeds", True, 1, (0,), 0.4)
     trained = TrainedHead(1, source, tower_digest(tower.tensors), recipe, card, HISTORY)
     layer = linear(tower.config.feature_size("image_embeds"), outputs)

@@ -66,7 +66,7 @@ def readable(data: Path) -> list[Path]:
 def serve(model: Path, trained: TrainedHead, tensors: dict[str, torch.Tensor]) -> Detector:
     """The detector that a worker would make of the head."""
     snapshot = fetch_settings(str(model), None)
-    tower = read_tower(fetch_weights(snapshot), read_architecture(snapshot), torch.float32)
+    tower = read_tower(fetch_weights(snapshot), read_architecture(snapshot))
     card = Card(
         schema=1,
         name="small",

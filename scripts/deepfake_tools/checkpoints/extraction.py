@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
 
-import torch
 from clip_deepfake.card import HeadCard, ModelSource
 from torch import Tensor
 
@@ -48,12 +47,14 @@ class Checkpoint:
         return self.family.preset if self.processor is None else "own"
 
 
-def extract_tower(checkpoint: Checkpoint, dtype: torch.dtype) -> Tower:
+def extract_tower(checkpoint: Checkpoint) -> Tower:
     """Makes an archive's encoder of the one in a checkpoint.
 
     Args:
         checkpoint: of a family that holds its encoder.
-        dtype: to store the weights in; what is computed on the way is computed in float64.
+
+    Returns:
+        The tower, float32; what is computed on the way is computed in float64.
 
     Raises:
         BuildError: when its weights are no numbers, or its sizes none of such an encoder.
@@ -63,7 +64,7 @@ def extract_tower(checkpoint: Checkpoint, dtype: torch.dtype) -> Tower:
     names = {name for origin in origins.values() for name in origin.shapes}
     check_finite({name: tensors[name] for name in sorted(names)}, source.weights_file)
     tower = {
-        parameter: origin.join([tensors[name] for name in origin.shapes]).to(dtype).contiguous()
+        parameter: origin.join([tensors[name] for name in origin.shapes]).float().contiguous()
         for parameter, origin in origins.items()
     }
     check_finite(tower, source.weights_file)
