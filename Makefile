@@ -2,7 +2,7 @@
 #   PYTHON    the Python, 3.11 or newer, that .venv is made with
 #   PIP_ARGS  further arguments for pip install; pip's own PIP_* variables work too
 #   MODEL, IMAGE   what `make demo` asks, and about which photograph
-#   ARGS      further options of scripts/benchmark.py, scripts/gpu.py or scripts/chaos.py
+#   ARGS      further options of `make benchmark`, `make gpu` or `make drills`
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -20,7 +20,7 @@ unexport PYTHONPATH
 WITH_JAVA = PATH="$(CURDIR)/$(BIN):$$PATH"; [ ! -e $(BIN)/java ] || unset JAVA_HOME;
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve benchmark gpu chaos equality test lint audit clean
+.PHONY: help demo serve benchmark gpu drills equality test lint audit clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,16 +33,16 @@ serve: $(SERVING)  ## Serve the archives in model_store/ in the foreground; Ctrl
 	@$(WITH_JAVA) deploy/serve.sh
 
 benchmark: $(BENCHMARK)  ## Measure, beside LitServe and plain scripts [ARGS="--archive FILE.mar"]
-	@$(WITH_JAVA) $(BIN)/python scripts/benchmark.py \
+	@$(WITH_JAVA) $(BIN)/python -m benchmarks \
 	    --versus --json benchmark.json --plot benchmark.png $(ARGS)
 
 # Whatever Python has a torch for the GPU: nothing is installed, neither Java nor TorchServe needed.
 gpu:  ## Check and measure a CUDA device beside plain transformers, in 8 minutes [PYTHON=python3]
-	@PYTHONPATH=handler $(if $(filter file,$(origin PYTHON)),$(firstword $(wildcard $(BIN)/python) \
-	    $(PYTHON)),$(PYTHON)) scripts/gpu.py $(ARGS)
+	@PYTHONPATH=handler:scripts $(if $(filter file,$(origin PYTHON)),$(firstword $(wildcard $(BIN)/python) \
+	    $(PYTHON)),$(PYTHON)) -m benchmarks.gpu $(ARGS)
 
-chaos: $(SERVING)  ## Do damage to a server under load, and say what came of it [ARGS="--short"]
-	@$(WITH_JAVA) $(BIN)/python scripts/chaos.py $(ARGS)
+drills: $(SERVING)  ## Do damage to a server under load, and say what came of it [ARGS="--short"]
+	@$(WITH_JAVA) $(BIN)/python -m tests.drills $(ARGS)
 
 equality: $(DEVELOPMENT)  ## Compare every type of encoder, full size, with transformers
 	@$(BIN)/python -m pytest -s tests/full_size

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deepfake_tools.bundled import bundled_versions, torchserve_jar
-from deepfake_tools.options import CommandParser
+from deepfake_tools.cli import CommandParser
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs" / "dependencies.md"

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, get_args
 
 from clip_deepfake.card import Card, EngineChoice, Feature, HeadCard, Limits, Precision
 from clip_deepfake.faces import FaceAlignment
-from deepfake_tools.archive import ServingOptions
-from deepfake_tools.build_options import BuildOptions, Measuring
-from deepfake_tools.deviation import describe as describe_deviation
+from deepfake_tools.cli import CommandParser, at_least, fraction, given
 from deepfake_tools.face_options import add_face_options, read_face_options
-from deepfake_tools.hub import DEFAULT_MODEL, BuildError, import_with_hub
 from deepfake_tools.interrupts import reliable_interrupts
 from deepfake_tools.memory import REMEDY, is_out_of_memory
-from deepfake_tools.options import CommandParser, at_least, fraction, given
-from deepfake_tools.recipes import PRESETS
+from deepfake_tools.packaging.archive import ServingOptions
+from deepfake_tools.packaging.build_options import BuildOptions, Measuring
+from deepfake_tools.packaging.deviation import describe as describe_deviation
+from deepfake_tools.packaging.hub import DEFAULT_MODEL, BuildError, import_with_hub
+from deepfake_tools.packaging.presets import PRESETS
 
 if TYPE_CHECKING:
-    from deepfake_tools.builder import Built
+    from deepfake_tools.packaging.builder import Built
 
 # Beyond these a worker would not come up, or nobody would wait for it.
 MOST_WORKERS = 256
@@ -280,7 +280,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         # It brings transformers, and with it the Hub's library, which takes seconds.
-        build = import_with_hub("deepfake_tools.builder").build
+        build = import_with_hub("deepfake_tools.packaging.builder").build
         with reliable_interrupts():
             built = build(options, report=lambda step: print(step, file=sys.stderr))
     except BuildError as error:

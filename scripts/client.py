@@ -11,29 +11,34 @@ from pathlib import Path
 # and it need not be installed.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "handler"))
 
-from clip_deepfake.labels import LabelError
-from deepfake_tools.alignment import (
+from deepfake_tools.cli import CommandParser, add_connection_options, at_least
+from deepfake_tools.client.alignment import (
     AlignedTwiceError,
     LandmarksError,
     add_alignment_options,
     load_cutter,
 )
-from deepfake_tools.asking import DetectorChangedError
-from deepfake_tools.collection import Collection, CollectionError, collect
-from deepfake_tools.credentials import Credentials
+from deepfake_tools.client.asker import DetectorChangedError
+from deepfake_tools.client.images import Collection, CollectionError, collect
+from deepfake_tools.client.journal import Identity, Journal, JournalError, open_journal
+from deepfake_tools.client.run import Ending, Target, ask_all
+from deepfake_tools.errors import ModelNotServedError, ServiceError, exit_code_table
+from deepfake_tools.evaluation.export import Files
+from deepfake_tools.evaluation.metrics import measure
+from deepfake_tools.evaluation.outcomes import Totals
+from deepfake_tools.evaluation.perturbations import (
+    EXAMPLE,
+    Perturbation,
+    PerturbedRun,
+    perturbations,
+)
+from deepfake_tools.evaluation.results_file import Run, headline
 from deepfake_tools.extras import MissingExtraError, require_extra
-from deepfake_tools.failures import ModelNotServedError, ServiceError, exit_code_table
-from deepfake_tools.files import Files
+from deepfake_tools.files import SameFileError
 from deepfake_tools.interrupts import Interruption
-from deepfake_tools.journal import Identity, Journal, JournalError, open_journal
-from deepfake_tools.metrics import measure
-from deepfake_tools.options import CommandParser, add_connection_options, at_least
-from deepfake_tools.outcomes import Totals
-from deepfake_tools.output_files import SameFileError
-from deepfake_tools.perturbations import EXAMPLE, Perturbation, PerturbedRun, perturbations
-from deepfake_tools.results import Run, headline
-from deepfake_tools.session import Ending, Target, ask_all
-from deepfake_tools.torchserve import MANAGEMENT_ADDRESS, served_name
+from deepfake_tools.labels import LabelError
+from deepfake_tools.torchserve.api import MANAGEMENT_ADDRESS, served_name
+from deepfake_tools.torchserve.credentials import Credentials
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 SIGNALLED = 128

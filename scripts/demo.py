@@ -16,10 +16,10 @@ import tempfile
 from pathlib import Path
 from types import FrameType
 
-from deepfake_tools.crops import Pair, write_held_out_crops, write_training_crops
+from deepfake_tools.cli import CommandParser
+from deepfake_tools.demonstration.crops import Pair, write_held_out_crops, write_training_crops
 from deepfake_tools.inspection import ArchiveName
-from deepfake_tools.local_server import LocalServer, LocalServerError
-from deepfake_tools.options import CommandParser
+from deepfake_tools.torchserve.local_server import LocalServer, LocalServerError
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOGRAPHS = sorted((ROOT / "examples").glob("*.jpg"))
@@ -144,7 +144,10 @@ def make_crops(folder: Path) -> list[Pair]:
 
 def stand_in(folder: Path) -> str:
     """Writes a small CLIP with random weights and returns its folder."""
-    from deepfake_tools.standin import clip_config, write_clip  # torch takes its time
+    from deepfake_tools.demonstration.random_clip import (  # torch takes its time
+        clip_config,
+        write_clip,
+    )
 
     size = {"intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4}
     vision = {"hidden_size": 256, **size, "image_size": 224, "patch_size": 32}

@@ -10,31 +10,31 @@ from pathlib import Path
 # How images are named is the detector package's to know, and it need not be installed.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "handler"))
 
-from clip_deepfake.labels import LabelError
 from clip_deepfake.regular_files import read_regular
-from deepfake_tools import stopping
-from deepfake_tools.collection import CollectionError, collect
-from deepfake_tools.comparing import compare, version_asker
-from deepfake_tools.comparison import CheckError, Limits
-from deepfake_tools.connection import Server as Connection
-from deepfake_tools.credentials import Credentials, fresh_key
-from deepfake_tools.deployment import Server
-from deepfake_tools.failures import ServiceError
+from deepfake_tools.client.images import CollectionError, collect
+from deepfake_tools.client.run import Target
+from deepfake_tools.errors import ServiceError
 from deepfake_tools.inspection import ArchiveName
 from deepfake_tools.interrupts import STOPS
-from deepfake_tools.manage_options import WRONG_ARGUMENTS, parse_arguments
-from deepfake_tools.probe import Probe
-from deepfake_tools.readiness import DrainingMark, NotReadyError, check_ready
-from deepfake_tools.served import renew, served_path
-from deepfake_tools.server_process import ServerProcess, default_pid_file
-from deepfake_tools.service import Check, Service
-from deepfake_tools.session import Target
+from deepfake_tools.labels import LabelError
+from deepfake_tools.operations import stopping
+from deepfake_tools.operations.comparing import compare, version_asker
+from deepfake_tools.operations.comparison import CheckError, Limits
+from deepfake_tools.operations.manage_options import WRONG_ARGUMENTS, parse_arguments
+from deepfake_tools.operations.probe import Probe
+from deepfake_tools.operations.readiness import DrainingMark, NotReadyError, check_ready
+from deepfake_tools.operations.rollout import Server
+from deepfake_tools.operations.served import renew, served_path
+from deepfake_tools.operations.server_process import ServerProcess, default_pid_file
+from deepfake_tools.operations.service import Check, Service
+from deepfake_tools.operations.table import model_table
+from deepfake_tools.operations.worker_log import WorkerLog
 from deepfake_tools.store import Store, StoreError
-from deepfake_tools.table import model_table
-from deepfake_tools.tokens import KEY_FILE_NAME, KEY_FILE_VARIABLE, Purpose
-from deepfake_tools.torchserve import InferenceAPI, ManagementAPI, served_name
+from deepfake_tools.torchserve.api import InferenceAPI, ManagementAPI, served_name
+from deepfake_tools.torchserve.connection import Server as Connection
+from deepfake_tools.torchserve.credentials import Credentials, fresh_key
+from deepfake_tools.torchserve.tokens import KEY_FILE_NAME, KEY_FILE_VARIABLE, Purpose
 from deepfake_tools.trial import trial_image
-from deepfake_tools.worker_log import WorkerLog
 
 POLL_S = 0.2
 CHECK_RETRIES = 6

@@ -8,17 +8,17 @@ from typing import get_args
 
 from clip_deepfake.card import Feature
 from clip_deepfake.digests import file_digest
-from clip_deepfake.labels import LabelError
+from deepfake_tools.cli import CommandParser
 from deepfake_tools.dataset import TrainingError, require_data
+from deepfake_tools.errors import OutputError
 from deepfake_tools.face_options import add_face_options, read_face_options
-from deepfake_tools.failures import OutputError
-from deepfake_tools.head_file import TrainedHead
-from deepfake_tools.hub import DEFAULT_MODEL, BuildError
+from deepfake_tools.files import SameFileError, check_outputs, is_kept
 from deepfake_tools.interrupts import reliable_interrupts
+from deepfake_tools.labels import LabelError
 from deepfake_tools.memory import REMEDY, is_out_of_memory
-from deepfake_tools.options import CommandParser
-from deepfake_tools.output_files import SameFileError, check_outputs, is_kept
-from deepfake_tools.recipes import PRESETS
+from deepfake_tools.packaging.head_file import TrainedHead
+from deepfake_tools.packaging.hub import DEFAULT_MODEL, BuildError
+from deepfake_tools.packaging.presets import PRESETS
 
 EPILOG = """\
 examples:
@@ -121,8 +121,8 @@ def train(arguments: argparse.Namespace) -> TrainedHead:
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     read = [] if arguments.labels is None else [("--labels", arguments.labels)]
     check_outputs([("--output", arguments.output)], read)
-    from deepfake_tools.training import TrainingOptions
-    from deepfake_tools.training import train as run
+    from deepfake_tools.training.head_training import TrainingOptions
+    from deepfake_tools.training.head_training import train as run
 
     options = TrainingOptions(
         model=arguments.model,

@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from deepfake_tools.archive import plain_entry
+from deepfake_tools.packaging.archive import plain_entry
 
 END = struct.Struct("<4s4H2LH")
 """The last record of a zip."""

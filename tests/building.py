@@ -4,7 +4,7 @@ import zipfile
 from pathlib import Path
 
 import build_mar
-from deepfake_tools.builder import Built, build
+from deepfake_tools.packaging.builder import Built, build
 
 
 class Builder:

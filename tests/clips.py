@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from deepfake_tools.standin import (
+from deepfake_tools.demonstration.random_clip import (
     VISION_SHAPES,
     VisionShape,
     clip_config,

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.clips import SMALL, write_repository
 from tests.hub_server import HubServer
-
-ROOT = Path(__file__).resolve().parent.parent
 
 _HUB = pytest.StashKey[HubServer]()
 _HF_HOME = pytest.StashKey[Path]()

@@ -10,7 +10,7 @@ from typing import Any, Self
 import requests
 import yaml
 
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.waiting import wait_until
 
 SCRAPE_CONFIG = ROOT / "deploy" / "prometheus.yml"

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from deepfake_tools.standin import clip_config, random_weights
+from deepfake_tools.demonstration.random_clip import clip_config, random_weights
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn

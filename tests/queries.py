@@ -9,7 +9,7 @@ from typing import Any
 import promql_parser
 import yaml
 
-from tests.conftest import ROOT
+from tests import ROOT
 
 DASHBOARD = ROOT / "deploy" / "grafana-dashboard.json"
 ALERTS = ROOT / "deploy" / "alerts.yml"

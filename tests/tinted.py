@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import torch
 from clip_deepfake.preprocessing import CLIP_MEAN, CLIP_STD
-from deepfake_tools.splits import plan_splits
+from deepfake_tools.training.splits import plan_splits
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler

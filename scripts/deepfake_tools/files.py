@@ -1,94 +1,164 @@
-"""A run in, every file that was asked for out."""
+"""A path that was asked for in, a file written whole or not at all out, and nothing else replaced.
 
+Links are followed, a file keeps its mode and its owner, and what is no regular file (a FIFO, a
+device, this command's own standard output) is written into and never replaced.
+"""
+
+import io
 import os
+import shutil
+import stat
+import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO, TextIO
 
-from deepfake_tools.failures import OutputError
-from deepfake_tools.output_files import Named, check_outputs, is_kept
-from deepfake_tools.results import Run, write_results
-from deepfake_tools.tables import totals_path, write_csv, write_json
+from deepfake_tools.errors import OutputError
+
+Named = tuple[str, Path]
+"""An option, or what else a file is known by to the user, and the file."""
 
 
-@dataclass(frozen=True)
-class Files:
-    """Where to write what; None is not written.
+class SameFileError(Exception):
+    """One file is named twice; the one-line message says by what."""
 
-    Attributes:
-        output: The results file.
-        json: The same as JSON.
-        csv: The table of the images; the totals' table goes beside it.
-        report: The HTML page.
+
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """Opens a text file to write in UTF-8, as `replacing_bytes` does.
+
+    A file name that is not UTF-8 keeps its bytes.
+
+    Raises:
+        OSError: It cannot be written.
     """
-
-    output: Path
-    json: Path | None
-    csv: Path | None
-    report: Path | None
-
-    @property
-    def journal(self) -> Path | None:
-        """Where the answers are kept until the run is finished; None beside a FIFO or a device."""
-        if not is_kept(self.output):
-            return None
-        return self.output.with_name(f"{self.output.name}.partial.jsonl")
-
-    @property
-    def names(self) -> set[str]:
-        """The base names of all of them, those that links lead to included."""
-        return {
-            name
-            for _, path in self._outputs()
-            for name in (path.name, Path(os.path.realpath(path)).name)
-        }
-
-    def check(self, inputs: Iterable[Named] = ()) -> None:
-        """Finds out before a run that a file cannot be written after it.
-
-        Args:
-            inputs: What the run reads.
-
-        Raises:
-            SameFileError: Two files are one.
-            OutputError: Its folder is not there, or it may not be written.
-        """
-        check_outputs(self._outputs(), inputs)
-
-    def write(self, run: Run) -> None:
-        """Writes them, each whole or not at all.
-
-        Raises:
-            OutputError: One cannot be written.
-        """
-        for option, path in self._named():
-            try:
-                _write(option, path, run)
-            except OSError as error:
-                raise OutputError(
-                    f"cannot write {path}: {error.strerror}; see --{option}"
-                ) from error
-
-    def _outputs(self) -> Iterator[Named]:
-        """Yields all that a run writes, what goes beside the named files included."""
-        yield from ((f"--{option}", path) for option, path in self._named())
-        if self.csv is not None and (totals := totals_path(self.csv)) is not None:
-            yield "the totals of --csv", totals
-        if self.journal is not None:
-            yield "the journal of --output", self.journal
-
-    def _named(self) -> Iterator[tuple[str, Path]]:
-        options = {"output": self.output, "json": self.json, "csv": self.csv}
-        for option, path in (options | {"report": self.report}).items():
-            if path is not None:
-                yield option, path
+    with (
+        replacing_bytes(path) as binary,
+        io.TextIOWrapper(binary, "utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        yield file
 
 
-def _write(option: str, path: Path, run: Run) -> None:
-    if option == "report":
-        # Its plots take matplotlib, which only this option needs.
-        from deepfake_tools.report import Report, write_report
+@contextmanager
+def replacing_bytes(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file to write, which appears whole at the end of the block, or not at all.
 
-        write_report(path, Report(run.metrics, run.totals, run.perturbed))
-    else:
-        {"output": write_results, "json": write_json, "csv": write_csv}[option](path, run)
+    Args:
+        path: Of the file. Behind a link it is the link's target that is replaced. A file with
+            several names keeps them, and what is no regular file is written into as it comes.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    found = _stat(path)
+    if (descriptor := _opened(path, found)) is not None:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        return
+    target = Path(os.path.realpath(path))
+    # Of two commands that write one file each has its own; a file's name may be as long as can be.
+    partial = target.with_name(f".{target.name[:40]}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            if found is not None:
+                _make_like(file.fileno(), found)
+            yield file
+        if found is not None and found.st_nlink > 1:
+            shutil.copyfile(partial, target)
+        else:
+            partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_outputs(outputs: Iterable[Named], inputs: Iterable[Named] = ()) -> None:
+    """Finds out before a run that a file cannot be written after it, or would be overwritten.
+
+    Args:
+        outputs: What the run will write.
+        inputs: What it reads and must not replace.
+
+    Raises:
+        SameFileError: Two of them are one file, be it by two names.
+        OutputError: One cannot be written.
+    """
+    known = {_identity(path): name for name, path in inputs}
+    for name, path in outputs:
+        try:
+            _check_writable(path)
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror}; see {name}") from error
+        other = known.setdefault(_identity(path), name)
+        if other != name:
+            raise SameFileError(
+                f"{other} and {name} are one file, {path}: give each a file of its own"
+            )
+
+
+def is_kept(path: Path) -> bool:
+    """Whether what is written to this path can be read there afterwards: whether it is a file."""
+    found = _stat(path)
+    return found is None or (_opened_already(found) is None and stat.S_ISREG(found.st_mode))
+
+
+def _check_writable(path: Path) -> None:
+    """Raises OSError where a file cannot be written."""
+    parent = Path(os.path.realpath(path)).parent
+    found = _stat(path)
+    if found is None and not parent.is_dir():
+        # Of a link it is the target's folder that is missing.
+        raise OSError(0, f"there is no folder {parent if path.is_symlink() else path.parent}")
+    if found is not None and stat.S_ISDIR(found.st_mode):
+        raise OSError(0, "it is a folder")
+    if found is not None and not os.access(path, os.W_OK):
+        raise OSError(0, "permission denied")
+    if is_kept(path) and not os.access(parent, os.W_OK | os.X_OK):
+        raise OSError(0, f"no file may be made in {parent}")
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """What is behind the path and all links, or None where there is nothing yet."""
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _identity(path: Path) -> object:
+    try:
+        found = _stat(path)
+    except OSError:
+        found = None
+    return os.path.realpath(path) if found is None else (found.st_dev, found.st_ino)
+
+
+def _opened(path: Path, found: os.stat_result | None) -> int | None:
+    """Opens what must not be replaced; None for a regular file and for one that is yet to be."""
+    if found is None:
+        return None
+    own = _opened_already(found)
+    if own is not None:
+        own.flush()
+        # A file that is opened anew would be written from its beginning, over what stands there.
+        return os.dup(own.fileno())
+    if stat.S_ISREG(found.st_mode):
+        return None
+    return os.open(path, os.O_WRONLY | os.O_NOCTTY)
+
+
+def _opened_already(found: os.stat_result) -> TextIO | None:
+    """Returns the one of this command's own two streams that goes there, as to /dev/stdout."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            if os.path.samestat(os.fstat(stream.fileno()), found):
+                return stream
+    return None
+
+
+def _make_like(descriptor: int, found: os.stat_result) -> None:
+    """Gives a new file the owner and the mode of the one that it replaces."""
+    # Nobody but root may give a file away; the mode is what protects it.
+    with suppress(PermissionError):
+        os.fchown(descriptor, found.st_uid, found.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(found.st_mode))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from deepfake_tools.failures import ServiceError
+from deepfake_tools.errors import ServiceError
 from deepfake_tools.zip_form import Entry, FormError, read_form
 
 MANIFEST_ENTRY = "MAR-INF/MANIFEST.json"

@@ -2,9 +2,8 @@
 
 from collections import Counter
 
-from clip_deepfake.labels import FAKE, Label, Reading
-
 from deepfake_tools.columns import table
+from deepfake_tools.labels import FAKE, Label, Reading
 
 MOST_ROWS = 20
 NONE = "none"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
-from deepfake_tools.failures import ServiceError
+from deepfake_tools.errors import ServiceError
 from deepfake_tools.inspection import ArchiveError, ArchiveName, inspect_archive, version_order
 from deepfake_tools.locks import try_lock
 

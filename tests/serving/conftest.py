@@ -5,9 +5,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from deepfake_tools.local_server import LocalServer
+from deepfake_tools.torchserve.local_server import LocalServer
 
-CONFIG = Path(__file__).parents[2] / "config.properties"
+from tests import ROOT
+
+CONFIG = ROOT / "config.properties"
 
 
 @pytest.fixture(scope="module")

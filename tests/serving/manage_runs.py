@@ -4,10 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deepfake_tools.local_server import LocalServer
-from deepfake_tools.properties import read_settings
+from deepfake_tools.torchserve.local_server import LocalServer
+from deepfake_tools.torchserve.properties import read_settings
 
-MANAGE = Path(__file__).parents[2] / "scripts" / "manage.py"
+from tests import ROOT
+
+MANAGE = ROOT / "scripts" / "manage.py"
 
 
 class Manage:

@@ -8,12 +8,12 @@ from pathlib import Path
 import build_mar
 import psutil
 import pytest
-from deepfake_tools.builder import build
+from deepfake_tools.packaging.builder import build
 from PIL import Image
 
-pytestmark = pytest.mark.serving
+from tests import ROOT
 
-COMMAND = Path(__file__).parents[2] / "scripts" / "benchmark.py"
+pytestmark = pytest.mark.serving
 
 
 def test_an_archive_is_measured_in_all_ways_and_nothing_stays_behind(
@@ -22,11 +22,13 @@ def test_an_archive_is_measured_in_all_ways_and_nothing_stays_behind(
     store = ["--served-name", "small", "--export-path", str(tmp_path)]
     options = build_mar.parse_arguments(["--model", str(small_clip), *store])
     archive = build(options, lambda _: None).path
-    command = [sys.executable, str(COMMAND), "--archive", str(archive), "--profile"]
+    command = [sys.executable, "-m", "benchmarks", "--archive", str(archive), "--profile"]
     command += ["--clients", "1,4", "--rounds", "1", "--seconds", "0.5"]
     command += ["--json", str(tmp_path / "b.json"), "--plot", str(tmp_path / "b.png")]
 
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    ran = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, check=False, cwd=ROOT
+    )
 
     assert ran.returncode == 0, ran.stderr
     found = json.loads((tmp_path / "b.json").read_text())

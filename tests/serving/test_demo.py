@@ -12,7 +12,7 @@ from typing import TextIO
 import psutil
 import pytest
 
-from tests.conftest import ROOT
+from tests import ROOT
 
 pytestmark = pytest.mark.serving
 

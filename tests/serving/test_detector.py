@@ -22,17 +22,17 @@ from clip_deepfake.card import parse_card
 from clip_deepfake.cores import available_cores
 from clip_deepfake.detector import load_detector
 from clip_deepfake.verdicts import Verdict
-from deepfake_tools.chaos.image_cases import COPIES
-from deepfake_tools.chaos.memory import PeakMemory
-from deepfake_tools.local_server import LocalServer
-from deepfake_tools.torchserve import served_name
+from deepfake_tools.torchserve.api import served_name
+from deepfake_tools.torchserve.local_server import LocalServer
 from PIL import Image
 from safetensors.torch import load, load_file, save
 from transformers import CLIPModel
 
+from tests import ROOT
 from tests.clips import CONFIGS, write_repository
-from tests.conftest import ROOT
 from tests.cut_off import judge_cut_off
+from tests.drills.image_cases import COPIES
+from tests.drills.memory import PeakMemory
 from tests.hub_server import HubServer
 from tests.tinted import write_images
 

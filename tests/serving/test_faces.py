@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import requests
 import torch
-from deepfake_tools.archive import plain_entry
-from deepfake_tools.local_server import LocalServer
+from deepfake_tools.packaging.archive import plain_entry
+from deepfake_tools.torchserve.local_server import LocalServer
 from safetensors.torch import load_file
 from transformers import CLIPModel
 
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.portraits import encode, photograph
 from tests.reference_alignment import reference_crop
 

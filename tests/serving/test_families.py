@@ -16,13 +16,13 @@ import torch
 from clip_deepfake.card import read_card
 from clip_deepfake.detector import self_test_pixels
 from clip_deepfake.encoder import DetectorModule, build_module, load_encoder
-from deepfake_tools.local_server import LocalServer
-from deepfake_tools.standin import clip_config
+from deepfake_tools.demonstration.random_clip import clip_config
+from deepfake_tools.torchserve.local_server import LocalServer
 from PIL import Image
 from safetensors.torch import load_file
 
+from tests import ROOT
 from tests.clips import CONFIGS
-from tests.conftest import ROOT
 from tests.published import Published, effort_on, on_clip
 
 # A minute of it is Effort's 96 decompositions.

@@ -19,11 +19,11 @@ import cv2
 import numpy as np
 import pytest
 import requests
-from deepfake_tools.local_server import LocalServer
+from deepfake_tools.torchserve.local_server import LocalServer
 from scipy.optimize import brentq
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from tests.conftest import ROOT
+from tests import ROOT
 
 pytestmark = pytest.mark.serving
 

@@ -2,11 +2,11 @@ import os
 from pathlib import Path
 
 import pytest
-from deepfake_tools.failures import TokenError
-from deepfake_tools.local_server import LocalServer, LocalServerError
-from deepfake_tools.properties import read_settings
-from deepfake_tools.tokens import Token
-from deepfake_tools.torchserve import ManagementAPI
+from deepfake_tools.errors import TokenError
+from deepfake_tools.torchserve.api import ManagementAPI
+from deepfake_tools.torchserve.local_server import LocalServer, LocalServerError
+from deepfake_tools.torchserve.properties import read_settings
+from deepfake_tools.torchserve.tokens import Token
 
 from tests.archives import write_archive
 from tests.serving.conftest import CONFIG

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from deepfake_tools.comparison import CheckError
-from deepfake_tools.deployment import ConflictError
-from deepfake_tools.failures import ModelNotServedError, NoWorkerError, ServiceError
-from deepfake_tools.local_server import LocalServer
+from deepfake_tools.errors import ModelNotServedError, NoWorkerError, ServiceError
+from deepfake_tools.operations.comparison import CheckError
+from deepfake_tools.operations.rollout import ConflictError
+from deepfake_tools.torchserve.local_server import LocalServer
 from deepfake_tools.trial import trial_image
 
 from tests.archives import hide, write_archive

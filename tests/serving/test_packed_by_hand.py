@@ -13,7 +13,7 @@ import requests
 from clip_deepfake.detector import load_detector
 from clip_deepfake.verdicts import Verdict
 from deepfake_tools.inspection import ArchiveError, inspect_archive
-from deepfake_tools.local_server import LocalServer
+from deepfake_tools.torchserve.local_server import LocalServer
 
 from tests.building import Builder, unpack
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-from deepfake_tools.credentials import fresh_key
-from deepfake_tools.local_server import LocalServer
-from deepfake_tools.tokens import Purpose
+from deepfake_tools.torchserve.credentials import fresh_key
+from deepfake_tools.torchserve.local_server import LocalServer
+from deepfake_tools.torchserve.tokens import Purpose
 from deepfake_tools.trial import trial_image
 
+from tests import ROOT
 from tests.archives import write_archive
 from tests.serving.manage_runs import Manage
 
@@ -25,7 +26,6 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate by openssl"),
 ]
 
-ROOT = Path(__file__).parents[2]
 NAME = "acme--safe"
 
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from deepfake_tools.load import Load
-from deepfake_tools.local_server import LocalServer
-from deepfake_tools.readiness import DrainingMark, NotReadyError
+from deepfake_tools.operations.readiness import DrainingMark, NotReadyError
 from deepfake_tools.store import Store
+from deepfake_tools.torchserve.local_server import LocalServer
 from deepfake_tools.trial import trial_image
 
 from tests.archives import write_archive
+from tests.drills.load import Load
 from tests.serving.manage_runs import Manage
 from tests.waiting import wait_until
 

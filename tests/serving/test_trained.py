@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
-from deepfake_tools.head_file import read_head_file
-from deepfake_tools.local_server import LocalServer
+from deepfake_tools.packaging.head_file import read_head_file
+from deepfake_tools.torchserve.local_server import LocalServer
 
-from tests.conftest import ROOT
+from tests import ROOT
 from tests.tinted import labels_of, reference_probabilities, write_images
 
 pytestmark = pytest.mark.serving

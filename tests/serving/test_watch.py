@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import requests
 from deepfake_tools.inspection import ArchiveName
-from deepfake_tools.local_server import LocalServer
-from deepfake_tools.worker_log import WorkerLog
+from deepfake_tools.operations.worker_log import WorkerLog
+from deepfake_tools.torchserve.local_server import LocalServer
 
 from tests.archives import write_archive
 from tests.building import Builder

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-CLIENT = Path(__file__).parents[2] / "scripts" / "client.py"
+from tests import ROOT
+
+CLIENT = ROOT / "scripts" / "client.py"
 
 
 @dataclass

@@ -20,7 +20,7 @@ from clip_deepfake.preprocessing import squash
 from tests.unit.client_runs import Client, client_in
 
 if TYPE_CHECKING:
-    from deepfake_tools.builder import Built
+    from deepfake_tools.packaging.builder import Built
 
     from tests.building import Builder
 

@@ -2,9 +2,15 @@
 
 from collections.abc import Callable
 
-from deepfake_tools.answers import DetectorInfo, ModelVersion, ServedModel, Verdict, Worker
-from deepfake_tools.failures import ModelNotServedError, RequestRefusedError
+from deepfake_tools.errors import ModelNotServedError, RequestRefusedError
 from deepfake_tools.inspection import ArchiveName
+from deepfake_tools.torchserve.answers import (
+    DetectorInfo,
+    ModelVersion,
+    ServedModel,
+    Verdict,
+    Worker,
+)
 
 
 class Killed(BaseException):

@@ -3,8 +3,13 @@
 import torch
 from clip_deepfake.card import Card, EncoderCard
 from clip_deepfake.encoder import DetectorModule, build_module, load_encoder
-from deepfake_tools.architectures import settings_of
-from deepfake_tools.standin import VISION_SHAPES, clip_config, random_weights, tower_shape
+from deepfake_tools.demonstration.random_clip import (
+    VISION_SHAPES,
+    clip_config,
+    random_weights,
+    tower_shape,
+)
+from deepfake_tools.packaging.architectures import settings_of
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 

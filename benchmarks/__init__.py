@@ -1,0 +1,6 @@
+"""How fast a detector is: archives and their rivals in, measured side by side."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+"""Of the repository."""

@@ -1,0 +1,89 @@
+"""A model's name in, the archives to measure out: of the Hub's weights, or of random ones."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from deepfake_tools.demonstration.random_clip import (
+    SMALLEST_TEXT,
+    VISION_SHAPES,
+    clip_config,
+    write_clip,
+)
+from deepfake_tools.packaging.hub import DEFAULT_MODEL
+from deepfake_tools.torchserve.api import served_name
+
+from benchmarks.cells import BenchmarkError
+from benchmarks.child import SCRIPTS
+
+# What each archive is built with, further options of build_mar.py.
+# CALIBRATION stands for a folder of images.
+CALIBRATION = "CALIBRATION"
+BUILDS: tuple[tuple[str, ...], ...] = (
+    ("--precision", "float32"),
+    ("--precision", "int8", "--calibration", CALIBRATION),
+)
+BFLOAT16_BUILD = ("--precision", "bfloat16")
+"""One more where the processor computes so."""
+
+Builds = Sequence[tuple[str, ...]]
+
+
+def build_archives(
+    model: str | None,
+    builds: Builds,
+    calibration: Path,
+    scratch: Path,
+    say: Callable[[str], None],
+) -> list[Path]:
+    """Builds archives.
+
+    Args:
+        model: Hub name or local folder; None is the default model's architecture with random
+            weights, for which nothing is downloaded.
+        builds: Options of build_mar.py for each.
+        calibration: Folder of images that int8 is calibrated with.
+        scratch: Gets the archives, and the random weights where there are some.
+        say: Told whose weights they are.
+
+    Raises:
+        BenchmarkError: There is no such model, nor a known architecture of that name.
+    """
+    if model is None:
+        return _build_random(DEFAULT_MODEL, builds, calibration, scratch, say)
+    try:
+        return _build(model, builds, calibration, scratch)
+    except BenchmarkError as error:
+        if model not in VISION_SHAPES:
+            raise
+        say(f"{error}\n{model} cannot be had from the Hub, so:")
+        return _build_random(model, builds, calibration, scratch, say)
+
+
+def _build_random(
+    name: str, builds: Builds, calibration: Path, scratch: Path, say: Callable[[str], None]
+) -> list[Path]:
+    say(f"RANDOM WEIGHTS in the architecture of {name}: as fast as the real ones, no detector")
+    vision = VISION_SHAPES[name]
+    with tempfile.TemporaryDirectory(dir=scratch) as parent:
+        # The card names the model by its folder.
+        folder = Path(parent, f"{served_name(name)}-random-weights")
+        write_clip(folder, clip_config(vision.tower, SMALLEST_TEXT, vision.projection))
+        naming = ("--served-name", served_name(name))
+        return _build(str(folder), builds, calibration, scratch, *naming)
+
+
+def _build(
+    model: str, builds: Builds, calibration: Path, scratch: Path, *naming: str
+) -> list[Path]:
+    store = scratch / "store"
+    for options in builds:
+        command = [sys.executable, str(SCRIPTS / "build_mar.py"), "--model", model]
+        command += ["--export-path", str(store), *naming]
+        command += [str(calibration) if word == CALIBRATION else word for word in options]
+        built = subprocess.run(command, capture_output=True, text=True, check=False)
+        if built.returncode:
+            raise BenchmarkError(f"no archive of {model}: {built.stderr.strip()}")
+    return sorted(store.glob("*.mar"))

@@ -1,0 +1,185 @@
+"""An unpacked archive in, how fast it is within one process out: engine, verdicts, stages.
+
+It runs as a process of its own, by the archive's own code, as a worker would.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle, islice, pairwise
+from pathlib import Path
+from statistics import median
+
+import clip_deepfake
+import msgspec
+import numpy as np
+import psutil
+from clip_deepfake.card import LANDMARKS_FILE
+from clip_deepfake.detector import FLOAT32_TOLERANCE, Detector, load_detector
+from clip_deepfake.faces import Aligner
+from clip_deepfake.images import RGB, decode
+from clip_deepfake.preprocessing import Preprocessing
+from clip_deepfake.protocol import Request, form_answer
+from clip_deepfake.verdicts import Verdict
+
+from benchmarks.jobs import (
+    InProcessJob,
+    InProcessResult,
+    Logits,
+    Stages,
+    Timing,
+    largest_difference,
+)
+from benchmarks.usage import busy_s
+
+STAGE_REPEATS = 15
+
+
+def measure(job: InProcessJob) -> InProcessResult:
+    """Measures one thing after the other."""
+    detector = load_detector(Path(job.folder), job.gpu)
+    images = [Path(image).read_bytes() for image in job.images]
+    card = detector.card
+    tolerance = FLOAT32_TOLERANCE if detector.engine.exact else card.self_test.tolerance
+    logits = _judge(detector, images)
+    aligner = Aligner(Path(job.folder, LANDMARKS_FILE), card.faces) if card.faces else None
+    passes = tuple(_time_engine(detector, images, size, job) for size in job.passes)
+    return InProcessResult(
+        engine=detector.engine.name,
+        tolerance=tolerance,
+        logits=logits,
+        passes=passes,
+        judged=_time_verdicts(detector, images, logits, tolerance, job),
+        memory_mb=psutil.Process().memory_info().rss / 1e6,
+        logits_after={
+            name: _logits_after(preprocessing, detector, images)
+            for name, preprocessing in job.preprocessings.items()
+        },
+        stages=tuple(_stages(detector, aligner, images, timing) for timing in passes if job.stages),
+    )
+
+
+def _judge(detector: Detector, images: Sequence[bytes]) -> tuple[Logits, ...]:
+    verdicts = detector.judge(images)  # the entry point from bytes to verdicts, here and below
+    for verdict in verdicts:
+        if not isinstance(verdict, Verdict):
+            raise verdict
+    return tuple(verdict.logits for verdict in verdicts if isinstance(verdict, Verdict))
+
+
+def _logits_after(
+    preprocessing: Preprocessing, detector: Detector, images: Sequence[bytes]
+) -> tuple[Logits, ...]:
+    limit = detector.card.limits.max_pixels
+    pixels = [
+        preprocessing.apply(decode(image, limit, preprocessing.orientation)) for image in images
+    ]
+    return tuple(tuple(row) for row in detector.engine(np.stack(pixels)).tolist())
+
+
+def _time_engine(
+    detector: Detector, images: Sequence[bytes], size: int, job: InProcessJob
+) -> Timing:
+    limit, preprocessing = detector.card.limits.max_pixels, detector.card.preprocessing
+    batch = islice(cycle(images), size)
+    pixels = np.stack([preprocessing.apply(decode(image, limit)) for image in batch])
+    return _repeat(lambda: detector.engine(pixels), size, job)
+
+
+def _time_verdicts(
+    detector: Detector,
+    images: Sequence[bytes],
+    expected: Sequence[Logits],
+    tolerance: float,
+    job: InProcessJob,
+) -> Timing:
+    batches = _batches(len(images), job.batch_size)
+
+    def judge() -> None:
+        batch = next(batches)
+        found = _judge(detector, [images[index] for index in batch])
+        for index, logits in zip(batch, found, strict=True):
+            if not largest_difference(logits, expected[index]) <= tolerance:
+                raise ValueError(f"{job.images[index]}: {logits}, before {expected[index]}")
+
+    return _repeat(judge, job.batch_size, job)
+
+
+def _batches(images: int, size: int) -> Iterator[list[int]]:
+    indices = cycle(range(images))
+    while True:
+        yield list(islice(indices, size))
+
+
+def _repeat(work: Callable[[], object], size: int, job: InProcessJob) -> Timing:
+    warm = time.perf_counter() + job.warm_up_s
+    work()
+    while time.perf_counter() < warm:
+        work()
+    marks = [time.perf_counter()]
+    cpu, busy = time.process_time(), busy_s()
+    while marks[-1] - marks[0] < job.seconds:
+        work()
+        marks.append(time.perf_counter())
+    return Timing(
+        size=size,
+        seconds=marks[-1] - marks[0],
+        times_ms=tuple(1e3 * (after - before) for before, after in pairwise(marks)),
+        cpu_s=time.process_time() - cpu,
+        busy_s=busy_s() - busy,
+    )
+
+
+def _stages(
+    detector: Detector, aligner: Aligner | None, images: Sequence[bytes], engine: Timing
+) -> Stages:
+    batch = list(islice(cycle(images), engine.size))
+    limit, preprocessing = detector.card.limits.max_pixels, detector.card.preprocessing
+    decoded = [decode(image, limit) for image in batch]
+    pictures, align_ms = decoded, 0.0
+    if aligner is not None:
+        pictures = [_crop(aligner, image) for image in decoded]
+        align_ms = _median_ms(lambda: [aligner.find(image) for image in decoded])
+    verdicts = detector.judge(batch)
+    identity = detector.card.short() | {"engine": detector.engine.name}
+    decode_ms = _median_ms(lambda: [decode(image, limit) for image in batch])
+    resize_ms = _median_ms(lambda: [preprocessing.apply(image) for image in pictures])
+    # These are done for several images at a time: what that gains is shared out between them.
+    gain = _median_ms(lambda: detector.prepare(batch)) / (decode_ms + align_ms + resize_ms)
+    return Stages(
+        size=engine.size,
+        decode_ms=gain * decode_ms,
+        align_ms=gain * align_ms,
+        resize_ms=gain * resize_ms,
+        engine_ms=median(engine.times_ms),
+        answer_ms=_median_ms(
+            lambda: [form_answer(Request((b"",)), [verdict], identity) for verdict in verdicts]
+        ),
+    )
+
+
+def _crop(aligner: Aligner, image: RGB) -> RGB:
+    judged = aligner.find(image).judged
+    return judged[0].crop if judged else image
+
+
+def _median_ms(work: Callable[[], object]) -> float:
+    times = []
+    for _ in range(STAGE_REPEATS):
+        begun = time.perf_counter()
+        work()
+        times.append(1e3 * (time.perf_counter() - begun))
+    return median(times)
+
+
+def main() -> None:
+    """Does the job that the command line names."""
+    job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=InProcessJob)
+    package = Path(clip_deepfake.__file__).resolve()
+    if not package.is_relative_to(Path(job.folder).resolve()):
+        sys.exit(f"clip_deepfake was imported from {package.parent}, not from the archive")
+    print(msgspec.json.encode(measure(job)).decode())
+
+
+if __name__ == "__main__":
+    main()

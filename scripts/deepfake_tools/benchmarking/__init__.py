@@ -1,1 +1,0 @@
-"""How fast a detector is: archives and their rivals in, measured side by side."""

@@ -1,0 +1,1 @@
+"""Asking about images: collecting, asking again, many at once, and a journal of the answers."""

@@ -1,0 +1,330 @@
+"""Image files in, records of what the server made of them out, however often it takes."""
+
+import dataclasses
+import random
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import ClassVar
+
+from deepfake_tools.client.alignment import AlignedTwiceError, shows_alignment
+from deepfake_tools.client.diagnosis import Diagnosis
+from deepfake_tools.client.pace import Pace
+from deepfake_tools.client.questions import Question, group, read_image
+from deepfake_tools.client.records import Record
+from deepfake_tools.errors import (
+    ImageError,
+    RequestTooLargeError,
+    ServerBusyError,
+    ServerUnreachableError,
+    ServiceError,
+    TokenError,
+    WorkerFailedError,
+)
+from deepfake_tools.torchserve.answers import DetectorInfo, Verdict
+from deepfake_tools.torchserve.api import InferenceAPI
+from deepfake_tools.torchserve.credentials import Credentials
+from deepfake_tools.torchserve.tokens import Token
+from deepfake_tools.trial import trial_image
+
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 10.0
+LOST_IN_A_ROW = 5
+
+UNKNOWN = DetectorInfo("", None, "", "", "", "", orientation="opencv-4")
+"""Stands for one that has refused what it was asked about so far, and with it a faceless image."""
+
+
+class DetectorChangedError(ServiceError):
+    """The answers come from another detector than before, and one figure cannot hold for both."""
+
+    exit_code: ClassVar[int] = 18
+    meaning: ClassVar[str] = "another detector answered in the middle of a run"
+    kind = "detector_changed"
+    is_general = True
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long and how often to ask.
+
+    Attributes:
+        seconds: For one image, all attempts together.
+        attempt_seconds: For one attempt.
+        retries: How many times a request is repeated.
+    """
+
+    seconds: float
+    attempt_seconds: float
+    retries: int
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What came of one image's last request.
+
+    Attributes:
+        result: The verdict, or why there is none.
+        seconds: That request's.
+        retries: How many requests there were before it.
+        is_given: Whether it is the server's own word on the image, be it a refusal.
+    """
+
+    result: Verdict | ServiceError
+    seconds: float
+    retries: int = 0
+    is_given: bool = True
+
+
+class Asker:
+    """Asks one model about images; threads share it.
+
+    Args:
+        server: The inference API's address.
+        name: The served name.
+        credentials: The token.
+        patience: How long and how often to ask.
+        pace: Says whether anything was answered so far, and waits.
+        diagnosis: Explains what has failed for good.
+        detector: What an earlier session's answers came from.
+        version: The version to ask; the default one if None.
+        ca: A file with the certificates to trust over https.
+        aligns: Whether the questions' changes align faces.
+
+    Attributes:
+        detector: What the answers come from; None before the first verdict.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        name: str,
+        credentials: Credentials,
+        patience: Patience,
+        pace: Pace,
+        diagnosis: Diagnosis,
+        detector: DetectorInfo | None = None,
+        version: str | None = None,
+        ca: Path | None = None,
+        *,
+        aligns: bool = False,
+    ) -> None:
+        self._server = server
+        self._name = name
+        self._version = version
+        self._ca = ca
+        self._credentials = credentials
+        self._patience = patience
+        self._pace = pace
+        self._diagnosis = diagnosis
+        self._own = threading.local()
+        self._lock = threading.Lock()
+        self._introduction = threading.Lock()
+        self._lost = 0
+        self._aligns = aligns
+        self.detector = detector
+
+    def ask(self, questions: Sequence[Question]) -> tuple[list[Record], int]:
+        """Asks about some images, in as few requests as their size allows.
+
+        Returns:
+            A record for each, and how many of them the server has answered.
+
+        Raises:
+            ServiceError: Every later request would fail in the same way.
+            RunEndedError: The run is over.
+        """
+        records = []
+        answered = 0
+        bodies: dict[int, bytes] = {}
+        changed = any(question.changes for question in questions)
+        detector = self._introduced() if changed else None
+        for question in questions:
+            try:
+                bodies[question.place] = read_image(question, detector)
+            except ServiceError as error:
+                records.append(_record(question.place, _Answer(error, 0.0, is_given=False)))
+        for places in list(group(bodies)):
+            answers = self._ask_several([bodies.pop(place) for place in places])
+            for place, answer in zip(places, answers, strict=True):
+                records.append(_record(place, answer))
+                answered += answer.is_given
+        return records, answered
+
+    def _introduced(self) -> DetectorInfo:
+        """Returns the detector that images are prepared for, asking it about one of our own first.
+
+        Raises:
+            ServiceError: It did not answer.
+        """
+        with self._introduction:
+            if self.detector is None:
+                result = self._ask_one(trial_image()).result
+                if isinstance(result, ServiceError) and not _is_answer(result):
+                    raise result
+        return self.detector or UNKNOWN
+
+    def _ask_several(self, images: Sequence[bytes]) -> list[_Answer]:
+        """Asks in one request; when that fails, about each image by itself.
+
+        Of several images one may be what kills the worker, or makes the request too large.
+        """
+        if len(images) == 1:
+            return [self._ask_one(images[0])]
+        start = time.monotonic()
+        try:
+            results = self._attempt(images, self._patience.attempt_seconds)
+        except ServiceError as error:
+            if error.is_general:
+                raise self._diagnosis.explain(error) from error
+            alone = [self._ask_one(image) for image in images]
+            return [dataclasses.replace(alone[0], retries=alone[0].retries + 1), *alone[1:]]
+        seconds = time.monotonic() - start
+        return [_Answer(result, seconds) for result in results]
+
+    def _ask_one(self, image: bytes) -> _Answer:
+        deadline = time.monotonic() + self._patience.seconds
+        for retries in count():
+            start = time.monotonic()
+            limit = min(self._patience.attempt_seconds, max(deadline - start, 0.001))
+            try:
+                (result,) = self._attempt([image], limit)
+                return _Answer(result, time.monotonic() - start, retries)
+            except ServiceError as error:
+                failure = error
+            # Of many clients that one failure hit together, each comes back at a time of its own.
+            pause = min(FIRST_PAUSE_SECONDS * 2**retries, LONGEST_PAUSE_SECONDS)
+            pause *= random.uniform(0.5, 1)
+            out_of_time = time.monotonic() + pause >= deadline
+            if not self._may_pass(failure) or retries >= self._patience.retries or out_of_time:
+                break
+            self._pace.rest(pause)
+        seconds = time.monotonic() - start
+        return _Answer(self._lose(failure), seconds, retries, is_given=False)
+
+    def _may_pass(self, failure: ServiceError) -> bool:
+        """Whether to ask again.
+
+        Raises:
+            NoWorkerError: Nothing was answered so far, and there is no worker to answer.
+        """
+        if self._pace.has_answers:
+            # A server that has answered is not at a wrong address: it is being restarted.
+            return failure.is_passing or isinstance(failure, ServerUnreachableError)
+        if failure.is_passing:
+            cause = self._diagnosis.explain(failure)
+            if cause is not failure:
+                raise cause
+        return failure.is_passing
+
+    def _lose(self, failure: ServiceError) -> ServiceError:
+        """Takes note of an image without an answer, and returns why it has none.
+
+        Raises:
+            ServiceError: The failure is not this image's alone.
+        """
+        if failure.is_general or isinstance(failure, ServerBusyError):
+            raise self._diagnosis.explain(failure)
+        with self._lock:
+            self._lost += 1
+            lost = self._lost
+        cause = self._diagnosis.explain(failure)
+        if cause.is_general or lost >= LOST_IN_A_ROW:
+            raise cause
+        return cause
+
+    def _attempt(self, images: Sequence[bytes], limit: float) -> list[Verdict | ServiceError]:
+        """Sends one request, and once more when its token was refused and there is a new one."""
+        api, token = self._api()
+        try:
+            results = self._send(api, images, limit)
+        except TokenError:
+            if not self._credentials.replace(token):
+                raise
+            api, _ = self._api()
+            results = self._send(api, images, limit)
+        for result in results:
+            if self._aligns and shows_alignment(result):
+                raise AlignedTwiceError(self._name)
+            if isinstance(result, Verdict):
+                self._check_detector(result.detector)
+        with self._lock:
+            self._lost = 0
+        return results
+
+    def _send(
+        self, api: InferenceAPI, images: Sequence[bytes], limit: float
+    ) -> list[Verdict | ServiceError]:
+        if len(images) > 1:
+            return api.predict_several(self._name, images, version=self._version, timeout=limit)
+        try:
+            return [api.predict(self._name, images[0], version=self._version, timeout=limit)]
+        except ServiceError as error:
+            if not _is_answer(error):
+                raise
+            return [error]
+
+    def _api(self) -> tuple[InferenceAPI, Token | None]:
+        """Returns this thread's own connection, which has the current token."""
+        token = self._credentials.token
+        if getattr(self._own, "token", self) != token:
+            api = InferenceAPI(self._server, token, self._patience.attempt_seconds, self._ca)
+            self._own.api, self._own.token = api, token
+        return self._own.api, token
+
+    def _check_detector(self, found: DetectorInfo) -> None:
+        """Makes sure that all answers come from one detector.
+
+        Raises:
+            DetectorChangedError: They do not; another engine under it makes no difference.
+        """
+        with self._lock:
+            if self.detector is None:
+                self.detector = found
+        known = self.detector
+        if dataclasses.replace(found, engine=known.engine) != known:
+            raise DetectorChangedError(
+                f"{self._name} answers as {_in_words(found)} now, and answered as "
+                f"{_in_words(known)} before: one file cannot hold both; start anew, without "
+                "--resume"
+            )
+
+
+def _is_answer(error: ServiceError) -> bool:
+    """Whether the failure is a word on this one image."""
+    if isinstance(error, WorkerFailedError):
+        return error.kind != WorkerFailedError.kind
+    return isinstance(error, ImageError | RequestTooLargeError)
+
+
+def _in_words(detector: DetectorInfo) -> str:
+    commit = "" if detector.commit is None else f", commit {detector.commit[:8]}"
+    return (
+        f"version {detector.version} of {detector.model}{commit} ({detector.head} head, "
+        f"{detector.precision})"
+    )
+
+
+def _record(place: int, answer: _Answer) -> Record:
+    result = answer.result
+    if isinstance(result, Verdict):
+        return Record(
+            place,
+            answer.seconds,
+            answer.retries,
+            prediction=result.prediction,
+            fake_probability=result.fake_probability,
+            margin=result.margin,
+        )
+    return Record(
+        place,
+        answer.seconds,
+        answer.retries,
+        error=result.kind,
+        message=str(result),
+        exit_code=result.exit_code,
+        is_passing=result.is_passing,
+    )

@@ -1,0 +1,254 @@
+"""What --image and --labels name in, the images of a run with their true labels out."""
+
+import glob
+import hashlib
+import os
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deepfake_tools.client.image_lists import ListError, read_list
+from deepfake_tools.image_files import SUFFIXES, LeftOut, is_image, walk_images
+from deepfake_tools.label_counts import LabelCounts
+from deepfake_tools.labels import Label, read_folder, read_labels
+
+LIST_SUFFIX = ".txt"
+
+
+class CollectionError(Exception):
+    """What was named holds no images; the one-line message says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image of a run.
+
+    Attributes:
+        path: As it was given or found.
+        label: The truth: 0 real, 1 fake, None where it is not known.
+        folder: The directory that it lies in, relative to the run's root, with `/`; "" for the
+            root itself.
+    """
+
+    path: str
+    label: Label | None
+    folder: str
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The images of a run.
+
+    Attributes:
+        images: Those named by themselves as they were given, those of a folder, a list or a
+            pattern sorted.
+        named: Whether every image was named by itself.
+        repeated: How many were named more than once; each is here once.
+        not_found: How many the file of labels lists that are not among them.
+        shallow: Folders that hold images and folders, of which only the images are here.
+        left_out: Files that were met where images were looked for.
+        labelled: How many images have which label, by the folder that says so.
+    """
+
+    images: Sequence[Image]
+    named: bool
+    repeated: int = 0
+    not_found: int = 0
+    shallow: tuple[str, ...] = ()
+    left_out: LeftOut = field(default_factory=LeftOut)
+    labelled: LabelCounts = field(default_factory=LabelCounts)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all paths and labels in their order."""
+        digest = hashlib.sha256()
+        for image in self.images:
+            digest.update(os.fsencode(image.path) + f"\0{image.label}\0".encode())
+        return digest.hexdigest()
+
+
+def collect(
+    arguments: Sequence[str],
+    labels: Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> Collection:
+    """Finds the images of a run.
+
+    A label comes from the directories between an image and the run's root: the deepest folder that
+    holds everything that was named. Hence `data` and `data/real data/fake` give the same labels,
+    and a single folder's own name says nothing.
+
+    Args:
+        arguments: Image files, folders (the images in them, else those below), patterns, and
+            `.txt` files with one of these a line, relative to the file's folder.
+        labels: A CSV file with the labels, instead of the directories' names.
+        limit: Takes a random sample of this many.
+        seed: Of the sample.
+
+    Raises:
+        CollectionError: Something that was named holds no images.
+        LabelError: A label cannot be known.
+    """
+    left_out = LeftOut()
+    found = [entry for argument in arguments for entry in _expand(argument, left_out)]
+    unique: dict[str, str] = {}
+    for path in (path for entry in found for path in entry.paths):
+        unique.setdefault(_absolute(path), path)
+    paths = list(unique.items())
+    repeated = sum(len(entry.paths) for entry in found) - len(paths)
+    named = all(entry.named for entry in found)
+    root = os.path.commonpath([entry.base for entry in found])
+    known = None if labels is None else read_labels(labels)
+    not_found = 0 if known is None else sum(str(path) not in unique for path in known)
+    if limit is not None and limit < len(paths):
+        chosen = sorted(random.Random(seed).sample(range(len(paths)), limit))
+        paths = [paths[index] for index in chosen]
+    folders = _Folders(Path(root), known)
+    images = [Image(path, *folders.read(absolute)) for absolute, path in paths]
+    shallow = tuple(folder for entry in found for folder in entry.shallow)
+    return Collection(images, named, repeated, not_found, shallow, left_out, folders.counts)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What one argument stands for.
+
+    Attributes:
+        paths: Of its images.
+        base: The absolute folder that counts for the run's root.
+        named: Whether it is one image, named by itself.
+        shallow: Folders that hold images and folders, of which only the images are taken.
+    """
+
+    paths: Sequence[str]
+    base: str
+    named: bool = False
+    shallow: tuple[str, ...] = ()
+
+
+def _expand(argument: str, left_out: LeftOut, *, within_list: bool = False) -> Iterator[_Entry]:
+    if Path(argument).is_dir():
+        paths, shallow = _images_of(argument, left_out)
+        yield _Entry(paths, _absolute(argument), shallow=(argument,) if shallow else ())
+    elif argument.lower().endswith(LIST_SUFFIX) and not within_list:
+        yield _listed(argument, left_out)
+    elif glob.has_magic(argument) and not Path(argument).exists():
+        yield _matched(argument, left_out)
+    else:
+        yield _Entry([argument], _folder_of(_absolute(argument)), named=True)
+
+
+def _images_of(folder: str, left_out: LeftOut) -> tuple[list[str], bool]:
+    """Finds the images in a folder, or those below it where it holds none itself.
+
+    Returns:
+        The images, and whether folders below were left out.
+
+    Raises:
+        CollectionError: There are none, or a folder cannot be read.
+    """
+    paths: list[str] = []
+    shallow = False
+    try:
+        for number, (folders, images) in enumerate(walk_images(folder, left_out)):
+            paths += images
+            if number == 0 and images:
+                shallow = bool(folders)
+                break
+    except OSError as error:
+        raise CollectionError(f"{error.filename} cannot be read: {error.strerror}") from error
+    if not paths:
+        raise CollectionError(
+            f"there is no image ({', '.join(SUFFIXES)}) in {folder} or below it{_other(left_out)}"
+        )
+    return sorted(paths), shallow
+
+
+def _listed(file: str, left_out: LeftOut) -> _Entry:
+    """Reads a list: one image, folder or pattern a line."""
+    folder = Path(file).parent
+    try:
+        names = [str(folder / name) for name in read_list(file)]
+    except (OSError, ListError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CollectionError(f"the list {file} cannot be read: {reason}") from error
+    if not names:
+        raise CollectionError(f"the list {file} names no image")
+    entries = [entry for name in names for entry in _expand(name, left_out, within_list=True)]
+    paths = sorted(path for entry in entries for path in entry.paths)
+    base = os.path.commonpath([_absolute(str(folder)), *(entry.base for entry in entries)])
+    return _Entry(paths, base, shallow=tuple(name for entry in entries for name in entry.shallow))
+
+
+def _matched(pattern: str, left_out: LeftOut) -> _Entry:
+    """Finds what a pattern stands for; a folder among it stands for its images."""
+    paths: list[str] = []
+    for match in glob.glob(pattern, recursive=True):  # noqa: PTH207 - knows absolute ones
+        if Path(match).is_dir():
+            paths += [] if "**" in pattern else _images_of(match, left_out)[0]
+        elif not is_image(Path(match).name):
+            left_out.add(match)
+        elif Path(match).is_file():
+            paths.append(match)
+        else:
+            left_out.irregular += 1
+    if not paths:
+        raise CollectionError(
+            f"the pattern {pattern} matches no image ({', '.join(SUFFIXES)}){_other(left_out)}"
+        )
+    fixed = Path(*_until_magic(Path(pattern).parts))
+    return _Entry(sorted(set(paths)), _absolute(str(fixed)))
+
+
+def _other(left_out: LeftOut) -> str:
+    return "".join(f"; {note}" for note in left_out.notes())
+
+
+def _until_magic(parts: Iterable[str]) -> Iterator[str]:
+    for part in parts:
+        if glob.has_magic(part):
+            return
+        yield part
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 - links stay as they are, as in files of labels
+
+
+def _folder_of(path: str) -> str:
+    return os.path.dirname(path)  # noqa: PTH120 - 100,000 paths are cheaper as strings
+
+
+class _Folders:
+    """What a directory stands for, found out once for all the images in it.
+
+    Args:
+        root: Of the run.
+        listed: Labels by absolute path, instead of the directories' names.
+
+    Attributes:
+        counts: Of the images that were read.
+    """
+
+    def __init__(self, root: Path, listed: Mapping[Path, Label] | None) -> None:
+        self._root = root
+        self._listed = listed
+        self._names: dict[str, str] = {}
+        self.counts = LabelCounts()
+
+    def read(self, path: str) -> tuple[Label | None, str]:
+        """Returns the label of an image by its absolute path, and its folder within the root."""
+        folder = _folder_of(path)
+        if folder not in self._names:
+            name = Path(folder).relative_to(self._root).as_posix()
+            self._names[folder] = "" if name == "." else name
+        name = self._names[folder]
+        if self._listed is not None:
+            label = self._listed.get(Path(path))
+            self.counts.add_listed(name, label)
+            return label, name
+        reading = read_folder(Path(folder), self._root)
+        self.counts.add(reading, name)
+        return reading.label, name

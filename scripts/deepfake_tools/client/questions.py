@@ -1,0 +1,66 @@
+"""Images to ask about in, the bytes of one request after another out."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from clip_deepfake.regular_files import read_regular
+
+from deepfake_tools.errors import ImageError
+from deepfake_tools.torchserve.answers import DetectorInfo
+
+LARGEST_REQUEST_BYTES = 4 * 1024 * 1024
+"""Of several images; TorchServe takes 6.5 MB by default. A larger image is asked about alone."""
+
+Change = Callable[[bytes, DetectorInfo], bytes]
+"""An image file's bytes and the detector that they are for in, other bytes out."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One image to ask about.
+
+    Attributes:
+        place: Where its record belongs.
+        path: Of the file.
+        changes: What is done to its bytes first, in order.
+    """
+
+    place: int
+    path: str
+    changes: tuple[Change, ...] = ()
+
+
+def read_image(question: Question, detector: DetectorInfo | None) -> bytes:
+    """Returns the file's bytes, changed as asked.
+
+    Args:
+        question: Which file.
+        detector: That it is for; None where nothing is to be changed.
+
+    Raises:
+        ImageError: There is no such file, it is no regular one, cannot be read, or is empty.
+    """
+    try:
+        data = read_regular(question.path)
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from error
+    if not data:
+        raise ImageError("the file is empty")
+    if detector is not None:
+        for change in question.changes:
+            data = change(data, detector)
+    return data
+
+
+def group(bodies: Mapping[int, bytes]) -> Iterator[list[int]]:
+    """Splits images into requests that no server finds too large."""
+    places: list[int] = []
+    size = 0
+    for place, body in bodies.items():
+        if places and size + len(body) > LARGEST_REQUEST_BYTES:
+            yield places
+            places, size = [], 0
+        places.append(place)
+        size += len(body)
+    if places:
+        yield places

@@ -1,0 +1,1 @@
+"""What demo, drills and benchmarks show with: random models, and manipulated photographs."""

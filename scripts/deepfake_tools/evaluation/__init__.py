@@ -1,0 +1,1 @@
+"""What became of images, and every figure, file and picture that is made of it."""

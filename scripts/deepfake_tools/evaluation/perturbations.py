@@ -1,0 +1,127 @@
+"""The words of --perturb in, perturbations out that make an image worse."""
+
+import argparse
+from dataclasses import dataclass
+
+from deepfake_tools.evaluation.figures import Metrics
+from deepfake_tools.torchserve.answers import Orientation
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way to make images worse.
+
+    Attributes:
+        lowest: The smallest strength that means something.
+        highest: The largest.
+        unit: What a strength is.
+        is_whole: Whether it is a whole number.
+        milder_when_larger: Whether a larger one changes the image less.
+    """
+
+    lowest: float
+    highest: float
+    unit: str
+    is_whole: bool = False
+    milder_when_larger: bool = False
+
+
+KINDS = {
+    "jpeg": Kind(1, 100, "JPEG quality", is_whole=True, milder_when_larger=True),
+    "blur": Kind(0.1, 100, "standard deviation of a Gaussian in pixels"),
+    "resize": Kind(0.01, 1, "factor of width and height", milder_when_larger=True),
+    "noise": Kind(0.1, 255, "standard deviation in grey levels of 255"),
+}
+EXAMPLE = "jpeg=90,70,50 blur=1,2 resize=0.5,0.25 noise=5"
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """One kind at one strength.
+
+    Attributes:
+        kind: A key of `KINDS`.
+        strength: In the kind's unit.
+    """
+
+    kind: str
+    strength: float
+
+    def __str__(self) -> str:
+        """Returns it as it is typed: jpeg=90."""
+        return f"{self.kind}={self.strength:g}"
+
+
+@dataclass(frozen=True)
+class PerturbedRun:
+    """What a folder's figures became under a perturbation."""
+
+    perturbation: Perturbation
+    metrics: Metrics
+
+
+def perturbations(text: str) -> tuple[Perturbation, ...]:
+    """Reads one word of --perturb, as an argument's `type`.
+
+    >>> [str(p) for p in perturbations("blur=1,2")]
+    ['blur=1', 'blur=2']
+
+    Args:
+        text: A kind, `=`, and strengths with commas between them.
+
+    Raises:
+        argparse.ArgumentTypeError: It cannot be read, or a strength is out of range.
+    """
+    name, sign, strengths = text.partition("=")
+    kind = KINDS.get(name)
+    if kind is None or not sign:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a perturbation: name one of {', '.join(KINDS)} and its strengths, "
+            f"as in {EXAMPLE}"
+        )
+    read = tuple(Perturbation(name, _strength(text, kind, part)) for part in strengths.split(","))
+    if len(set(read)) < len(read):
+        raise argparse.ArgumentTypeError(f"{text!r} names a strength twice")
+    return read
+
+
+def perturb(
+    data: bytes, perturbation: Perturbation, orientation: Orientation = "opencv-4"
+) -> bytes:
+    """Returns the image after the perturbation: a JPEG from `jpeg`, otherwise a PNG.
+
+    The image is decoded as a worker decodes it: turned where the worker would, 8 bits a channel,
+    without alpha. The same bytes and perturbation give the same bytes each time.
+
+    - `jpeg`: saved at that quality, with the chroma at half the resolution as cameras have it.
+    - `blur`: Gaussian, the image mirrored at its edges.
+    - `resize`: made smaller by averaging areas, as for an upload; not enlarged again.
+    - `noise`: Gaussian on every channel of every pixel. It is drawn from the image's own bytes,
+      so that each image has its own, whatever its name and place, and each strength the same.
+
+    Args:
+        data: The bytes of an image file.
+        perturbation: What to do to it.
+        orientation: Which images are turned as their EXIF data says, of which nothing is left.
+
+    Raises:
+        ImageError: The bytes are no image, damaged, or of too many pixels.
+    """
+    # Heavy, and needed by no other option; `require_extra` looks for what it needs.
+    from deepfake_tools.evaluation.distortions import distort
+
+    return distort(data, perturbation.kind, perturbation.strength, orientation)
+
+
+def _strength(text: str, kind: Kind, part: str) -> float:
+    try:
+        strength = float(part)
+    except ValueError:
+        strength = float("nan")
+    if not kind.lowest <= strength <= kind.highest or (kind.is_whole and strength % 1):
+        whole = "a whole number" if kind.is_whole else "a number"
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: {part!r} is not {whole} from {kind.lowest:g} to {kind.highest:g} "
+            f"({kind.unit})"
+        )
+    return strength

@@ -1,0 +1,1 @@
+"""What a running server serves: swap, drain, readiness, stop, and what a restart begins with."""

@@ -1,0 +1,146 @@
+"""What two versions made of the same images in, how they differ out, and whether too much."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from deepfake_tools.client.records import Record
+from deepfake_tools.errors import ServiceError
+
+SHOWN_FLIPS = 20
+
+
+class CheckError(ServiceError):
+    """The new version differs from the old one by more than was allowed."""
+
+    exit_code: ClassVar[int] = 21
+    meaning: ClassVar[str] = "the new version was refused by --check, and the old one answers on"
+    kind = "check"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much worse than the old version a new one may be.
+
+    Attributes:
+        min_agreement: Lowest share of images with the same label, of those that both judged.
+        max_slowdown: Highest relative growth of the 95th percentile of the latency.
+        max_new_errors: Highest growth of the share of images that get no verdict.
+    """
+
+    min_agreement: float = 0.95
+    max_slowdown: float = 0.25
+    max_new_errors: float = 0.01
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image and what both versions made of it."""
+
+    path: str
+    old: Record
+    new: Record
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether both gave a verdict."""
+        return self.old.error is None and self.new.error is None
+
+    @property
+    def is_flip(self) -> bool:
+        """Whether both gave a verdict, and not the same."""
+        return self.is_judged and self.old.prediction != self.new.prediction
+
+    @property
+    def change(self) -> float:
+        """How far apart the two fake probabilities are; 0 where one is missing."""
+        return abs((self.new.fake_probability or 0) - (self.old.fake_probability or 0))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The old version against the new one.
+
+    Attributes:
+        pairs: Each image once.
+        old_seconds: Latencies of the old version's verdicts; some images were asked about again.
+        new_seconds: The new one's, measured in turn with the old one's.
+    """
+
+    pairs: Sequence[Pair]
+    old_seconds: Sequence[float]
+    new_seconds: Sequence[float]
+
+    @property
+    def agreement(self) -> float:
+        """The share of the same label, of the images that both judged; 0 where there are none."""
+        judged = sum(pair.is_judged for pair in self.pairs)
+        return 1 - sum(pair.is_flip for pair in self.pairs) / judged if judged else 0.0
+
+    @property
+    def error_rates(self) -> tuple[float, float]:
+        """The share of images without a verdict, of the old version and of the new one."""
+        old = sum(pair.old.error is not None for pair in self.pairs)
+        new = sum(pair.new.error is not None for pair in self.pairs)
+        return old / len(self.pairs), new / len(self.pairs)
+
+    @property
+    def slowdown(self) -> float:
+        """Relative growth of the 95th percentile; 0 where one version gave no verdict."""
+        if not self.old_seconds or not self.new_seconds:
+            return 0.0
+        return quantile(self.new_seconds, 0.95) / quantile(self.old_seconds, 0.95) - 1
+
+    def objections(self, limits: Limits) -> list[str]:
+        """Returns what speaks against the new version, a phrase each."""
+        old_errors, new_errors = self.error_rates
+        found = []
+        if new_errors - old_errors >= limits.max_new_errors:
+            found.append(f"{new_errors:.1%} of the images get no verdict, before {old_errors:.1%}")
+        if self.slowdown >= limits.max_slowdown:
+            found.append(
+                f"the 95th percentile of its latency is {self.slowdown:.0%} higher, at most "
+                f"{limits.max_slowdown:.0%} are allowed"
+            )
+        if self.agreement < limits.min_agreement:
+            found.append(
+                f"{self.agreement:.2%} of the labels agree, below {limits.min_agreement:.2%}"
+            )
+        return found
+
+    def lines(self) -> Iterator[str]:
+        """Yields the comparison as a person reads it."""
+        old_errors, new_errors = self.error_rates
+        yield f"  without a verdict: {old_errors:.1%} of {len(self.pairs)}, new {new_errors:.1%}"
+        if self.old_seconds and self.new_seconds:
+            yield f"  latency: {_latency(self.old_seconds)}, new {_latency(self.new_seconds)}"
+        if changes := [pair.change for pair in self.pairs if pair.is_judged]:
+            quantiles = ", ".join(f"{q:.0%}: {quantile(changes, q):.4f}" for q in (0.5, 0.9, 0.99))
+            yield (
+                f"  fake_probability: changed by {sum(changes) / len(changes):.4f} on average, "
+                f"{max(changes):.4f} at most ({quantiles})"
+            )
+        flips = [pair for pair in self.pairs if pair.is_flip]
+        yield f"  labels: {self.agreement:.2%} agree, {len(flips)} flipped"
+        for pair in sorted(flips, key=lambda pair: -pair.change)[:SHOWN_FLIPS]:
+            yield f"    {_verdict(pair.old)} -> {_verdict(pair.new)}  {Path(pair.path)}"
+        if len(flips) > SHOWN_FLIPS:
+            yield f"    and {len(flips) - SHOWN_FLIPS} more"
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Returns the value below which a share of the values lies, interpolated linearly."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+def _latency(seconds: Sequence[float]) -> str:
+    return f"{quantile(seconds, 0.5) * 1e3:.1f} ms (p95 {quantile(seconds, 0.95) * 1e3:.1f})"
+
+
+def _verdict(record: Record) -> str:
+    return f"{'FAKE' if record.prediction else 'REAL'} {record.fake_probability or 0:.4f}"

@@ -1,0 +1,42 @@
+"""What a server serves in, the lines of a table out."""
+
+from collections.abc import Iterable
+
+from deepfake_tools.inspection import ArchiveName
+from deepfake_tools.operations.worker_log import WorkerLog
+from deepfake_tools.torchserve.answers import ModelVersion
+
+HEADER = ("", "MODEL", "VERSION", "DEFAULT", "WORKERS", "WAITING", "")
+
+
+def model_table(versions: Iterable[tuple[ModelVersion, bool]], log: WorkerLog) -> list[str]:
+    """Returns a line for each version; `!` and NOT READY mark those that lack workers.
+
+    Args:
+        versions: Each with whether it is its model's default.
+        log: Where a version that did not come up says why.
+    """
+    rows = [HEADER, *(_row(version, is_default, log) for version, is_default in versions)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _row(version: ModelVersion, is_default: bool, log: WorkerLog) -> tuple[str, ...]:
+    wanted = max(version.min_workers, 1)
+    trouble = ""
+    if version.ready_workers < wanted:
+        states = ", ".join(f"{worker.status} (pid {worker.pid})" for worker in version.workers)
+        reason = log.failure(ArchiveName(version.name, version.version))
+        trouble = f"NOT READY: {reason or states or 'no workers'}"
+    return (
+        "!" if trouble else "",
+        version.name,
+        version.version,
+        "yes" if is_default else "",
+        f"{version.ready_workers}/{wanted}",
+        str(version.pending_requests),
+        trouble,
+    )

@@ -1,0 +1,1 @@
+"""Hub names, folders and checkpoints in, archives out."""

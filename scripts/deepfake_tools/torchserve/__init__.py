@@ -1,0 +1,1 @@
+"""TorchServe's two APIs: calls, answers, tokens, and a server of one's own."""

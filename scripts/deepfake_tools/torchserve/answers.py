@@ -1,0 +1,301 @@
+"""What TorchServe and the detector answer: untrusted JSON in, frozen dataclasses out."""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeVar, cast, get_args
+
+from deepfake_tools.errors import UnexpectedAnswerError, one_line
+
+T = TypeVar("T")
+
+Orientation = Literal["opencv-4", "opencv-5", "pillow"]
+"""As in `clip_deepfake.images`, which needs more libraries than a client has."""
+
+LARGEST_SIDE = 4096
+
+
+@dataclass(frozen=True)
+class DetectorInfo:
+    """The card's short form: what judged an image.
+
+    Attributes:
+        faces: Whether it aligns faces itself: "largest" or "all"; None where it does not.
+        threshold: FAKE is answered above this probability; None where an archive that an earlier
+            version built does not say it.
+        orientation: Which images it turns as their EXIF data says; an older one turns all.
+        face_side: Of the aligned crops that it was trained on, in pixels.
+    """
+
+    model: str
+    commit: str | None
+    version: str
+    head: str
+    precision: str
+    engine: str
+    faces: str | None = None
+    orientation: Orientation = "opencv-5"
+    face_side: int = 224
+    threshold: float | None = None
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether the head was never trained, so that the verdict means nothing."""
+        return self.head == "untrained"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One image's answer.
+
+    Attributes:
+        label: REAL or FAKE.
+        prediction: 0 (real) or 1 (fake).
+        confidence: The probability of the label given, in [0, 1].
+        fake_probability: In [0, 1].
+        detector: What judged it.
+        margin: The logit that `fake_probability` is the sigmoid of; None of an older archive.
+    """
+
+    label: str
+    prediction: int
+    confidence: float
+    fake_probability: float
+    detector: DetectorInfo
+    margin: float | None = None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What stands in a list of answers where an image has no verdict.
+
+    Attributes:
+        status: That image's own HTTP status.
+        error: The detector's code and message.
+    """
+
+    status: int
+    error: dict[str, object]
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A line of TorchServe's model list: a name and its default version's archive."""
+
+    name: str
+    archive: str
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker process of a model version."""
+
+    id: str
+    status: str
+    pid: int
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes requests."""
+        return self.status == "READY"
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One registered version of a model.
+
+    Attributes:
+        name: The served name.
+        version: The version.
+        archive: What it was registered from, as TorchServe was told.
+        min_workers: How many workers TorchServe keeps up.
+        max_workers: How many it may have.
+        batch_size: Requests in one call of the handler, at most.
+        pending_requests: How many wait in its queue.
+        workers: Its workers, whatever their status.
+    """
+
+    name: str
+    version: str
+    archive: str
+    min_workers: int
+    max_workers: int
+    batch_size: int
+    pending_requests: int
+    workers: tuple[Worker, ...]
+
+    @property
+    def ready_workers(self) -> int:
+        """How many workers take requests."""
+        return sum(worker.is_ready for worker in self.workers)
+
+
+def parse_json(body: bytes) -> object:
+    """Returns the body's JSON value.
+
+    Raises:
+        UnexpectedAnswerError: It is not JSON.
+    """
+    try:
+        value: object = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        start = one_line(body[:80].decode(errors="replace"))
+        raise UnexpectedAnswerError(
+            f"the answer is not JSON: {start!r}; is a TorchServe at this address?"
+        ) from error
+    return value
+
+
+def parse_verdict(value: object) -> Verdict:
+    """Returns the verdict that the detector gave on one image.
+
+    Raises:
+        UnexpectedAnswerError: A field is missing or out of range.
+    """
+    answer = _checked("verdict", value, dict)
+    detector = _field(answer, "detector", dict)
+    label, prediction = _text(answer, "label"), _field(answer, "prediction", int)
+    if (label, prediction) not in (("REAL", 0), ("FAKE", 1)):
+        raise _unusable("label", f"{label} with prediction {prediction}")
+    return Verdict(
+        label=label,
+        prediction=prediction,
+        confidence=_probability(answer, "confidence"),
+        fake_probability=_probability(answer, "fake_probability"),
+        margin=_margin(answer),
+        detector=DetectorInfo(
+            model=_text(detector, "model"),
+            commit=None if detector.get("commit") is None else _text(detector, "commit"),
+            version=_text(detector, "version"),
+            head=_text(detector, "head"),
+            precision=_text(detector, "precision"),
+            engine=_text(detector, "engine"),
+            faces=None if detector.get("faces") is None else _text(detector, "faces"),
+            threshold=None
+            if detector.get("threshold") is None
+            else _probability(detector, "threshold"),
+            orientation=_orientation(detector),
+            face_side=_side(detector),
+        ),
+    )
+
+
+def parse_entries(value: object, count: int) -> list[Verdict | Refusal]:
+    """Returns what the detector gave on several images, in their order.
+
+    Raises:
+        UnexpectedAnswerError: It is no list of that length, or an entry is neither.
+    """
+    entries = [_checked("entry", entry, dict) for entry in _checked("list", value, list)]
+    if len(entries) != count:
+        raise _unusable("length", f"{len(entries)} answers to {count} images")
+    return [
+        Refusal(_field(entry, "status", int), _field(entry, "error", dict))
+        if "error" in entry
+        else parse_verdict(entry)
+        for entry in entries
+    ]
+
+
+def parse_model_page(value: object) -> tuple[list[ServedModel], str | None]:
+    """Returns one page of the model list, and the token of the next page where there is one.
+
+    Raises:
+        UnexpectedAnswerError: A field is missing or of another type.
+    """
+    page = _checked("model list", value, dict)
+    entries = [_checked("model", entry, dict) for entry in _field(page, "models", list)]
+    models = [ServedModel(_text(entry, "modelName"), _text(entry, "modelUrl")) for entry in entries]
+    return models, _text(page, "nextPageToken") if "nextPageToken" in page else None
+
+
+def parse_versions(value: object) -> tuple[ModelVersion, ...]:
+    """Returns the versions in TorchServe's description of a model.
+
+    Raises:
+        UnexpectedAnswerError: A field is missing or of another type.
+    """
+    return tuple(
+        _version(_checked("version", entry, dict)) for entry in _checked("description", value, list)
+    )
+
+
+def parse_customized(value: object) -> object:
+    """Returns what the handler said in a description asked for with `customized=true`.
+
+    Raises:
+        UnexpectedAnswerError: It is not the description of one version.
+    """
+    versions = _checked("description", value, list)
+    if len(versions) != 1:
+        raise _unusable("description", value)
+    return _field(_checked("version", versions[0], dict), "customizedMetadata", object)
+
+
+def _version(entry: dict[str, object]) -> ModelVersion:
+    workers = [_checked("worker", worker, dict) for worker in _field(entry, "workers", list)]
+    return ModelVersion(
+        name=_text(entry, "modelName"),
+        version=_text(entry, "modelVersion"),
+        archive=_text(entry, "modelUrl"),
+        min_workers=_field(entry, "minWorkers", int),
+        max_workers=_field(entry, "maxWorkers", int),
+        batch_size=_field(entry, "batchSize", int),
+        pending_requests=_field(_field(entry, "jobQueueStatus", dict), "pendingRequests", int),
+        workers=tuple(
+            Worker(_text(worker, "id"), _text(worker, "status"), _field(worker, "pid", int))
+            for worker in workers
+        ),
+    )
+
+
+def _probability(answer: dict[str, object], key: str) -> float:
+    value = answer.get(key)
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
+        return float(value)
+    raise _unusable(key, value)
+
+
+def _orientation(detector: dict[str, object]) -> Orientation:
+    value = detector.get("orientation", DetectorInfo.orientation)
+    for known in get_args(Orientation):
+        if value == known:
+            return cast(Orientation, known)
+    raise _unusable("orientation", value)
+
+
+def _side(detector: dict[str, object]) -> int:
+    value = detector.get("face_side", DetectorInfo.face_side)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST_SIDE:
+        return value
+    raise _unusable("face_side", value)
+
+
+def _margin(answer: dict[str, object]) -> float | None:
+    value = answer.get("margin")
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise _unusable("margin", value)
+
+
+def _text(answer: dict[str, object], key: str) -> str:
+    return one_line(_field(answer, key, str))
+
+
+def _field(answer: dict[str, object], key: str, kind: type[T]) -> T:
+    return _checked(key, answer.get(key), kind)
+
+
+def _checked(what: str, value: object, kind: type[T]) -> T:
+    if isinstance(value, kind) and not isinstance(value, bool):
+        return value
+    raise _unusable(what, value)
+
+
+def _unusable(what: str, value: object) -> UnexpectedAnswerError:
+    return UnexpectedAnswerError(
+        f"the answer's {what} cannot be used: {one_line(value, 80)!r}; is the model a detector of "
+        "this project, and the server TorchServe 0.12?"
+    )

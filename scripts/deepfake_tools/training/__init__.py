@@ -1,0 +1,1 @@
+"""Labelled images in, a head out that was judged on others."""

@@ -1,0 +1,150 @@
+"""A model's name in, its features of images out, by the very parts that a worker serves with."""
+
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import torch
+from clip_deepfake.card import Card, Feature, HeadCard, Limits, ModelSource, SelfTest
+from clip_deepfake.detector import Detector
+from clip_deepfake.encoder import build_module, load_encoder, read_class_token_alone
+from clip_deepfake.engines import worker_device
+from clip_deepfake.errors import LoadError
+from clip_deepfake.faces import Aligner, FaceAlignment
+from clip_deepfake.frontal import import_dlib
+from clip_deepfake.preprocessing import Preprocessing
+from clip_deepfake.torch_engine import TorchEngine
+
+from deepfake_tools.face_options import FaceOptions
+from deepfake_tools.packaging.encoders import (
+    default_feature,
+    default_preset,
+    feature_size,
+    find_encoder,
+    read_encoder,
+)
+from deepfake_tools.packaging.head_file import tower_digest
+from deepfake_tools.packaging.hub import BuildError
+from deepfake_tools.packaging.presets import resolve_preset
+from deepfake_tools.packaging.weights import Tower
+from deepfake_tools.training.feature_cache import FeatureKey
+
+LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A detector without a head of its own.
+
+    Attributes:
+        model: where the encoder came from.
+        key: what the features depend on, but for the image.
+        width: of a feature.
+        detector: decodes, aligns and preprocesses images.
+        engine: the detector's, with the features that it makes its logits of.
+    """
+
+    model: ModelSource
+    key: FeatureKey
+    width: int
+    detector: Detector
+    engine: TorchEngine
+
+
+def load_extractor(
+    model: str,
+    revision: str | None,
+    preset: str | None,
+    feature: Feature | None,
+    report: Callable[[str], None],
+    faces: FaceOptions | None = None,
+) -> Extractor:
+    """Reads an encoder, as the builder does.
+
+    Args:
+        model: Hub name, or a local folder in Hugging Face's format.
+        revision: branch, tag or commit of a Hub model; None is ``main``.
+        preset: name of the preprocessing, or a JSON file; None is what suits the model.
+        feature: what the head is to read; None is the pooled output, where there is one.
+        report: told which model it is.
+        faces: how faces are aligned; None takes images as they are.
+
+    Raises:
+        BuildError: when there is no such encoder, or it has no such feature, or the landmark
+            predictor cannot be used.
+    """
+    alignment = _alignment(faces)
+    found = find_encoder(model, revision, report, feature)
+    preprocessing = resolve_preset(
+        preset or default_preset(found.architecture),
+        found.architecture.image_size,
+        found.snapshot.folder,
+    )
+    if alignment is not None:
+        alignment = msgspec.structs.replace(alignment, size=preprocessing.face_side)
+    source, tower = read_encoder(found)
+    feature = feature or default_feature(tower.config)
+    width = feature_size(tower.config, feature, source.name)
+    libraries = {name: installed_version(name) for name in LIBRARIES}
+    if alignment is not None:
+        libraries["dlib"] = import_dlib().__version__
+    key = FeatureKey(tower_digest(tower.tensors), preprocessing, feature, libraries, alignment)
+    card = _card(source, tower, feature, preprocessing, alignment)
+    no_head = {"weight": torch.zeros(1, width), "bias": torch.zeros(1)}
+    try:
+        encoder = load_encoder(tower.config, feature, preprocessing, tower.tensors)
+        module = build_module(encoder, card.head, no_head, width)
+    except LoadError as error:
+        raise BuildError(f"{source.name}: {error}") from error
+    read_class_token_alone(encoder)
+    # The server gives a worker a CUDA device by its number; here it is the first one.
+    engine = TorchEngine(module, worker_device(gpu_id=0))
+    aligner = None
+    if faces is not None and alignment is not None:
+        aligner = Aligner(faces.predictor, alignment)
+    return Extractor(source, key, width, Detector(card, engine, aligner), engine)
+
+
+def _alignment(faces: FaceOptions | None) -> FaceAlignment | None:
+    try:
+        return None if faces is None else faces.alignment()
+    except LoadError as error:
+        raise BuildError(str(error)) from error
+
+
+def _card(
+    source: ModelSource,
+    tower: Tower,
+    feature: Feature,
+    preprocessing: Preprocessing,
+    faces: FaceAlignment | None,
+) -> Card:
+    return Card(
+        schema=1,
+        name="training",
+        version="0",
+        model=source,
+        encoder=tower.config,
+        head=HeadCard(
+            source="untrained",
+            description="zeros, until it is trained",
+            feature=feature,
+            l2_normalize=False,
+            outputs=1,
+            fake_indices=(0,),
+            threshold=0.5,
+        ),
+        preprocessing=preprocessing,
+        precision="float32",
+        limits=Limits(),
+        files={},
+        self_test=SelfTest([], 1.0),
+        built_with={},
+        faces=faces,
+    )
+
+
+def installed_version(library: str) -> str:
+    """Version of a library, without the part that tells a CPU build from a CUDA build."""
+    return importlib.metadata.version(library).partition("+")[0]

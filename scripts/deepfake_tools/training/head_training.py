@@ -1,0 +1,196 @@
+"""A model's name and labelled images in, a head that was judged on unseen ones out."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from clip_deepfake.card import Feature, HeadCard, Scores, TrainingHistory
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from deepfake_tools.dataset import Dataset, read_dataset
+from deepfake_tools.face_options import FaceOptions
+from deepfake_tools.packaging.head_file import TrainedHead, write_head_file
+from deepfake_tools.progress import Progress
+from deepfake_tools.training.extractor import Extractor, installed_version, load_extractor
+from deepfake_tools.training.feature_cache import FeatureCache
+from deepfake_tools.training.features import FeatureTable, extract
+from deepfake_tools.training.fitting import (
+    STRENGTHS,
+    CrossValidation,
+    LinearHead,
+    cross_validate,
+    fit,
+)
+from deepfake_tools.training.splits import Plan, Rows, plan_splits
+from deepfake_tools.training.thresholds import accuracy, balanced_threshold, threshold_at_fpr
+from deepfake_tools.training.training_set import (
+    TrainingSet,
+    make_training_set,
+    require_both_classes,
+)
+
+Say = Callable[[str], None]
+"""Told each step in words, what was left out, and why."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What to train.
+
+    Attributes:
+        model: Hub name, or a local folder in Hugging Face's format.
+        revision: branch, tag or commit of a Hub model; None is ``main``.
+        data: folder of images, or None for those that ``labels`` lists.
+        labels: CSV file, or None to go by the names of folders.
+        output: head file to write.
+        preset: name of the preprocessing; None is what suits the model.
+        feature: what the head reads; None is the pooled output, where there is one.
+        target_fpr: share of real images that may be called fake; None goes for the best balanced
+            accuracy.
+        cache: folder of features.
+        seed: of the splits.
+        faces: how faces are aligned; None trains on images as they are.
+    """
+
+    model: str
+    revision: str | None
+    data: Path | None
+    labels: Path | None
+    output: Path
+    preset: str | None
+    feature: Feature | None
+    target_fpr: float | None
+    cache: Path
+    seed: int
+    faces: FaceOptions | None = None
+
+
+def train(options: TrainingOptions, say: Say) -> TrainedHead:
+    """Trains a head and writes its file.
+
+    The head is fitted to the images that are not held out, and stays as it is: what the history
+    tells of the held-out ones is told of this very head.
+
+    Args:
+        options: what to train.
+        say: told each step.
+
+    Raises:
+        TrainingError: when the images do not suffice.
+        LabelError: when a label cannot be known.
+        BuildError: when there is no such encoder, or it has no such feature.
+    """
+    dataset = read_dataset(options.data, options.labels)
+    for line in (*dataset.labelled.lines(), *dataset.left_out.notes()):
+        say(line)
+    if dataset.unlabelled:
+        say(f"{dataset.unlabelled} images have no label and are left out")
+    if dataset.not_found:
+        say(f"{dataset.not_found} images of {options.labels} are not below {options.data}")
+    require_both_classes([image.label for image in dataset.images])
+    extractor = load_extractor(
+        options.model, options.revision, options.preset, options.feature, say, options.faces
+    )
+    images = make_training_set(_extract(dataset, extractor, options.cache, say))
+    plan = _plan(images, options.seed, say)
+    fits = Progress(sys.stderr, "fits", len(STRENGTHS) * len(plan.folds))
+    validation = cross_validate(images.features, images.labels, plan.folds, fits.update)
+    fits.clear()
+    balanced, at_target = _thresholds(images, validation, options.target_fpr, say)
+    threshold = balanced if at_target is None else at_target
+    rows = plan.held_out.train
+    head = fit(images.features[rows], images.labels[rows], validation.strength)
+    history = TrainingHistory(
+        data=images.history,
+        kept_together=plan.kept_together,
+        seed=options.seed,
+        strength=validation.strength,
+        folds=len(plan.folds),
+        cross_validated_auc=validation.mean_auc,
+        cross_validated_auc_std=validation.auc_std,
+        held_out=_judge(head, images, plan.held_out.test, threshold),
+        balanced_threshold=balanced,
+        target_fpr=options.target_fpr,
+        target_fpr_threshold=at_target,
+        made_with=extractor.key.libraries | {"scikit-learn": installed_version("scikit-learn")},
+    )
+    return _write(options.output, extractor, head, threshold, history)
+
+
+def _extract(dataset: Dataset, extractor: Extractor, cache: Path, say: Say) -> FeatureTable:
+    progress = Progress(sys.stderr, "images", len(dataset.images))
+    store = FeatureCache(cache, extractor.key, extractor.width)
+    table = extract(dataset.images, extractor, store, progress.update)
+    progress.clear()
+    for item in table.broken:
+        say(f"left out: {item.path}: {item.reason}")
+    found = len(table.images) - table.computed
+    say(f"{table.computed} features computed, {found} found in the cache")
+    return table
+
+
+def _plan(images: TrainingSet, seed: int, say: Say) -> Plan:
+    plan = plan_splits(images.labels, images.folders, seed)
+    if plan.kept_together == "image":
+        say(
+            "warning: each class needs its images in at least 3 folders, one for each video, for "
+            "a split that keeps folders whole; single images are divided instead. Frames of one "
+            "video on both sides make every figure look better than it is"
+        )
+    return plan
+
+
+def _thresholds(
+    images: TrainingSet, validation: CrossValidation, target: float | None, say: Say
+) -> tuple[float, float | None]:
+    """Returns that of the best balanced accuracy, and that for the target, if there is one."""
+    labels, scores = images.labels[validation.rows], validation.scores
+    balanced = balanced_threshold(labels, scores)
+    if target is None:
+        return balanced, None
+    real = int((labels == 0).sum())
+    if target * real < 1:
+        say(
+            f"warning: a false-positive rate of {target} cannot be seen on {real} real images; "
+            "the threshold is the highest score among them"
+        )
+    return balanced, threshold_at_fpr(labels, scores, target)
+
+
+def _judge(head: LinearHead, images: TrainingSet, rows: Rows, threshold: float) -> Scores:
+    labels, features = images.labels[rows], images.features[rows]
+    margins = head.margins(features)
+    return Scores(
+        real=int((labels == 0).sum()),
+        fake=int((labels == 1).sum()),
+        auc=float(roc_auc_score(labels, margins)),
+        pr_auc=float(average_precision_score(labels, margins)),
+        accuracy=accuracy(labels, head.probabilities(features), threshold),
+    )
+
+
+def _write(
+    path: Path, extractor: Extractor, head: LinearHead, threshold: float, history: TrainingHistory
+) -> TrainedHead:
+    trained = TrainedHead(
+        schema=1,
+        model=extractor.model,
+        encoder_sha256=extractor.key.encoder_sha256,
+        preprocessing=extractor.key.preprocessing,
+        head=HeadCard(
+            source="trained",
+            description=f"logistic regression on {history.data.real} real and "
+            f"{history.data.fake} fake images; AUC {history.held_out.auc:.4f} held out",
+            feature=extractor.key.feature,
+            l2_normalize=False,
+            outputs=1,
+            fake_indices=(0,),
+            threshold=threshold,
+        ),
+        history=history,
+        faces=extractor.key.faces,
+    )
+    write_head_file(path, trained, torch.from_numpy(head.weight[None]), torch.tensor([head.bias]))
+    return trained

@@ -1,0 +1,231 @@
+"""Thousands of damaged images for a served model: each has a right answer, and the worker lives."""
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
+from itertools import cycle
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+from deepfake_tools.columns import table
+from deepfake_tools.torchserve.local_server import LocalServer
+from deepfake_tools.torchserve.tokens import Purpose, find_key
+
+from tests.drills.drill import Finding, Ground
+from tests.drills.hostile import HOSTILE, JUDGED, Hostile
+from tests.drills.memory import PeakMemory
+from tests.drills.mutations import FORMATS, MUTATIONS, Mutant, mutants, originals, widest
+
+COUNT = 6000
+SHORT_COUNT = 480
+CLIENTS = 8
+TIME_LIMIT_S = 60.0
+GROWTH_MB = 75.0
+"""By which the peak may exceed that of undamaged images of the same sizes, and what stays in memory
+what stayed after those: a tenth of a worker with ViT-B/32 in float32."""
+
+WARM_UP = 400
+"""Undamaged images beforehand: by then the worker has met every size of batch."""
+
+VERDICT = "verdict"
+UNDAMAGED = "none"
+HOSTILE_FORMAT = "hostile"
+NO_ANSWER = 0
+"""In the place of a status."""
+
+Files: TypeAlias = Mapping[str, Sequence[bytes]]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of one mutant.
+
+    Attributes:
+        mutant: What was sent.
+        status: HTTP's, or `NO_ANSWER`.
+        code: `VERDICT`, the error's code, or why there is no answer.
+    """
+
+    mutant: Mutant
+    status: int
+    code: str
+
+
+class _Clients:
+    """Asks about files from several threads on connections that stay open."""
+
+    def __init__(self, server: LocalServer, name: str, files: Iterable[Mutant]) -> None:
+        token = find_key(Purpose.INFERENCE, server.key_file)
+        self._port = urlsplit(server.inference_url).port or 0
+        self._path = f"/predictions/{name}"
+        self._headers = {
+            "Authorization": f"Bearer {token.value if token else ''}",
+            "Content-Type": "application/octet-stream",
+        }
+        self._files = iter(files)
+        self._lock = threading.Lock()
+        self._replies: list[Reply] = []
+
+    def ask(self, clients: int = CLIENTS) -> Sequence[Reply]:
+        """Returns what came of each file, in any order."""
+        threads = [threading.Thread(target=self._run) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return self._replies
+
+    def _run(self) -> None:
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=TIME_LIMIT_S)
+        for mutant in self._taken():
+            try:
+                connection.request("POST", self._path, mutant.data, self._headers)
+                answer = connection.getresponse()
+                reply = Reply(mutant, answer.status, _code(answer.read()))
+            except (OSError, HTTPException) as error:
+                reply = Reply(mutant, NO_ANSWER, type(error).__name__)
+                connection.close()
+            self._replies.append(reply)
+        connection.close()
+
+    def _taken(self) -> Iterator[Mutant]:
+        while True:
+            with self._lock:
+                mutant = next(self._files, None)
+            if mutant is None:
+                return
+            yield mutant
+
+
+def _code(body: bytes) -> str:
+    try:
+        answer = json.loads(body)
+        return VERDICT if "fake_probability" in answer else str(answer["error"]["code"])
+    except (ValueError, TypeError, KeyError):
+        return "another shape than ours"
+
+
+def ask_about_mutants(ground: Ground) -> Finding:
+    """Sends damaged images of nine formats, then hostile files, and watches the worker."""
+    count = SHORT_COUNT if ground.short else COUNT
+    files = originals(ground.photographs)
+    chosen = HOSTILE[::5] if ground.short else HOSTILE
+    with ground.serving() as server:
+        worker = _worker(server, ground.name)
+        ordinary, warm = PeakMemory(worker), _warm_up(server, ground.name, files)
+        ordinary.look()
+        ground.say(f"{count} damaged images ...")
+        memory, begun = PeakMemory(worker), time.monotonic()
+        replies = _Clients(server, ground.name, mutants(files, count)).ask()
+        seconds = time.monotonic() - begun
+        memory.look()
+        ground.say(f"{len(chosen)} hostile files ...")
+        hostile = _Clients(server, ground.name, _hostile(chosen, files)).ask()
+        same_worker = _worker(server, ground.name) == worker
+    faults = [
+        *_faults(replies, count),
+        *_faults(hostile, 2 * len(chosen)),
+        *_wrong_outcomes(hostile, chosen),
+        *growth_faults(ordinary, memory),
+    ]
+    if any(reply.code != VERDICT for reply in warm):
+        faults.append("an undamaged image got no verdict")
+    if not same_worker:
+        faults.append("the worker was started anew")
+    figures = [
+        f"{len(replies)} damaged images, {len(replies) / seconds:.0f} a second",
+        f"statuses: {_counts(str(reply.status) for reply in replies)}",
+        f"answers: {_counts(reply.code for reply in replies)}",
+        f"the worker's peak: {ordinary.peak_mb:.0f} MB with undamaged images of these sizes, "
+        f"{memory.peak_mb:.0f} MB with damaged ones",
+        f"what stays: {memory.before_mb:.0f} MB before the damaged ones, {memory.now_mb:.0f} MB "
+        "after",
+        f"{len(chosen)} hostile files among as many photographs: "
+        f"{_counts(f'{reply.status} {reply.code}' for reply in hostile)}",
+        *_verdicts_text(replies).splitlines(),
+    ]
+    return Finding(tuple(figures), tuple(faults))
+
+
+def growth_faults(ordinary: PeakMemory, damaged: PeakMemory) -> list[str]:
+    """Says whether damaged images took more memory than undamaged ones, or kept it."""
+    return [
+        f"the worker's {what} grew from {before:.0f} to {after:.0f} MB, by over {GROWTH_MB:g} MB"
+        for what, before, after in (
+            ("peak", ordinary.peak_mb, damaged.peak_mb),
+            ("memory", damaged.before_mb, damaged.now_mb),
+        )
+        if after > before + GROWTH_MB
+    ]
+
+
+def _warm_up(server: LocalServer, name: str, files: Files) -> Sequence[Reply]:
+    """Asks about undamaged images: the originals together, the largest sizes one at a time."""
+    wide = [Mutant(kind, UNDAMAGED, data) for kind, data in widest().items()]
+    first = _Clients(server, name, wide).ask(clients=1)
+    whole = [Mutant(kind, UNDAMAGED, data) for kind, some in files.items() for data in some]
+    return [*first, *_Clients(server, name, (whole * WARM_UP)[:WARM_UP]).ask()]
+
+
+def _hostile(chosen: Iterable[Hostile], files: Files) -> Iterator[Mutant]:
+    """Yields hostile files, each followed by an undamaged one, which shares its batch perhaps."""
+    for one, (name, some) in zip(chosen, cycle(files.items()), strict=False):
+        yield Mutant(HOSTILE_FORMAT, one.name, one.make())
+        yield Mutant(name, UNDAMAGED, some[0])
+
+
+def _wrong_outcomes(replies: Iterable[Reply], chosen: Iterable[Hostile]) -> list[str]:
+    """Says of which hostile file, or undamaged one beside it, another outcome is right."""
+    right = {one.name: one.outcomes for one in chosen} | {UNDAMAGED: frozenset({JUDGED})}
+    return [
+        f"{reply.mutant.format}, {reply.mutant.mutation}: {reply.status} {reply.code}"
+        for reply in replies
+        if (JUDGED if reply.code == VERDICT else reply.code) not in right[reply.mutant.mutation]
+    ]
+
+
+def _worker(server: LocalServer, name: str) -> int:
+    (worker,) = server.management().version(name).workers
+    return worker.pid
+
+
+def _faults(replies: Sequence[Reply], count: int) -> list[str]:
+    bad = [
+        reply
+        for reply in replies
+        if reply.status == NO_ANSWER or reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    ]
+    strange = [
+        reply for reply in replies if (reply.status == HTTPStatus.OK) != (reply.code == VERDICT)
+    ]
+    faults = [f"{len(replies)} of {count} were asked about"] if len(replies) < count else []
+    for what, some in (("5xx or no answer", bad), ("another status than its answer's", strange)):
+        if some:
+            first = some[0]
+            faults.append(
+                f"{len(some)} with {what}: {first.status} {first.code} for {first.mutant.format}, "
+                f"{first.mutant.mutation}"
+            )
+    return faults
+
+
+def _counts(words: Iterable[str]) -> str:
+    return ", ".join(f"{number} {word}" for word, number in Counter(words).most_common())
+
+
+def _verdicts_text(replies: Sequence[Reply]) -> str:
+    """How many of each kind were images still."""
+    asked = Counter((reply.mutant.format, reply.mutant.mutation) for reply in replies)
+    judged = Counter(
+        (reply.mutant.format, reply.mutant.mutation) for reply in replies if reply.code == VERDICT
+    )
+    rows = [
+        (one.name, *(f"{judged[one.name, how]}/{asked[one.name, how]}" for how in MUTATIONS))
+        for one in FORMATS
+    ]
+    return table([("verdicts of", *MUTATIONS), *rows])

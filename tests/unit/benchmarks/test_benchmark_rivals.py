@@ -1,0 +1,186 @@
+"""The rivals compute what the archive does: its weights, read by transformers."""
+
+import base64
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from deepfake_tools.demonstration.random_clip import preprocessor_config
+from transformers import (
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    Dinov2Model,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+from benchmarks.cells import BenchmarkError, Way
+from benchmarks.checkpoint import write_checkpoint
+from benchmarks.contenders import in_process_job, run_in_process
+from benchmarks.jobs import Logits, RivalJob, Runtime, largest_difference
+from benchmarks.litserve_app import DetectorAPI
+from benchmarks.photographs import write_images
+from benchmarks.plan import Plan, Record
+from benchmarks.rivals import (
+    CLIP_PROCESSOR,
+    OPENCV,
+    ScriptContender,
+    line_up_rivals,
+    preprocessings,
+)
+from benchmarks.unpacked import Unpacked, unpack
+from tests.building import Builder
+
+Build = Callable[..., Unpacked]
+
+pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+
+
+@pytest.fixture
+def build(builder: Builder, small_clip: Path, tmp_path: Path) -> Build:
+    def run(*options: str) -> Unpacked:
+        path = builder("--model", small_clip, "--served-name", "small", *options).path
+        return unpack([path], tmp_path / path.stem)[0]
+
+    return run
+
+
+@pytest.fixture
+def plan(examples: list[Path], tmp_path: Path) -> Plan:
+    images = write_images(examples, tmp_path / "images", 3)
+    return Plan(tuple(images), (1, 2), 0.1, 0.0, None, False, Path("none"), tmp_path)
+
+
+def test_archives_of_one_precision_are_told_apart_by_their_files(build: Build, tmp_path: Path):
+    built = [build(), build(), build("--precision", "bfloat16", "--batch-size", "3")]
+    found = unpack([one.path for one in built], tmp_path / "all")
+    assert [archive.label for archive in found] == [
+        "float32 (small@1)",
+        "float32 (small@2)",
+        "bfloat16",
+    ]
+    assert [archive.batch_size for archive in found] == [8, 8, 3]
+
+
+def logits_after(archive: Unpacked, plan: Plan) -> dict[str, tuple[Logits, ...]]:
+    job = in_process_job(archive, plan, preprocessings=preprocessings(archive.card))
+    return run_in_process(job, plan).logits_after
+
+
+def served_by(job: RivalJob, plan: Plan) -> list[Logits]:
+    """What LitServe would answer, by the calls that it makes."""
+    api = DetectorAPI(job)
+    api.setup("cpu")
+    texts = [base64.b64encode(image.read_bytes()).decode() for image in plan.images]
+    inputs = api.batch([api.decode_request({"image_data": text}) for text in texts])
+    answers = [api.encode_response(output) for output in api.unbatch(api.predict(inputs))]
+    return [tuple(answer["logits"]) for answer in answers]
+
+
+@pytest.mark.parametrize("feature", ["pooler_output", "image_embeds", "class_token"])
+@pytest.mark.parametrize(
+    ("runtime", "preparation", "most"),
+    [
+        ("transformers", CLIP_PROCESSOR, 1e-3),
+        ("OpenVINO float32", OPENCV, 1e-3),
+        ("OpenVINO bfloat16", OPENCV, 0.1),
+    ],
+)
+def test_litserve_has_the_archives_logits(
+    build: Build, plan: Plan, feature: str, runtime: Runtime, preparation: str, most: float
+):
+    archive = build("--feature", feature)
+    job = replace(write_checkpoint(archive, plan.scratch / "checkpoint"), runtime=runtime)
+    ours = logits_after(archive, plan)[preparation]
+    for one, other in zip(served_by(job, plan), ours, strict=True):
+        assert largest_difference(one, other) < most
+
+
+def of_type(kind: str, folder: Path) -> Path:
+    """A repository of a small model that is no CLIP."""
+    settings = {
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 32,
+        "patch_size": 8,
+    }
+    torch.manual_seed(1)
+    models = {
+        "dinov2": lambda: Dinov2Model(Dinov2Config(**settings)),
+        "siglip": lambda: SiglipVisionModel(SiglipVisionConfig(**settings)),
+        "classifier": lambda: Dinov2ForImageClassification(
+            Dinov2Config(**settings, id2label={0: "real", 1: "fake"})
+        ),
+    }
+    models[kind]().save_pretrained(folder)
+    content = preprocessor_config(32) | {"image_processor_type": "CLIPImageProcessor"}
+    (folder / "preprocessor_config.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "siglip", "classifier"])
+def test_other_encoders_have_the_same_rivals(
+    builder: Builder, plan: Plan, kind: str, tmp_path: Path
+):
+    path = builder("--model", of_type(kind, tmp_path / kind), "--served-name", "other").path
+    archive = unpack([path], tmp_path / "unpacked")[0]
+    job = write_checkpoint(archive, plan.scratch / "checkpoint")
+    ours = logits_after(archive, plan)
+    for runtime, preparation in (("transformers", CLIP_PROCESSOR), ("OpenVINO float32", OPENCV)):
+        answers = served_by(replace(job, runtime=runtime), plan)
+        for one, other in zip(answers, ours[preparation], strict=True):
+            assert largest_difference(one, other) < 1e-3
+
+
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_a_rival_in_bfloat16_is_measured_where_the_processor_has_it(
+    build: Build, plan: Plan, bfloat16: bool
+):
+    job = write_checkpoint(build(), plan.scratch / "checkpoint")
+    expected = {CLIP_PROCESSOR: ((1.0,),), OPENCV: ((2.0,),)}
+    found = line_up_rivals(job, expected, bfloat16=bfloat16)
+    assert [(rival.name, rival.expected[0][0]) for rival in found] == [
+        ("LitServe", 1.0),
+        ("LitServe, OpenVINO float32", 2.0),
+        *[("LitServe, OpenVINO bfloat16", 2.0)] * bfloat16,
+        ("script", 1.0),
+    ]
+
+
+def test_a_new_process_per_image_has_them_too(build: Build, plan: Plan):
+    archive = build()
+    job = write_checkpoint(archive, plan.scratch / "checkpoint")
+    record = Record(lambda _: None)
+    ours = logits_after(archive, plan)[CLIP_PROCESSOR]
+    ScriptContender("script", job, ours).measure(1, plan, record)
+    assert record.differences["script"] < 1e-3
+    assert [cell.place.way for cell in record.cells] == [Way.SCRIPT]
+
+
+def test_one_process_is_measured_with_its_stages(build: Build, plan: Plan):
+    result = run_in_process(in_process_job(build(), plan, stages=True), plan)
+    assert [timing.size for timing in result.passes] == [1, 2, 4, 8]
+    assert [one.size for one in result.stages] == [1, 2, 4, 8]
+    assert all(min(timing.times_ms) > 0 for timing in (*result.passes, result.judged))
+    assert len(result.logits) == len(plan.images)
+
+
+def test_code_of_another_place_is_refused(build: Build, plan: Plan):
+    archive = build()
+    shutil.rmtree(archive.folder / "clip_deepfake")
+    with pytest.raises(BenchmarkError, match="clip_deepfake was imported from"):
+        run_in_process(in_process_job(archive, plan), plan)
+
+
+def test_an_archive_without_an_encoder_has_no_rival(build: Build, plan: Plan):
+    archive = build()
+    card = msgspec.structs.replace(archive.card, files={"encoder.xml": "0" * 64})
+    with pytest.raises(BenchmarkError, match="give a float32 archive of the same detector"):
+        write_checkpoint(replace(archive, card=card), plan.scratch / "checkpoint")

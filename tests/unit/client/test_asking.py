@@ -1,0 +1,108 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from deepfake_tools.client.asker import (
+    FIRST_PAUSE_SECONDS,
+    LONGEST_PAUSE_SECONDS,
+    Asker,
+    Patience,
+)
+from deepfake_tools.client.diagnosis import Diagnosis
+from deepfake_tools.client.pace import Pace
+from deepfake_tools.client.questions import Question
+from deepfake_tools.torchserve.credentials import Credentials
+
+from tests.unit.torchserve_stub import (
+    HANG_UP,
+    NO_ANSWER,
+    Reply,
+    Request,
+    StubServer,
+    detector_error,
+    json_reply,
+    torchserve_error,
+    verdict,
+)
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHSERVE_TOKEN", "secret")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Question:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"image")
+    return Question(0, str(path))
+
+
+def make_asker(address: str, pace: Pace, *, retries: int = 0, attempt_seconds: float = 10) -> Asker:
+    return Asker(
+        address,
+        "m",
+        Credentials(None, None, NOWHERE),
+        Patience(60, attempt_seconds, retries),
+        pace,
+        Diagnosis("m", address, NOWHERE, None),
+    )
+
+
+@pytest.mark.parametrize(
+    ("reply", "answered"),
+    [
+        (json_reply(verdict()), 1),
+        (detector_error(400, "truncated_image", "cut short"), 1),
+        (detector_error(500, "internal_error", "a defect"), 1),
+        (Reply(413), 1),
+        (NO_ANSWER, 0),
+        (HANG_UP, 0),
+        (torchserve_error(503, "InternalServerException", "Prediction failed"), 0),
+    ],
+)
+def test_what_counts_as_answered_is_the_servers_own_word_on_an_image(
+    image: Question, reply: Reply, answered: int
+):
+    with StubServer(lambda _: reply) as stub:
+        records, count = make_asker(stub.address, Pace(4, 10), attempt_seconds=0.5).ask([image])
+    assert len(records) == 1
+    assert count == answered
+
+
+def test_an_image_that_cannot_be_read_here_is_not_answered(tmp_path: Path):
+    asker = make_asker(NOWHERE, Pace(4, 10))
+    records, count = asker.ask([Question(0, str(tmp_path / "none.jpg"))])
+    assert [record.error for record in records] == ["unreadable"]
+    assert count == 0
+
+
+@pytest.fixture
+def pauses(image: Question, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[float]]:
+    """Returns the pauses of one client that is hung up on until its last attempt."""
+
+    def ask() -> list[float]:
+        taken: list[float] = []
+        pace = Pace(4, 10)
+        monkeypatch.setattr(pace, "rest", taken.append)
+
+        def answer(_: Request) -> Reply:
+            return HANG_UP if len(taken) < 6 else json_reply(verdict())
+
+        with StubServer(answer) as stub:
+            (record,), _ = make_asker(stub.address, pace, retries=6).ask([image])
+        assert (record.retries, record.error) == (6, None)
+        return taken
+
+    return ask
+
+
+def test_clients_that_fail_together_do_not_come_back_together(pauses: Callable[[], list[float]]):
+    clients = [pauses() for _ in range(4)]
+    for place in range(6):
+        whole = min(FIRST_PAUSE_SECONDS * 2**place, LONGEST_PAUSE_SECONDS)
+        taken = [client[place] for client in clients]
+        assert all(whole / 2 <= pause <= whole for pause in taken)
+        assert len(set(taken)) == len(taken)

@@ -1,0 +1,341 @@
+import base64
+import io
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from deepfake_tools.evaluation.metrics import measure
+from deepfake_tools.evaluation.outcomes import Outcome, Totals
+from deepfake_tools.evaluation.perturbations import Perturbation, PerturbedRun
+from deepfake_tools.evaluation.report import Report, format_report, write_report
+from PIL import Image
+
+HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
+TOTALS = Totals(
+    seconds_wall=12.5,
+    images_per_second=1234.5,
+    retries=3,
+    command="python scripts/client.py --image 'my faces' --report r.html",
+    server="http://127.0.0.1:8080",
+    model="openai/clip-vit-base-patch32",
+    detector={"model": "openai/clip-vit-base-patch32", "commit": None, "head": "trained"},
+    threshold=0.5,
+)
+VOID = {"meta", "img"}
+
+
+class Page(HTMLParser):
+    """A page taken apart: every element with its attributes, and the text outside <style>."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.style = ""
+        self._text: list[str] = []
+        self._open: list[str] = []
+        self.feed(source)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self._open:
+            self.style += data
+        else:
+            self._text.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self._text).split())
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def outcomes(
+    paths: Sequence[str] = (), folders: Sequence[str] = ("real", "fake/a"), count: int = 60
+) -> list[Outcome]:
+    """Images in folders, every second one fake; the given paths are confident mistakes."""
+    chance = random.Random(1)
+    made = []
+    for i in range(count):
+        label = i % 2
+        score = chance.betavariate(1 + label, 2 - label)
+        folder = folders[i % len(folders)]
+        made.append(Outcome(i, f"{i}.png", label, folder, int(score > 0.5), score, 0.1))
+    for i, path in enumerate(paths, start=count):
+        made.append(Outcome(i, path, 0, folders[0], 1, 0.999, 0.1))
+    return made
+
+
+def report(made: Sequence[Outcome], totals: Totals = TOTALS, **more: object) -> Report:
+    written = datetime(2025, 3, 1, 12, 30, tzinfo=UTC)
+    return replace(Report(measure(made), totals, written=written), **more)  # type: ignore[arg-type]
+
+
+def opened(made: Sequence[Outcome], totals: Totals = TOTALS, **more: object) -> Page:
+    return Page(format_report(report(made, totals, **more)))
+
+
+def perturbed(kind: str, strength: float, shift: float) -> PerturbedRun:
+    worse = [
+        replace(o, fake_probability=max(o.fake_probability - shift * (o.label or 0), 0))
+        for o in outcomes()
+        if o.fake_probability is not None
+    ]
+    return PerturbedRun(Perturbation(kind, strength), measure(worse))
+
+
+RUNS = (
+    perturbed("jpeg", 50, 0.3),
+    perturbed("blur", 1, 0.1),
+    perturbed("jpeg", 90, 0.05),
+)
+
+
+def test_the_page_asks_for_nothing_outside_itself(tmp_path: Path):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (30, 20), "red").save(path)
+    page = opened(outcomes([str(path)]), perturbed=RUNS)
+    for tag, attributes in page.elements:
+        assert tag not in ("script", "link", "iframe", "object", "embed", "base", "form")
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            assert "http" not in value or name == "http-equiv"
+            assert not re.search(r"url\((?!#)", value)
+            if name in ("src", "href", "xlink:href"):
+                assert value.startswith(("data:image/jpeg;base64,", "#"))
+    assert not re.search(r"url\(|@import|http", page.style)
+    (policy,) = [m["content"] for m in page.all("meta") if "http-equiv" in m]
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_what_files_and_servers_say_stays_text(tmp_path: Path):
+    # A name as hostile as a file system lets it be: no slash.
+    path = tmp_path / '"><img src=x onerror=alert(1)>.png'
+    Image.new("RGB", (30, 20), "red").save(path)
+    totals = replace(
+        TOTALS,
+        command=HOSTILE,
+        server=HOSTILE,
+        model=HOSTILE,
+        detector={HOSTILE: HOSTILE, "head": "trained"},
+    )
+    made = outcomes([str(path)], folders=[HOSTILE, "b"])
+    made.append(Outcome(99, "x", 1, "b", None, None, 0.1, HOSTILE, HOSTILE))
+    plain, page = opened(outcomes([str(path)])), opened(made, totals)
+    assert {tag for tag, _ in page.elements} <= {tag for tag, _ in plain.elements} | {"table"}
+    # Title, heading, folder, kind of failure, model, a card's name and value, server, command.
+    assert page.text.count(HOSTILE) == 9
+    assert f"real image {path}" in [image["alt"] for image in page.all("img")]
+
+
+def test_drawings_do_not_share_names():
+    page = opened(outcomes(), perturbed=RUNS)
+    names = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert [name for name, times in Counter(names).items() if times > 1] == []
+    used = set()
+    for _, attributes in page.elements:
+        used.update(re.findall(r"url\(#([^)]*)\)", " ".join(attributes.values())))
+        used.update(v[1:] for n, v in attributes.items() if n.endswith("href"))
+    assert used
+    assert used <= set(names)
+
+
+def test_drawings_take_the_page_s_colours():
+    source = format_report(report(outcomes(), perturbed=RUNS))
+    assert "#0102" not in source
+    # Else the colour would be matplotlib's own, and unreadable in dark mode.
+    drawn = re.sub(r"<style>.*?</style>", "", source, count=1, flags=re.DOTALL)
+    assert set(re.findall(r"(?:fill|stroke): (#\w+)", drawn)) == set()
+
+
+def test_drawings_say_what_they_show():
+    labels = [svg["aria-label"] for svg in opened(outcomes(), perturbed=RUNS).all("svg")]
+    assert [label.split(":")[0] for label in labels] == [
+        "ROC curve",
+        "Precision-recall curve, fake as the positive class",
+        "Histogram of the probability of fake, by true label",
+        "Reliability diagram in 15 bins",
+        "AUC against the strength of jpeg",
+        "AUC against the strength of blur",
+    ]
+
+
+def test_the_headline_has_every_figure_with_its_interval():
+    made = report(outcomes())
+    text = Page(format_report(made)).text
+    metrics = made.metrics
+    assert metrics.auc_interval is not None
+    low, high = metrics.auc_interval
+    assert f"AUC {metrics.auc:.4f} {low:.4f} to {high:.4f} PR-AUC {metrics.pr_auc:.4f}" in text
+    for name, value in (
+        ("Equal error rate", metrics.eer),
+        ("Equal error rate", metrics.eer_nearest),
+        ("Accuracy", metrics.accuracy),
+        ("Balanced accuracy", metrics.balanced_accuracy),
+        ("TPR at 1 % FPR", metrics.tpr_at_1_fpr),
+        ("TPR at 0.1 % FPR", metrics.tpr_at_01_fpr),
+        ("Calibration error", metrics.ece),
+    ):
+        assert f"{name} {value:.4f}" in text
+    assert "60 images judged: 30 real, 30 fake. 2025-03-01 12:30 UTC" in text
+
+
+def test_video_auc_stands_there_only_with_videos():
+    assert "videos" not in opened(outcomes()).text.split("Definitions")[0]
+    frames = [
+        replace(o, path=f"{'fake' if o.label else 'real'}/{i // 10:03}/{i:03}.png")
+        for i, o in enumerate(outcomes())
+    ]
+    made = report(frames)
+    assert f"Video AUC {made.metrics.video_auc:.4f} 12 videos" in Page(format_report(made)).text
+
+
+def test_the_run_the_card_and_the_command():
+    text = opened(outcomes()).text
+    assert "Rate 1234.5 images a second Latency p50 100 ms, p95 100 ms, p99 100 ms" in text
+    assert "Repeated requests 3" in text
+    assert "commit none head trained FAKE above 0.5 Server http://127.0.0.1:8080" in text
+    assert TOTALS.command in text
+
+
+def test_an_untrained_head_is_said_in_words():
+    untrained = replace(TOTALS, detector={"head": "untrained"})
+    assert "head is untrained: its predictions are chance" in opened(outcomes(), untrained).text
+    assert "untrained" not in opened(outcomes()).text
+
+
+def test_without_labels_the_page_says_why_and_shows_the_scores():
+    page = opened([replace(o, label=None) for o in outcomes()], replace(TOTALS, threshold=None))
+    assert "no image has a true label" in page.text
+    assert [svg["aria-label"].split()[0] for svg in page.all("svg")] == ["Histogram"]
+    assert "60 without a label" in page.text
+
+
+def test_a_run_in_which_everything_failed_has_a_page():
+    page = opened([Outcome(0, "a.png", 1, "", None, None, 0.1, "timeout", "no answer")])
+    assert "no image was judged" in page.text
+    assert "Images that failed, by kind Kind Images timeout 1" in page.text
+    assert page.all("svg") == []
+
+
+def test_folders_with_their_auc():
+    made = report(outcomes(folders=["real", "fake/a", "real", "fake/b"]))
+    text = Page(format_report(made)).text
+    for folder in made.metrics.folders:
+        auc = "–" if folder.auc is None else f"{folder.auc:.4f}"  # noqa: RUF001 - as it is shown
+        assert f" {folder.folder} {auc} {folder.accuracy:.4f}" in text
+
+
+def test_thousands_of_folders_do_not_make_a_page_of_thousands_of_rows():
+    text = opened(outcomes(folders=[f"v{i:04}" for i in range(500)], count=500)).text
+    assert "the first 200 of 500, the results file has all" in text
+    assert "v0199" in text
+    assert "v0200" not in text
+
+
+def test_one_folder_needs_no_table():
+    assert opened(outcomes(folders=[""])).all("table") == []
+
+
+def test_perturbations_have_a_row_each_and_a_drawing_for_each_kind():
+    made = report(outcomes(), perturbed=RUNS)
+    page = Page(format_report(made))
+    plain = made.metrics.auc
+    assert plain is not None
+    for run in RUNS:
+        auc = run.metrics.auc
+        assert auc is not None
+        change = f"{auc - plain:+.4f}".replace("-", "\N{MINUS SIGN}")
+        assert f"{run.perturbation} {auc:.4f} {change}" in page.text
+    # The mildest first, whatever the order in which they were asked for.
+    drawing = format_report(made).split('aria-label="AUC against the strength of jpeg"')[1]
+    ticks = re.findall(r">(none|90|50)</text>", drawing.split("</svg>")[0])
+    assert ticks == ["none", "90", "50"]
+
+
+def test_a_perturbation_without_auc_is_listed_and_not_drawn():
+    failed = [replace(o, fake_probability=None, error="timeout") for o in outcomes()]
+    run = PerturbedRun(Perturbation("noise", 5), measure(failed))
+    page = opened(outcomes(), perturbed=[run])
+    assert "noise=5 – – – – – 60" in page.text  # noqa: RUF001 - as it is shown
+    assert not [svg for svg in page.all("svg") if "strength" in svg["aria-label"]]
+
+
+def test_without_an_auc_of_the_plain_images_there_is_nothing_to_draw_against():
+    unlabelled = [replace(o, label=None) for o in outcomes()]
+    page = opened(unlabelled, perturbed=RUNS)
+    assert "jpeg=50" in page.text
+    assert not [svg for svg in page.all("svg") if "strength" in svg["aria-label"]]
+
+
+def test_mistakes_are_small_pictures_of_the_files(tmp_path: Path):
+    path = tmp_path / "large.png"
+    Image.new("RGB", (1200, 600), (200, 30, 40)).save(path)
+    page = opened(outcomes([str(path)]))
+    (image,) = page.all("img")
+    with Image.open(io.BytesIO(base64.b64decode(image["src"].split(",")[1]))) as thumbnail:
+        assert (thumbnail.format, thumbnail.size) == ("JPEG", (220, 110))
+        colour = np.asarray(thumbnail).mean(axis=(0, 1))
+    assert colour == pytest.approx([200, 30, 40], abs=4)
+    assert f"real, scored 0.9990 {path}" in page.text
+
+
+def test_a_picture_that_is_gone_leaves_its_name():
+    page = opened(outcomes(["gone/a.png", "nul\0l.png"]))
+    assert page.all("img") == []
+    assert "cannot be read any more real, scored 0.9990 gone/a.png" in page.text
+
+
+def test_large_and_detailed_mistakes_do_not_make_a_large_page(tmp_path: Path):
+    noise = np.random.default_rng(0).integers(0, 256, (900, 900, 3), np.uint8)
+    path = tmp_path / "noise.jpg"
+    Image.fromarray(noise).save(path)
+    source = format_report(report(outcomes([str(path)] * 100)))
+    assert len(Page(source).all("img")) == 24
+    assert len(source) < 1_000_000
+
+
+def test_the_same_run_gives_the_same_page():
+    assert format_report(report(outcomes())) == format_report(report(outcomes()))
+
+
+def test_the_page_replaces_an_older_one_and_leaves_nothing_else(tmp_path: Path):
+    path = tmp_path / "r.html"
+    path.write_text("old")
+    made = report(outcomes(["not UTF-8 \udcff.png"]))
+    write_report(path, made)
+    assert path.read_text(encoding="utf-8") == format_report(made)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_older_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "r.html"
+    path.write_text("old")
+
+    def full_disk(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_report(path, report(outcomes()))
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,119 @@
+from pathlib import Path
+
+import pytest
+from deepfake_tools.errors import TimeLimitError
+from deepfake_tools.operations.readiness import DrainingMark
+from deepfake_tools.operations.rollout import Server
+from deepfake_tools.operations.stopping import Patience, stop
+from deepfake_tools.store import Store
+from deepfake_tools.torchserve.api import InferenceAPI, ManagementAPI
+
+from tests.unit.torchserve_stub import (
+    NO_ANSWER,
+    Reply,
+    Request,
+    StubServer,
+    description,
+    json_reply,
+)
+
+
+class Process:
+    """Stands for TorchServe's processes, and notes whether the mark stood when they ended."""
+
+    pid = 4711
+
+    def __init__(self, mark: DrainingMark, *, listens: bool = True) -> None:
+        self._mark = mark
+        self.listens = listens
+        self.ended = False
+
+    def end(self) -> bool:
+        assert self._mark.path.exists()
+        self.ended = True
+        return True
+
+
+class Workers:
+    """Two workers, of which one hangs: it answers no description."""
+
+    def __init__(self, *answering: int, pending: int = 0) -> None:
+        self._answering = list(answering)
+        self._pending = pending
+
+    def __call__(self, request: Request) -> Reply:
+        if request.path.startswith("/models?"):
+            return json_reply({"models": [{"modelName": "m", "modelUrl": "m@1.mar"}]})
+        version = description("m", "1", "READY", "READY")
+        version["jobQueueStatus"] = {"pendingRequests": self._pending}
+        if "customized" in request.path:
+            if not self._answering:
+                return NO_ANSWER
+            self._answering.append(self._answering.pop(0))
+            version["customizedMetadata"] = {"pid": self._answering[0]}
+        return json_reply([version])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    (tmp_path / "model_store").mkdir()
+    return Store(tmp_path / "model_store")
+
+
+def run(store: Store, address: str, process: Process, drain_s: float = 30) -> list[str]:
+    said: list[str] = []
+    key_file = store.folder.parent / "key_file.json"
+    key_file.touch()
+
+    def connect() -> Server:
+        management, inference = ManagementAPI(address, None, 5), InferenceAPI(address, None, 5)
+        return Server(management, inference, store.folder / "logs", 5, said.append)
+
+    try:
+        stop(connect, process, store, key_file, Patience(0, drain_s), said.append)
+    finally:
+        assert process.ended
+        assert not key_file.exists()
+        assert not DrainingMark(store).path.exists()
+    return said
+
+
+def test_it_ends_when_every_worker_has_answered(store):
+    process = Process(DrainingMark(store))
+    with StubServer(Workers(100, 101)) as stub:
+        said = run(store, stub.address, process)
+
+    asked = [request.path for request in stub.requests if "customized" in request.path]
+    assert len(asked) == 2
+    assert said[-1] == "TorchServe, process 4711, is gone"
+
+
+def test_a_hung_worker_is_named_and_ended(store):
+    with (
+        StubServer(Workers()) as stub,
+        pytest.raises(TimeLimitError, match="2 workers of m version 1 did not finish"),
+    ):
+        run(store, stub.address, Process(DrainingMark(store)), drain_s=0.5)
+
+
+def test_requests_that_never_cease_are_cut_off_and_said(store):
+    with StubServer(Workers(100, 101, pending=7)) as stub:
+        said = run(store, stub.address, Process(DrainingMark(store)), drain_s=0.5)
+
+    assert any("still sent requests; they are cut off" in line for line in said)
+
+
+def test_a_server_that_does_not_answer_is_ended_all_the_same(store):
+    with pytest.raises(TimeLimitError, match="could not drain: no server answers"):
+        run(store, "http://127.0.0.1:9", Process(DrainingMark(store)))
+
+
+def test_a_server_that_is_starting_has_nothing_to_drain(store):
+    assert run(store, "http://127.0.0.1:9", Process(DrainingMark(store), listens=False))
+
+
+def test_a_change_that_is_under_way_is_not_waited_for_without_end(store):
+    with StubServer(Workers(100, 101)) as stub, store.lock():
+        said = run(store, stub.address, Process(DrainingMark(store)), drain_s=1)
+
+    assert any("not waiting any longer" in line for line in said)

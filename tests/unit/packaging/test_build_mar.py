@@ -1,0 +1,204 @@
+"""The command as a person types it: output, exit codes, what is left behind."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import build_mar
+import pytest
+
+from tests import ROOT
+from tests.clips import SMALL, write_repository
+from tests.hub_server import HubServer
+
+COMMAND = [sys.executable, str(ROOT / "scripts" / "build_mar.py")]
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command in this process, which has imported torch already."""
+
+    def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        try:
+            code = build_mar.main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return subprocess.CompletedProcess([], code, *capfd.readouterr())
+
+    return call
+
+
+def run_apart(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command in a process of its own, for variables that are read at import."""
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def assert_refused(result: subprocess.CompletedProcess[str], store: Path, *words: str) -> None:
+    assert result.returncode == 1
+    (line,) = [line for line in result.stderr.splitlines() if not line.endswith("...")]
+    assert line.startswith("build_mar.py: ")
+    for word in words:
+        assert word in line
+    assert not list(store.glob("**/*"))
+
+
+def test_it_prints_what_was_built_and_what_to_type_next(
+    run: Run, small_clip: Path, tmp_path: Path
+) -> None:
+    result = run("--model", small_clip, "--export-path", tmp_path, "--served-name", "small")
+    assert result.returncode == 0, result.stderr
+    archive = tmp_path / "small@1.mar"
+    assert archive.exists()
+    for word in (str(archive), "UNTRAINED", "served name  small, version 1", "manage.py"):
+        assert word in result.stdout
+    assert re.search(r"sha256 +[0-9a-f]{64}", result.stdout)
+
+
+def test_help_teaches(run: Run) -> None:
+    result = run("--help")
+    assert result.returncode == 0
+    for word in ("--revision", "--precision", "HF_HOME", "examples:"):
+        assert word in result.stdout
+
+
+@pytest.mark.parametrize("options", [["--batch-size", "0"], ["--precision", "int3"]])
+def test_wrong_arguments_are_exit_code_2(run: Run, options: list[str]) -> None:
+    assert run(*options).returncode == 2
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("--served-name=a b", "--served-name=../a", "--served-name=" + 201 * "a"),
+        *("--version=1.", "--version=01", "--version=1.00", "--version=v1", "--version="),
+    ],
+)
+def test_a_name_that_a_server_would_stumble_over(
+    run: Run, option: str, small_clip: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    result = run("--model", small_clip, "--export-path", store, option)
+    name, _, value = option.partition("=")
+    assert_refused(result, store, value, name)
+    assert "unnamed" not in result.stderr
+
+
+def test_a_dotted_version_is_one(run: Run, small_clip: Path, tmp_path: Path) -> None:
+    arguments = ("--model", small_clip, "--export-path", tmp_path, "--served-name", "small")
+    assert run(*arguments, "--version", "1.0").returncode == 0
+    assert (tmp_path / "small@1.0.mar").exists()
+    assert "small, version 2" in run(*arguments).stdout
+
+
+def test_a_model_that_does_not_exist(run: Run, hub_cache: Path, tmp_path: Path) -> None:
+    result = run("--model", "acme/nothing", "--export-path", tmp_path / "store")
+    assert_refused(result, tmp_path / "store", "acme/nothing does not exist", "HF_TOKEN")
+
+
+def test_a_gated_model(
+    run: Run, hub: HubServer, hub_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = write_repository(tmp_path / "repo", SMALL)
+    hub.add("acme/gated", repository, readers=frozenset({"hf_reader"}))
+    store = tmp_path / "store"
+    arguments = ("--model", "acme/gated", "--export-path", store)
+    assert_refused(run(*arguments), store, "acme/gated is gated", "HF_TOKEN")
+    monkeypatch.setenv("HF_TOKEN", "hf_reader")
+    assert run(*arguments).returncode == 0
+
+
+def test_a_revision_that_does_not_exist(
+    run: Run, hub: HubServer, hub_cache: Path, tmp_path: Path
+) -> None:
+    hub.add("acme/revised", write_repository(tmp_path / "repo", SMALL))
+    store = tmp_path / "store"
+    result = run("--model", "acme/revised", "--revision", "v9", "--export-path", store)
+    assert_refused(result, store, "no revision 'v9'")
+
+
+def test_a_revision_and_its_commit_give_the_same_weights(
+    run: Run, hub: HubServer, hub_cache: Path, tmp_path: Path
+) -> None:
+    hub.add("acme/tagged", write_repository(tmp_path / "one", SMALL, seed=1), "v1")
+    commit = hub.add("acme/tagged", write_repository(tmp_path / "two", SMALL, seed=2), "main")
+    for revision in ("v1", commit):
+        result = run("--model", "acme/tagged", "--revision", revision, "--export-path", tmp_path)
+        assert result.returncode == 0, result.stderr
+    assert f"commit {commit}" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "no spaces", "./missing", "/missing"])
+def test_what_is_no_name_at_all(run: Run, name: str, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    assert_refused(run("--model", name, "--export-path", store), store, name)
+
+
+def test_an_unreachable_hub_is_said_within_5_seconds(hub_cache: Path, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        nowhere = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        store = tmp_path / "store"
+        begin = time.monotonic()
+        run_apart("--model", tmp_path / "nowhere", "--export-path", store)
+        start = time.monotonic() - begin
+        begin = time.monotonic()
+        result = run_apart("--model", "acme/far", "--export-path", store, HF_ENDPOINT=nowhere)
+        seconds = time.monotonic() - begin
+    assert_refused(result, store, "acme/far cannot be fetched", "HF_ENDPOINT")
+    assert seconds < 5 + 2 * start  # the limit, and what any run takes on a busy machine
+
+
+def test_the_cache_is_enough_without_the_hub(
+    hub: HubServer, hub_cache: Path, tmp_path: Path
+) -> None:
+    hub.add("acme/cached", write_repository(tmp_path / "repo", SMALL))
+    arguments = ("--model", "acme/cached", "--export-path", tmp_path / "store")
+    refused = run_apart(*arguments, HF_HUB_OFFLINE="1")
+    assert_refused(refused, tmp_path / "store", "not in the cache")
+    assert run_apart(*arguments).returncode == 0
+    assert run_apart(*arguments, HF_HUB_OFFLINE="1").returncode == 0
+
+
+def test_a_full_disk_leaves_nothing(small_clip: Path, tmp_path: Path) -> None:
+    """A file size limit of the process stands for the full disk."""
+    store = tmp_path / "store"
+    limited = ["bash", "-c", 'trap "" XFSZ; ulimit -f 100; exec "$@"', "bash", *COMMAND]
+    result = subprocess.run(
+        [*limited, "--model", str(small_clip), "--export-path", str(store)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert_refused(result, store, "no archive was written")
+
+
+def test_ctrl_c_leaves_nothing(small_clip: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    process = subprocess.Popen(
+        [*COMMAND, "--model", str(small_clip), "--export-path", str(store)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("reading")
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=30)[1]
+    assert process.returncode == 130, rest
+    assert "interrupted" in rest
+    assert "Traceback" not in rest
+    assert not list(store.glob("**/*"))

@@ -1,0 +1,145 @@
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from deepfake_tools.errors import TokenError
+from deepfake_tools.torchserve.tokens import Purpose, find_key, find_token
+
+
+@pytest.fixture(autouse=True)
+def no_token_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TORCHSERVE_TOKEN", raising=False)
+    monkeypatch.delenv("TORCHSERVE_KEY_FILE", raising=False)
+
+
+def write_keys(path: Path, prefix: str, expires: str = "2126-11-22T18:08:00.587266027Z") -> Path:
+    keys = {
+        "management": {"key": f"{prefix}-management", "expiration time": expires},
+        "inference": {"key": f"{prefix}-inference", "expiration time": expires},
+        "API": {"key": f"{prefix}-api"},
+    }
+    path.write_text(json.dumps(keys, indent=2))
+    path.chmod(0o600)
+    return path
+
+
+def test_no_token_is_not_an_error():
+    assert find_token(Purpose.INFERENCE) is None
+    assert find_key(Purpose.MANAGEMENT) is None
+
+
+def test_the_places_are_looked_at_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def found(**options: Path) -> str:
+        token = find_token(Purpose.INFERENCE, **options)
+        assert token is not None
+        return token.value
+
+    write_keys(tmp_path / "key_file.json", "here")
+    assert found() == "here-inference"
+    monkeypatch.setenv("TORCHSERVE_KEY_FILE", str(write_keys(tmp_path / "k.json", "named")))
+    assert found() == "named-inference"
+    monkeypatch.setenv("TORCHSERVE_TOKEN", "environment")
+    assert found() == "environment"
+    assert found(key_file=write_keys(tmp_path / "o.json", "option")) == "option-inference"
+    token_file = tmp_path / "token"
+    token_file.write_text("in-file\n")
+    token_file.chmod(0o600)
+    assert found(token_file=token_file) == "in-file"
+
+
+def test_each_api_has_its_own_token(tmp_path: Path):
+    path = write_keys(tmp_path / "k.json", "x")
+    token = find_token(Purpose.MANAGEMENT, key_file=path)
+    assert token is not None
+    assert token.value == "x-management"
+
+
+def test_the_management_key_is_not_taken_from_the_environments_token(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("TORCHSERVE_TOKEN", "for-inference")
+    assert find_key(Purpose.MANAGEMENT) is None
+
+
+@pytest.mark.parametrize(("year", "expired"), [("2001", True), ("2126", False)])
+def test_a_key_file_says_when_its_tokens_expire(tmp_path: Path, year: str, expired: bool):
+    time = f"{year}-11-22T18:08:00.587266027Z"
+    token = find_key(Purpose.INFERENCE, write_keys(tmp_path / "k.json", "x", time))
+    assert token is not None
+    assert token.has_expired == expired
+    assert token.expires == datetime(int(year), 11, 22, 18, 8, 0, 587266, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"not json",
+        b"[]",
+        b'{"inference": "token"}',
+        b'{"management": {"key": "x"}}',
+        b'{"inference": {"key": 7}}',
+        b'{"inference": {"key": "x", "expiration time": "tomorrow"}}',
+        b'{"inference": {"key": "two words"}}',
+        b"\xff\xfe",
+        b"[" * 50_000,
+    ],
+)
+def test_a_key_file_that_is_none_is_named(tmp_path: Path, content: bytes):
+    path = tmp_path / "k.json"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(TokenError, match=r"k\.json"):
+        find_token(Purpose.INFERENCE, key_file=path)
+
+
+@pytest.mark.parametrize("content", ["", "\n", "two words", "line\nline", "\N{EM DASH}"])
+def test_a_token_that_fits_no_header_is_refused(tmp_path: Path, content: str):
+    path = tmp_path / "token"
+    path.write_text(content)
+    path.chmod(0o600)
+    with pytest.raises(TokenError, match="token does not hold a token"):
+        find_token(Purpose.INFERENCE, token_file=path)
+
+
+def test_a_place_that_is_named_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    missing = tmp_path / "missing"
+    with pytest.raises(TokenError, match="missing: No such file"):
+        find_token(Purpose.INFERENCE, token_file=missing)
+    with pytest.raises(TokenError, match="missing: No such file"):
+        find_token(Purpose.INFERENCE, key_file=missing)
+    monkeypatch.setenv("TORCHSERVE_KEY_FILE", str(missing))
+    with pytest.raises(TokenError, match="missing: No such file"):
+        find_token(Purpose.INFERENCE)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
+def test_a_file_that_others_can_read_is_refused_with_the_remedy(tmp_path: Path, mode: int):
+    keys = write_keys(tmp_path / "k.json", "secret")
+    token = tmp_path / "token"
+    token.write_text("secret")
+    for path in (keys, token):
+        path.chmod(mode)
+    with pytest.raises(TokenError, match=f"by other users .* chmod 600 {keys},") as refused:
+        find_key(Purpose.INFERENCE, keys)
+    with pytest.raises(TokenError, match=f"by other users .* chmod 600 {token},"):
+        find_token(Purpose.INFERENCE, token_file=token)
+    assert "secret-" not in str(refused.value)
+
+
+def test_no_secret_is_shown(tmp_path: Path):
+    token = find_key(Purpose.INFERENCE, write_keys(tmp_path / "k.json", "hidden"))
+    assert token is not None
+    assert "hidden" not in repr(token)
+
+
+def test_a_token_may_come_out_of_a_pipe():
+    reading, writing = os.pipe()
+    os.write(writing, b"from-a-pipe\n")
+    os.close(writing)
+    token = find_token(Purpose.INFERENCE, token_file=Path(f"/dev/fd/{reading}"))
+    os.close(reading)
+    assert token is not None
+    assert token.value == "from-a-pipe"
