@@ -12,8 +12,8 @@ from deepfake_tools.demonstration.random_clip import (
     clip_config,
     write_clip,
 )
+from deepfake_tools.inspection import served_name
 from deepfake_tools.packaging.hub import DEFAULT_MODEL
-from deepfake_tools.torchserve.api import served_name
 
 from benchmarks.cells import BenchmarkError
 from benchmarks.child import SCRIPTS

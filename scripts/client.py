@@ -11,7 +11,7 @@ from pathlib import Path
 # and it need not be installed.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "handler"))
 
-from deepfake_tools.cli import CommandParser, add_connection_options, at_least
+from deepfake_tools.cli import CommandParser, at_least
 from deepfake_tools.client.alignment import (
     AlignedTwiceError,
     LandmarksError,
@@ -35,10 +35,12 @@ from deepfake_tools.evaluation.perturbations import (
 from deepfake_tools.evaluation.results_file import Run, headline
 from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.files import SameFileError
+from deepfake_tools.inspection import served_name
 from deepfake_tools.interrupts import Interruption
 from deepfake_tools.labels import LabelError
-from deepfake_tools.torchserve.api import MANAGEMENT_ADDRESS, served_name
+from deepfake_tools.torchserve.api import MANAGEMENT_ADDRESS
 from deepfake_tools.torchserve.credentials import Credentials
+from deepfake_tools.torchserve.options import add_connection_options
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 SIGNALLED = 128

@@ -14,7 +14,7 @@ from clip_deepfake.regular_files import read_regular
 from deepfake_tools.client.images import CollectionError, collect
 from deepfake_tools.client.run import Target
 from deepfake_tools.errors import ServiceError
-from deepfake_tools.inspection import ArchiveName
+from deepfake_tools.inspection import ArchiveName, served_name
 from deepfake_tools.interrupts import STOPS
 from deepfake_tools.labels import LabelError
 from deepfake_tools.operations import stopping
@@ -30,7 +30,7 @@ from deepfake_tools.operations.service import Check, Service
 from deepfake_tools.operations.table import model_table
 from deepfake_tools.operations.worker_log import WorkerLog
 from deepfake_tools.store import Store, StoreError
-from deepfake_tools.torchserve.api import InferenceAPI, ManagementAPI, served_name
+from deepfake_tools.torchserve.api import InferenceAPI, ManagementAPI
 from deepfake_tools.torchserve.connection import Server as Connection
 from deepfake_tools.torchserve.credentials import Credentials, fresh_key
 from deepfake_tools.torchserve.tokens import KEY_FILE_NAME, KEY_FILE_VARIABLE, Purpose

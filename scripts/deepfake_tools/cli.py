@@ -1,15 +1,9 @@
-"""What command lines have in common: their parser, where the server is, the token, numbers."""
+"""What command lines have in common: their parser, and how they read numbers and addresses."""
 
 import argparse
 import math
-import ssl
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-
-from deepfake_tools.torchserve.api import INFERENCE_ADDRESS, MANAGEMENT_ADDRESS
-from deepfake_tools.torchserve.connection import server_address
-from deepfake_tools.torchserve.tokens import KEY_FILE_NAME, KEY_FILE_VARIABLE, TOKEN_VARIABLE
 
 LAST_PORT = 65535
 
@@ -69,58 +63,6 @@ def given(args: argparse.Namespace, *names: str) -> list[str]:
     ]
 
 
-def add_connection_options(parser: argparse.ArgumentParser, timeout: float) -> None:
-    """Adds where the server is, where the token is, --timeout and --ca to a command.
-
-    Args:
-        parser: The command's parser.
-        timeout: The default time limit in seconds.
-    """
-    group = parser.add_argument_group(
-        "server",
-        "where the token is looked for, in this order:\n"
-        f"  --token-file or --key-file, {TOKEN_VARIABLE} (the token itself),\n"
-        f"  {KEY_FILE_VARIABLE} (a key file's path), ./{KEY_FILE_NAME}",
-    )
-    group.add_argument(
-        "--server", type=address, default=INFERENCE_ADDRESS, help="inference (%(default)s)"
-    )
-    group.add_argument(
-        "--management", type=address, default=MANAGEMENT_ADDRESS, help="management (%(default)s)"
-    )
-    places = group.add_mutually_exclusive_group()
-    places.add_argument("--token-file", type=Path, metavar="FILE", help="file with the token alone")
-    places.add_argument(
-        "--key-file", type=Path, metavar="FILE", help=f"TorchServe's own {KEY_FILE_NAME}"
-    )
-    group.add_argument(
-        "--timeout",
-        type=seconds,
-        default=timeout,
-        metavar="SECONDS",
-        help="longest time for one image, all attempts together (%(default)g)",
-    )
-    add_ca_option(group)
-
-
-def add_ca_option(group: argparse._ArgumentGroup) -> None:
-    """Adds --ca to a command's group of options."""
-    group.add_argument(
-        "--ca",
-        type=certificates,
-        metavar="FILE",
-        help="over https, trust this certificate, or authority, alone (the public authorities)",
-    )
-
-
-def address(text: str) -> str:
-    """Reads a server's address, as an argument's `type`."""
-    try:
-        return server_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
 def seconds(text: str) -> float:
     """Reads a time limit in seconds, as an argument's `type`."""
     try:
@@ -130,17 +72,6 @@ def seconds(text: str) -> float:
     if not 0 < limit < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return limit
-
-
-def certificates(text: str) -> Path:
-    """Reads the name of a file of certificates, as an argument's `type`."""
-    try:
-        ssl.create_default_context(cafile=text)
-    except ssl.SSLError as error:
-        raise argparse.ArgumentTypeError(f"{text} holds no certificate in PEM form") from error
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from error
-    return Path(text)
 
 
 def not_negative(text: str) -> float:

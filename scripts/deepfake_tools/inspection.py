@@ -61,6 +61,11 @@ class ArchiveName:
         return f"{self.name} version {self.version}"
 
 
+def served_name(model: str) -> str:
+    """Returns a model's name in TorchServe's URLs: the Hub name with / as --."""
+    return model.replace("/", "--")
+
+
 def version_order(version: str) -> tuple[tuple[int, str], ...]:
     """What versions are sorted by: 1.9 is before 1.10, and 1 before 1.0.
 

@@ -13,9 +13,8 @@ from deepfake_tools.demonstration.random_clip import (
     tower_shape,
     write_clip,
 )
-from deepfake_tools.inspection import inspect_archive
+from deepfake_tools.inspection import inspect_archive, served_name
 from deepfake_tools.packaging.hub import DEFAULT_MODEL
-from deepfake_tools.torchserve.api import served_name
 
 from tests import ROOT
 from tests.drills.drill import Ground

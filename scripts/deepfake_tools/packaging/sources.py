@@ -10,6 +10,7 @@ from clip_deepfake.card import EncoderCard, ModelSource
 from clip_deepfake.digests import file_digest
 from clip_deepfake.preprocessing import Preprocessing
 
+from deepfake_tools.inspection import served_name
 from deepfake_tools.packaging.build_options import BuildOptions
 from deepfake_tools.packaging.checkpoints.extraction import Checkpoint, extract_head, extract_tower
 from deepfake_tools.packaging.checkpoints.opening import open_checkpoint
@@ -31,7 +32,6 @@ from deepfake_tools.packaging.heads import Head, classifier_head, fake_outputs, 
 from deepfake_tools.packaging.hub import DEFAULT_MODEL, BuildError
 from deepfake_tools.packaging.presets import resolve_preset
 from deepfake_tools.packaging.weights import Tower, files_digest
-from deepfake_tools.torchserve.api import served_name
 
 Report = Callable[[str], None]
 

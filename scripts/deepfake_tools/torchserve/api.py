@@ -27,11 +27,6 @@ MANAGEMENT_ADDRESS = "http://127.0.0.1:8081"
 PAGE_SIZE = 100
 
 
-def served_name(model: str) -> str:
-    """Returns a model's name in TorchServe's URLs: the Hub name with / as --."""
-    return model.replace("/", "--")
-
-
 class InferenceAPI:
     """The port that answers predictions.
 

@@ -3,8 +3,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from deepfake_tools.errors import ImageError, NoWorkerError, UnexpectedAnswerError
+from deepfake_tools.inspection import served_name
 from deepfake_tools.torchserve.answers import Verdict
-from deepfake_tools.torchserve.api import InferenceAPI, ManagementAPI, served_name
+from deepfake_tools.torchserve.api import InferenceAPI, ManagementAPI
 from deepfake_tools.torchserve.tokens import Token
 
 from tests.unit.torchserve_stub import (
