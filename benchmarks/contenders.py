@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 import msgspec
 from clip_deepfake.preprocessing import Preprocessing
 from deepfake_tools.operations import rollout as deployment
+from deepfake_tools.torchserve.connection import Purpose
 from deepfake_tools.torchserve.local_server import LocalServer
-from deepfake_tools.torchserve.tokens import Purpose, find_key
+from deepfake_tools.torchserve.tokens import find_key
 
 from benchmarks.cells import Cell, Figures, Place, Start, Way, percentile
 from benchmarks.child import child

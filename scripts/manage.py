@@ -31,9 +31,9 @@ from deepfake_tools.operations.table import model_table
 from deepfake_tools.operations.worker_log import WorkerLog
 from deepfake_tools.store import Store, StoreError
 from deepfake_tools.torchserve.api import InferenceAPI, ManagementAPI
+from deepfake_tools.torchserve.connection import KEY_FILE_NAME, Purpose
 from deepfake_tools.torchserve.connection import Server as Connection
-from deepfake_tools.torchserve.credentials import Credentials, fresh_key
-from deepfake_tools.torchserve.tokens import KEY_FILE_NAME, KEY_FILE_VARIABLE, Purpose
+from deepfake_tools.torchserve.tokens import KEY_FILE_VARIABLE, Credentials, fresh_key
 from deepfake_tools.trial import trial_image
 
 POLL_S = 0.2

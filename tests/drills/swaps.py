@@ -5,8 +5,9 @@ import subprocess
 from deepfake_tools.operations.rollout import Server
 from deepfake_tools.operations.service import Service
 from deepfake_tools.store import Store, StoreError
+from deepfake_tools.torchserve.connection import Purpose
 from deepfake_tools.torchserve.local_server import LocalServer
-from deepfake_tools.torchserve.tokens import Purpose, find_key
+from deepfake_tools.torchserve.tokens import find_key
 
 from tests.drills.commands import MANAGE, command_line
 from tests.drills.drill import Finding, Ground

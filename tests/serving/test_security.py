@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-from deepfake_tools.torchserve.credentials import fresh_key
+from deepfake_tools.torchserve.connection import Purpose
 from deepfake_tools.torchserve.local_server import LocalServer
-from deepfake_tools.torchserve.tokens import Purpose
+from deepfake_tools.torchserve.tokens import fresh_key
 from deepfake_tools.trial import trial_image
 
 from tests import ROOT

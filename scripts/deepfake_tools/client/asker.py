@@ -26,8 +26,8 @@ from deepfake_tools.errors import (
 )
 from deepfake_tools.torchserve.answers import DetectorInfo, Verdict
 from deepfake_tools.torchserve.api import InferenceAPI
-from deepfake_tools.torchserve.credentials import Credentials
-from deepfake_tools.torchserve.tokens import Token
+from deepfake_tools.torchserve.connection import Token
+from deepfake_tools.torchserve.tokens import Credentials
 from deepfake_tools.trial import trial_image
 
 FIRST_PAUSE_SECONDS = 0.5

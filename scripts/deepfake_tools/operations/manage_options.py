@@ -19,8 +19,9 @@ from deepfake_tools.operations.readiness import NotReadyError
 from deepfake_tools.operations.rollout import ConflictError
 from deepfake_tools.store import StoreError
 from deepfake_tools.torchserve.api import INFERENCE_ADDRESS, MANAGEMENT_ADDRESS
+from deepfake_tools.torchserve.connection import KEY_FILE_NAME
 from deepfake_tools.torchserve.options import add_ca_option, address
-from deepfake_tools.torchserve.tokens import KEY_FILE_NAME, KEY_FILE_VARIABLE
+from deepfake_tools.torchserve.tokens import KEY_FILE_VARIABLE
 
 WRONG_ARGUMENTS = 2
 CHANGE_SECONDS = 150

@@ -1,4 +1,4 @@
-"""What TorchServe and the detector answer: untrusted JSON in, frozen dataclasses out."""
+"""What TorchServe and the detector answer: untrusted JSON, checked and typed."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""TorchServe's two APIs over HTTP: calls with a token in, typed answers or a ServiceError out."""
+"""TorchServe's inference API and management API: a method for each call."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +19,7 @@ from deepfake_tools.torchserve.answers import (
     parse_verdict,
     parse_versions,
 )
-from deepfake_tools.torchserve.connection import Server, detector_failure
-from deepfake_tools.torchserve.tokens import Purpose, Token
+from deepfake_tools.torchserve.connection import Purpose, Server, Token, detector_failure
 
 INFERENCE_ADDRESS = "http://127.0.0.1:8080"
 MANAGEMENT_ADDRESS = "http://127.0.0.1:8081"

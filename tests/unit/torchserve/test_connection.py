@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from deepfake_tools import errors as failures
 from deepfake_tools.errors import ServiceError
-from deepfake_tools.torchserve.connection import LARGEST_ANSWER_BYTES, Server, server_address
-from deepfake_tools.torchserve.tokens import Token
+from deepfake_tools.torchserve.connection import LARGEST_ANSWER_BYTES, Server, Token, server_address
 
 from tests.unit.torchserve_stub import (
     HANG_UP,

@@ -6,7 +6,7 @@ from deepfake_tools.errors import ImageError, NoWorkerError, UnexpectedAnswerErr
 from deepfake_tools.inspection import served_name
 from deepfake_tools.torchserve.answers import Verdict
 from deepfake_tools.torchserve.api import InferenceAPI, ManagementAPI
-from deepfake_tools.torchserve.tokens import Token
+from deepfake_tools.torchserve.connection import Token
 
 from tests.unit.torchserve_stub import (
     Reply,
