@@ -19,11 +19,11 @@ from deepfake_tools.interrupts import STOPS
 from deepfake_tools.labels import LabelError
 from deepfake_tools.operations import stopping
 from deepfake_tools.operations.comparing import compare, version_asker
-from deepfake_tools.operations.comparison import CheckError, Limits
+from deepfake_tools.operations.comparison import CheckError, Tolerances
 from deepfake_tools.operations.manage_options import WRONG_ARGUMENTS, parse_arguments
 from deepfake_tools.operations.probe import Probe
 from deepfake_tools.operations.readiness import DrainingMark, NotReadyError, check_ready
-from deepfake_tools.operations.rollout import Server
+from deepfake_tools.operations.rollout import RunningServer
 from deepfake_tools.operations.served import renew, served_path
 from deepfake_tools.operations.server_process import ServerProcess, default_pid_file
 from deepfake_tools.operations.service import Check, Service
@@ -31,8 +31,7 @@ from deepfake_tools.operations.table import model_table
 from deepfake_tools.operations.worker_log import WorkerLog
 from deepfake_tools.store import Store, StoreError
 from deepfake_tools.torchserve.api import InferenceAPI, ManagementAPI
-from deepfake_tools.torchserve.connection import KEY_FILE_NAME, Purpose
-from deepfake_tools.torchserve.connection import Server as Connection
+from deepfake_tools.torchserve.connection import KEY_FILE_NAME, Endpoint, Purpose
 from deepfake_tools.torchserve.tokens import KEY_FILE_VARIABLE, Credentials, fresh_key
 from deepfake_tools.trial import trial_image
 
@@ -129,7 +128,7 @@ def probe(args: argparse.Namespace) -> None:
 
     def live() -> str:
         # The one path that asks for no token, and answers while no worker does.
-        Connection(args.server, None, args.timeout, args.ca).call("GET", "/api-description")
+        Endpoint(args.server, None, args.timeout, args.ca).call("GET", "/api-description")
         return "live"
 
     draining = DrainingMark(Store(args.model_store)).check
@@ -144,9 +143,9 @@ def probe(args: argparse.Namespace) -> None:
 def stop(args: argparse.Namespace) -> None:
     """Ends the server once it has answered what it was asked."""
     process = ServerProcess.find(args.pid_file or default_pid_file(), args.management)
-    patience = stopping.Patience(args.grace, args.drain)
+    times = stopping.StopTimes(args.grace, args.drain)
     store = Store(args.model_store)
-    stopping.stop(lambda: connect(args), process, store, key_file(args), patience, say)
+    stopping.stop(lambda: connect(args), process, store, key_file(args), times, say)
 
 
 def config(args: argparse.Namespace) -> None:
@@ -194,9 +193,9 @@ def make_check(args: argparse.Namespace) -> Check:
     paths = [picture.path for picture in collection.images]
     for note in collection.left_out.notes():
         print(f"note: {note}", file=sys.stderr)
-    limits = Limits(
-        Limits.min_agreement if args.min_agreement is None else args.min_agreement,
-        Limits.max_slowdown if args.max_slowdown is None else args.max_slowdown,
+    tolerances = Tolerances(
+        Tolerances.min_agreement if args.min_agreement is None else args.min_agreement,
+        Tolerances.max_slowdown if args.max_slowdown is None else args.max_slowdown,
     )
     credentials = Credentials(None, args.key_file, args.management, args.ca)
 
@@ -214,10 +213,10 @@ def make_check(args: argparse.Namespace) -> Check:
         )
         say(f"asking both versions about {len(paths)} images in {args.check}")
         ask_old, ask_new = (version_asker(target, each.version) for each in (old, new))
-        found = compare(ask_old, ask_new, paths, limits)
+        found = compare(ask_old, ask_new, paths, tolerances)
         for line in found.lines():
             say(line)
-        if objections := found.objections(limits):
+        if objections := found.objections(tolerances):
             raise CheckError(f"{new} is refused: {'; '.join(objections)}")
 
     return check
@@ -228,13 +227,13 @@ def service(args: argparse.Namespace) -> Service:
     return Service(connect(args), Store(args.model_store), args.config)
 
 
-def connect(args: argparse.Namespace) -> Server:
+def connect(args: argparse.Namespace) -> RunningServer:
     """Finds the tokens, renews those whose time is over, and returns the server's two APIs."""
     tokens = {
         purpose: fresh_key(purpose, args.key_file, args.management, args.ca)
         for purpose in (Purpose.MANAGEMENT, Purpose.INFERENCE)
     }
-    return Server(
+    return RunningServer(
         management=ManagementAPI(
             args.management, tokens[Purpose.MANAGEMENT], args.timeout, args.ca
         ),

@@ -9,7 +9,7 @@ from deepfake_tools.client.questions import Question
 from deepfake_tools.client.records import Record
 from deepfake_tools.client.run import Target, make_asker
 from deepfake_tools.errors import ServiceError
-from deepfake_tools.operations.comparison import CheckError, Comparison, Limits, Pair
+from deepfake_tools.operations.comparison import CheckError, Comparison, Tolerances, VerdictPair
 
 Ask: TypeAlias = Callable[[str], Record]
 """Takes an image's path, returns what became of it."""
@@ -41,7 +41,7 @@ def version_asker(target: Target, version: str) -> Ask:
 
 
 def compare(
-    old: Ask, new: Ask, paths: Sequence[str], limits: Limits, timings: int = TIMINGS
+    old: Ask, new: Ask, paths: Sequence[str], tolerances: Tolerances, timings: int = TIMINGS
 ) -> Comparison:
     """Asks two versions about every image, one request at a time, in turns.
 
@@ -53,7 +53,7 @@ def compare(
         old: Asks the version that answers now.
         new: Asks the one that is to take its place.
         paths: The images.
-        limits: What the new one is measured by.
+        tolerances: What the new one is measured by.
         timings: Fewest latencies for each.
 
     Raises:
@@ -73,24 +73,24 @@ def compare(
     pairs = _ask_both(old, ask_new, paths)
     rest = islice(cycle(paths), max(timings - len(paths), 0))
     found = _comparison(pairs, [*pairs, *_ask_both(old, ask_new, rest)])
-    if found.slowdown >= limits.max_slowdown:
+    if found.slowdown >= tolerances.max_slowdown:
         again = _ask_both(old, ask_new, islice(cycle(paths), timings))
         found = min(found, _comparison(pairs, again), key=lambda one: one.slowdown)
     return found
 
 
-def _ask_both(old: Ask, new: Ask, paths: Iterable[str]) -> list[Pair]:
+def _ask_both(old: Ask, new: Ask, paths: Iterable[str]) -> list[VerdictPair]:
     pairs = []
     for number, path in enumerate(paths):
         if number % 2:
             second = new(path)
-            pairs.append(Pair(path, old(path), second))
+            pairs.append(VerdictPair(path, old(path), second))
         else:
-            pairs.append(Pair(path, old(path), new(path)))
+            pairs.append(VerdictPair(path, old(path), new(path)))
     return pairs
 
 
-def _comparison(pairs: Sequence[Pair], timed: Sequence[Pair]) -> Comparison:
+def _comparison(pairs: Sequence[VerdictPair], timed: Sequence[VerdictPair]) -> Comparison:
     return Comparison(
         pairs,
         [pair.old.seconds for pair in timed if pair.old.error is None],

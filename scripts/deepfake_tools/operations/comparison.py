@@ -20,7 +20,7 @@ class CheckError(ServiceError):
 
 
 @dataclass(frozen=True)
-class Limits:
+class Tolerances:
     """How much worse than the old version a new one may be.
 
     Attributes:
@@ -35,7 +35,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Pair:
+class VerdictPair:
     """One image and what both versions made of it."""
 
     path: str
@@ -68,7 +68,7 @@ class Comparison:
         new_seconds: The new one's, measured in turn with the old one's.
     """
 
-    pairs: Sequence[Pair]
+    pairs: Sequence[VerdictPair]
     old_seconds: Sequence[float]
     new_seconds: Sequence[float]
 
@@ -92,20 +92,20 @@ class Comparison:
             return 0.0
         return quantile(self.new_seconds, 0.95) / quantile(self.old_seconds, 0.95) - 1
 
-    def objections(self, limits: Limits) -> list[str]:
+    def objections(self, tolerances: Tolerances) -> list[str]:
         """Returns what speaks against the new version, a phrase each."""
         old_errors, new_errors = self.error_rates
         found = []
-        if new_errors - old_errors >= limits.max_new_errors:
+        if new_errors - old_errors >= tolerances.max_new_errors:
             found.append(f"{new_errors:.1%} of the images get no verdict, before {old_errors:.1%}")
-        if self.slowdown >= limits.max_slowdown:
+        if self.slowdown >= tolerances.max_slowdown:
             found.append(
                 f"the 95th percentile of its latency is {self.slowdown:.0%} higher, at most "
-                f"{limits.max_slowdown:.0%} are allowed"
+                f"{tolerances.max_slowdown:.0%} are allowed"
             )
-        if self.agreement < limits.min_agreement:
+        if self.agreement < tolerances.min_agreement:
             found.append(
-                f"{self.agreement:.2%} of the labels agree, below {limits.min_agreement:.2%}"
+                f"{self.agreement:.2%} of the labels agree, below {tolerances.min_agreement:.2%}"
             )
         return found
 

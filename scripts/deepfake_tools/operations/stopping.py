@@ -10,14 +10,14 @@ from deepfake_tools.errors import ModelNotServedError, ServiceError, TimeLimitEr
 from deepfake_tools.inspection import ArchiveName
 from deepfake_tools.operations.draining import NotDrainedError, settle, workers_in_words
 from deepfake_tools.operations.readiness import DrainingMark
-from deepfake_tools.operations.rollout import Server
+from deepfake_tools.operations.rollout import RunningServer
 from deepfake_tools.operations.server_process import ServerProcess
 from deepfake_tools.store import Store, StoreError
 from deepfake_tools.torchserve.answers import ModelVersion
 
 
 @dataclass(frozen=True)
-class Patience:
+class StopTimes:
     """How long a stop may take.
 
     Attributes:
@@ -31,11 +31,11 @@ class Patience:
 
 
 def stop(
-    connect: Callable[[], Server],
+    connect: Callable[[], RunningServer],
     process: ServerProcess,
     store: Store,
     key_file: Path,
-    patience: Patience,
+    times: StopTimes,
     say: Callable[[str], None],
 ) -> None:
     """Ends a server: readiness off, a pause, a drain, then SIGTERM, and the key file removed.
@@ -45,7 +45,7 @@ def stop(
         process: Its processes.
         store: Its store.
         key_file: Its tokens, which end with it.
-        patience: How long to wait.
+        times: How long to wait.
         say: Takes each step's one-line report.
 
     Raises:
@@ -56,9 +56,9 @@ def stop(
     try:
         lost = []
         if process.listens:
-            say(f"readiness is off; {patience.grace_s:g} s until the drain")
-            time.sleep(patience.grace_s)
-            lost = _drain(connect, store, patience.drain_s, say)
+            say(f"readiness is off; {times.grace_s:g} s until the drain")
+            time.sleep(times.grace_s)
+            lost = _drain(connect, store, times.drain_s, say)
         if not process.end():
             say("SIGTERM did not end every process within 5 s: the rest has been killed")
         key_file.unlink(missing_ok=True)
@@ -71,7 +71,7 @@ def stop(
 
 
 def _drain(
-    connect: Callable[[], Server], store: Store, limit_s: float, say: Callable[[str], None]
+    connect: Callable[[], RunningServer], store: Store, limit_s: float, say: Callable[[str], None]
 ) -> list[str]:
     """Waits for all that is under way, and returns a line for each version that is not done."""
     deadline = time.monotonic() + limit_s
@@ -92,7 +92,7 @@ def _drain(
     return lost
 
 
-def _settle(server: Server, version: ModelVersion, limit_s: float) -> list[str]:
+def _settle(server: RunningServer, version: ModelVersion, limit_s: float) -> list[str]:
     archive = ArchiveName(version.name, version.version)
     if not version.ready_workers:
         waiting = version.pending_requests

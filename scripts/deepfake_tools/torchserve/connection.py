@@ -16,7 +16,7 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from deepfake_tools.errors import (
     ConnectionLostError,
-    ImageError,
+    ImageRefusedError,
     ModelNotServedError,
     NoWorkerError,
     RequestRefusedError,
@@ -122,7 +122,7 @@ def _why_no_host(host: str) -> str | None:
     return None
 
 
-class Server:
+class Endpoint:
     """One address of TorchServe and the token for it.
 
     Args:
@@ -165,7 +165,7 @@ class Server:
         has a verdict.
 
         Raises:
-            ServiceError: What went wrong instead, as one of `failures.FAILURES`.
+            ServiceError: What went wrong instead, as one of `errors.FAILURES`.
         """
         seconds = self._timeout if timeout is None else timeout
         with time_limit(seconds):
@@ -282,7 +282,7 @@ def detector_failure(status: int, error: Mapping[str, object]) -> ServiceError:
     code, message = one_line(error.get("code")), one_line(error.get("message"))
     if status >= 500:
         return WorkerFailedError(f"the detector failed with {code}: {message}", code)
-    return ImageError(f"refused as {code}: {message}", code)
+    return ImageRefusedError(f"refused as {code}: {message}", code)
 
 
 def _server_failure(status: int, kind: str, message: str, token: Token | None) -> ServiceError:

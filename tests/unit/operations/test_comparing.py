@@ -5,7 +5,7 @@ import pytest
 from deepfake_tools.client.records import Record
 from deepfake_tools.errors import ModelNotServedError
 from deepfake_tools.operations.comparing import WARM_UP, compare
-from deepfake_tools.operations.comparison import CheckError, Limits
+from deepfake_tools.operations.comparison import CheckError, Tolerances
 
 PATHS = ["a.png", "b.png", "c.png"]
 
@@ -34,7 +34,7 @@ def version(calls) -> Callable[..., Version]:
 
 
 def test_both_are_asked_in_turns_and_each_is_first_as_often(version, calls):
-    found = compare(version("old", 0.05), version("new", 0.05), PATHS, Limits(), timings=8)
+    found = compare(version("old", 0.05), version("new", 0.05), PATHS, Tolerances(), timings=8)
 
     assert [pair.path for pair in found.pairs] == PATHS
     assert len(found.old_seconds) == len(found.new_seconds) == 8
@@ -52,7 +52,7 @@ def test_what_the_first_requests_took_does_not_count(version):
         version("old", 0.05),
         version("new", *itertools.islice(slow_start, 200)),
         PATHS,
-        Limits(),
+        Tolerances(),
         timings=50,
     )
 
@@ -62,14 +62,14 @@ def test_what_the_first_requests_took_does_not_count(version):
 def test_one_slow_moment_is_measured_again(version, calls):
     moment = [0.05] * WARM_UP + [1.0] * 20 + [0.05] * 20
 
-    found = compare(version("old", 0.05), version("new", *moment), PATHS, Limits(), timings=20)
+    found = compare(version("old", 0.05), version("new", *moment), PATHS, Tolerances(), timings=20)
 
-    assert found.objections(Limits()) == []
+    assert found.objections(Tolerances()) == []
     assert len(calls) == 2 * (WARM_UP + 20 + 20)
 
 
 def test_a_slow_version_stays_slow(version):
-    found = compare(version("old", 0.05), version("new", 0.08), PATHS, Limits(), timings=20)
+    found = compare(version("old", 0.05), version("new", 0.08), PATHS, Tolerances(), timings=20)
 
     assert found.slowdown == pytest.approx(0.6)
 
@@ -77,7 +77,7 @@ def test_a_slow_version_stays_slow(version):
 def test_more_images_than_timings_are_asked_about_once(version, calls):
     paths = [str(number) for number in range(30)]
 
-    compare(version("old", 0.05), version("new", 0.05), paths, Limits(), timings=20)
+    compare(version("old", 0.05), version("new", 0.05), paths, Tolerances(), timings=20)
 
     assert len(calls) == 2 * (WARM_UP + 30)
 
@@ -87,6 +87,6 @@ def test_a_new_version_that_cannot_be_asked_is_refused(version):
         raise ModelNotServedError("a version 2 is not served")
 
     with pytest.raises(CheckError, match="a version 2 is not served"):
-        compare(version("old", 0.05), gone, PATHS, Limits())
+        compare(version("old", 0.05), gone, PATHS, Tolerances())
     with pytest.raises(ModelNotServedError):
-        compare(gone, version("new", 0.05), PATHS, Limits())
+        compare(gone, version("new", 0.05), PATHS, Tolerances())

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from deepfake_tools.client.records import Record
-from deepfake_tools.operations.comparison import Comparison, Limits, Pair, quantile
+from deepfake_tools.operations.comparison import Comparison, Tolerances, VerdictPair, quantile
 
 
 def judged(probability: float, seconds: float = 0.05) -> Record:
@@ -13,7 +13,7 @@ FAILED = Record(0, 0.01, 0, error="internal_error", message="?", exit_code=5)
 
 
 def comparison(*pairs: tuple[Record, Record]) -> Comparison:
-    found = [Pair(f"{number}.png", old, new) for number, (old, new) in enumerate(pairs)]
+    found = [VerdictPair(f"{number}.png", old, new) for number, (old, new) in enumerate(pairs)]
     return Comparison(
         found,
         [pair.old.seconds for pair in found if pair.old.error is None],
@@ -32,7 +32,7 @@ def test_quantiles_are_numpys(share, count):
 def test_two_versions_that_agree_have_nothing_against_each_other():
     same = comparison(*[(judged(0.1), judged(0.2))] * 10)
 
-    assert same.objections(Limits()) == []
+    assert same.objections(Tolerances()) == []
     text = "\n".join(same.lines())
     assert "changed by 0.1000 on average, 0.1000 at most" in text
     assert "100.00% agree, 0 flipped" in text
@@ -43,8 +43,8 @@ def test_flips_are_named_the_largest_first():
         *[(judged(0.1), judged(0.1))] * 17, (judged(0.4), judged(0.6)), (judged(0.9), judged(0.1))
     )
 
-    assert found.objections(Limits(min_agreement=17 / 19)) == []
-    (objection,) = found.objections(Limits())
+    assert found.objections(Tolerances(min_agreement=17 / 19)) == []
+    (objection,) = found.objections(Tolerances())
     assert objection == "89.47% of the labels agree, below 95.00%"
     assert list(found.lines())[-2:] == [
         "    FAKE 0.9000 -> REAL 0.1000  18.png",
@@ -62,19 +62,19 @@ def test_many_flips_are_counted():
 def test_a_point_more_of_errors_is_too_much(failures, refused):
     pairs = [(judged(0.1), FAILED)] * failures + [(judged(0.1), judged(0.1))] * (100 - failures)
 
-    assert bool(comparison(*pairs).objections(Limits())) == refused
+    assert bool(comparison(*pairs).objections(Tolerances())) == refused
 
 
 def test_images_that_neither_judges_are_nobodys_fault():
     pairs = [(FAILED, FAILED)] * 50 + [(judged(0.1), judged(0.1))] * 50
 
-    assert comparison(*pairs).objections(Limits()) == []
+    assert comparison(*pairs).objections(Tolerances()) == []
 
 
 def test_where_neither_judged_any_image_there_is_no_agreement():
     found = comparison((FAILED, FAILED))
 
-    assert found.objections(Limits()) == ["0.00% of the labels agree, below 95.00%"]
+    assert found.objections(Tolerances()) == ["0.00% of the labels agree, below 95.00%"]
     assert list(found.lines())
 
 
@@ -82,5 +82,5 @@ def test_where_neither_judged_any_image_there_is_no_agreement():
 def test_a_quarter_slower_is_too_slow(seconds, refused):
     found = comparison(*[(judged(0.1), judged(0.1, seconds))] * 20)
 
-    assert bool(found.objections(Limits())) == refused
+    assert bool(found.objections(Tolerances())) == refused
     assert found.slowdown == pytest.approx(seconds / 0.05 - 1)

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from deepfake_tools.errors import TimeLimitError
 from deepfake_tools.operations.readiness import DrainingMark
-from deepfake_tools.operations.rollout import Server
-from deepfake_tools.operations.stopping import Patience, stop
+from deepfake_tools.operations.rollout import RunningServer
+from deepfake_tools.operations.stopping import StopTimes, stop
 from deepfake_tools.store import Store
 from deepfake_tools.torchserve.api import InferenceAPI, ManagementAPI
 
@@ -65,12 +65,12 @@ def run(store: Store, address: str, process: Process, drain_s: float = 30) -> li
     key_file = store.folder.parent / "key_file.json"
     key_file.touch()
 
-    def connect() -> Server:
+    def connect() -> RunningServer:
         management, inference = ManagementAPI(address, None, 5), InferenceAPI(address, None, 5)
-        return Server(management, inference, store.folder / "logs", 5, said.append)
+        return RunningServer(management, inference, store.folder / "logs", 5, said.append)
 
     try:
-        stop(connect, process, store, key_file, Patience(0, drain_s), said.append)
+        stop(connect, process, store, key_file, StopTimes(0, drain_s), said.append)
     finally:
         assert process.ended
         assert not key_file.exists()
