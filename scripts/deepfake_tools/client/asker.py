@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import ClassVar
 
+from deepfake_tools.canary import canary_image
 from deepfake_tools.client.alignment import AlignedTwiceError, shows_alignment
 from deepfake_tools.client.diagnosis import Diagnosis
 from deepfake_tools.client.pace import Pace
@@ -28,7 +29,6 @@ from deepfake_tools.torchserve.answers import DetectorInfo, ServedVerdict
 from deepfake_tools.torchserve.api import InferenceAPI
 from deepfake_tools.torchserve.connection import Token
 from deepfake_tools.torchserve.tokens import Credentials
-from deepfake_tools.trial import trial_image
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 10.0
@@ -162,7 +162,7 @@ class Asker:
         """
         with self._introduction:
             if self.detector is None:
-                result = self._ask_one(trial_image()).result
+                result = self._ask_one(canary_image()).result
                 if isinstance(result, ServiceError) and not _is_answer(result):
                     raise result
         return self.detector or UNKNOWN

@@ -1,4 +1,4 @@
-"""Changes to what a running server serves: each is done whole, or undone."""
+"""Starts, swaps and scales versions on a running server: each is done whole, or undone."""
 
 import signal
 import time

@@ -1,4 +1,4 @@
-"""A server and its store: a change in; both change, for the next start too, or neither does."""
+"""Changes to a running server that last: what it serves, and what its next start serves."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -10,9 +10,9 @@ from typing import TypeAlias
 from deepfake_tools.errors import ModelNotServedError, RequestRefusedError
 from deepfake_tools.inspection import ArchiveError, ArchiveName
 from deepfake_tools.operations import rollout
+from deepfake_tools.operations.boot import Served, served_path
 from deepfake_tools.operations.readiness import DrainingMark
 from deepfake_tools.operations.rollout import ConflictError, RunningServer
-from deepfake_tools.operations.served import Served, served_path
 from deepfake_tools.store import Store, StoreError
 from deepfake_tools.torchserve.answers import ModelVersion
 

@@ -1,4 +1,4 @@
-"""A store and a configuration in, a running TorchServe out that leaves nothing behind."""
+"""Starts a TorchServe on this machine, and stops it without leaving anything behind."""
 
 import os
 import secrets

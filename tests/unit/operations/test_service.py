@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 from deepfake_tools.errors import ModelNotServedError, NoWorkerError, TimeLimitError
+from deepfake_tools.operations.boot import Served, served_path
 from deepfake_tools.operations.rollout import ConflictError, RunningServer
-from deepfake_tools.operations.served import Served, served_path
 from deepfake_tools.operations.service import Service
 from deepfake_tools.store import Store
 

@@ -1,4 +1,4 @@
-"""What manage.py can be told to do: nothing in, the parser of its command line out."""
+"""The command line of manage.py."""
 
 import argparse
 from pathlib import Path
@@ -14,9 +14,9 @@ from deepfake_tools.cli import (
 )
 from deepfake_tools.errors import exit_code_table
 from deepfake_tools.inspection import ArchiveError
-from deepfake_tools.operations.comparison import CheckError, Tolerances
 from deepfake_tools.operations.readiness import NotReadyError
 from deepfake_tools.operations.rollout import ConflictError
+from deepfake_tools.operations.version_check import CheckError, Tolerances
 from deepfake_tools.store import StoreError
 from deepfake_tools.torchserve.api import INFERENCE_ADDRESS, MANAGEMENT_ADDRESS
 from deepfake_tools.torchserve.connection import KEY_FILE_NAME
