@@ -8,9 +8,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 from clip_deepfake.preprocessing import Preprocessing
-from deepfake_tools.operations import rollout as deployment
+from deepfake_tools.operations import rollout
+from deepfake_tools.torchserve.connection import Purpose
 from deepfake_tools.torchserve.local_server import LocalServer
-from deepfake_tools.torchserve.tokens import Purpose, find_key
+from deepfake_tools.torchserve.tokens import find_key
 
 from benchmarks.cells import Cell, Figures, Place, Start, Way, percentile
 from benchmarks.child import child
@@ -71,11 +72,11 @@ class ArchiveContender:
 
     def _register(self, server: LocalServer, number: int, record: Record) -> list[int]:
         """Brings the archive up and returns its workers' process ids."""
-        running = deployment.Server(
+        running = rollout.RunningServer(
             server.management(), server.inference(), server.logs, READY_LIMIT_S, lambda _: None
         )
         begun = time.perf_counter()
-        version = deployment.start(running, self._archive.name)
+        version = rollout.start(running, self._archive.name)
         record.starts.append(Start(self._name, number, time.perf_counter() - begun))
         return [worker.pid for worker in version.workers]
 

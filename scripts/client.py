@@ -39,8 +39,8 @@ from deepfake_tools.inspection import served_name
 from deepfake_tools.interrupts import Interruption
 from deepfake_tools.labels import LabelError
 from deepfake_tools.torchserve.api import MANAGEMENT_ADDRESS
-from deepfake_tools.torchserve.credentials import Credentials
 from deepfake_tools.torchserve.options import add_connection_options
+from deepfake_tools.torchserve.tokens import Credentials
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 SIGNALLED = 128

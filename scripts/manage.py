@@ -11,30 +11,27 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parent.parent / "handler"))
 
 from clip_deepfake.regular_files import read_regular
+from deepfake_tools.canary import canary_image
 from deepfake_tools.client.images import CollectionError, collect
 from deepfake_tools.client.run import Target
 from deepfake_tools.errors import ServiceError
 from deepfake_tools.inspection import ArchiveName, served_name
 from deepfake_tools.interrupts import STOPS
 from deepfake_tools.labels import LabelError
-from deepfake_tools.operations import stopping
-from deepfake_tools.operations.comparing import compare, version_asker
-from deepfake_tools.operations.comparison import CheckError, Limits
-from deepfake_tools.operations.manage_options import WRONG_ARGUMENTS, parse_arguments
+from deepfake_tools.operations import shutdown
+from deepfake_tools.operations.boot import renew, served_path
+from deepfake_tools.operations.listing import model_table
+from deepfake_tools.operations.options import WRONG_ARGUMENTS, parse_arguments
 from deepfake_tools.operations.probe import Probe
 from deepfake_tools.operations.readiness import DrainingMark, NotReadyError, check_ready
-from deepfake_tools.operations.rollout import Server
-from deepfake_tools.operations.served import renew, served_path
-from deepfake_tools.operations.server_process import ServerProcess, default_pid_file
+from deepfake_tools.operations.rollout import RunningServer
 from deepfake_tools.operations.service import Check, Service
-from deepfake_tools.operations.table import model_table
+from deepfake_tools.operations.version_check import CheckError, Tolerances, compare, version_asker
 from deepfake_tools.operations.worker_log import WorkerLog
 from deepfake_tools.store import Store, StoreError
 from deepfake_tools.torchserve.api import InferenceAPI, ManagementAPI
-from deepfake_tools.torchserve.connection import Server as Connection
-from deepfake_tools.torchserve.credentials import Credentials, fresh_key
-from deepfake_tools.torchserve.tokens import KEY_FILE_NAME, KEY_FILE_VARIABLE, Purpose
-from deepfake_tools.trial import trial_image
+from deepfake_tools.torchserve.connection import KEY_FILE_NAME, Endpoint, Purpose
+from deepfake_tools.torchserve.tokens import KEY_FILE_VARIABLE, Credentials, fresh_key
 
 POLL_S = 0.2
 CHECK_RETRIES = 6
@@ -129,7 +126,7 @@ def probe(args: argparse.Namespace) -> None:
 
     def live() -> str:
         # The one path that asks for no token, and answers while no worker does.
-        Connection(args.server, None, args.timeout, args.ca).call("GET", "/api-description")
+        Endpoint(args.server, None, args.timeout, args.ca).call("GET", "/api-description")
         return "live"
 
     draining = DrainingMark(Store(args.model_store)).check
@@ -143,10 +140,12 @@ def probe(args: argparse.Namespace) -> None:
 
 def stop(args: argparse.Namespace) -> None:
     """Ends the server once it has answered what it was asked."""
-    process = ServerProcess.find(args.pid_file or default_pid_file(), args.management)
-    patience = stopping.Patience(args.grace, args.drain)
+    process = shutdown.ServerProcess.find(
+        args.pid_file or shutdown.default_pid_file(), args.management
+    )
+    times = shutdown.StopTimes(args.grace, args.drain)
     store = Store(args.model_store)
-    stopping.stop(lambda: connect(args), process, store, key_file(args), patience, say)
+    shutdown.stop(lambda: connect(args), process, store, key_file(args), times, say)
 
 
 def config(args: argparse.Namespace) -> None:
@@ -194,9 +193,9 @@ def make_check(args: argparse.Namespace) -> Check:
     paths = [picture.path for picture in collection.images]
     for note in collection.left_out.notes():
         print(f"note: {note}", file=sys.stderr)
-    limits = Limits(
-        Limits.min_agreement if args.min_agreement is None else args.min_agreement,
-        Limits.max_slowdown if args.max_slowdown is None else args.max_slowdown,
+    tolerances = Tolerances(
+        Tolerances.min_agreement if args.min_agreement is None else args.min_agreement,
+        Tolerances.max_slowdown if args.max_slowdown is None else args.max_slowdown,
     )
     credentials = Credentials(None, args.key_file, args.management, args.ca)
 
@@ -214,10 +213,10 @@ def make_check(args: argparse.Namespace) -> Check:
         )
         say(f"asking both versions about {len(paths)} images in {args.check}")
         ask_old, ask_new = (version_asker(target, each.version) for each in (old, new))
-        found = compare(ask_old, ask_new, paths, limits)
+        found = compare(ask_old, ask_new, paths, tolerances)
         for line in found.lines():
             say(line)
-        if objections := found.objections(limits):
+        if objections := found.objections(tolerances):
             raise CheckError(f"{new} is refused: {'; '.join(objections)}")
 
     return check
@@ -228,13 +227,13 @@ def service(args: argparse.Namespace) -> Service:
     return Service(connect(args), Store(args.model_store), args.config)
 
 
-def connect(args: argparse.Namespace) -> Server:
+def connect(args: argparse.Namespace) -> RunningServer:
     """Finds the tokens, renews those whose time is over, and returns the server's two APIs."""
     tokens = {
         purpose: fresh_key(purpose, args.key_file, args.management, args.ca)
         for purpose in (Purpose.MANAGEMENT, Purpose.INFERENCE)
     }
-    return Server(
+    return RunningServer(
         management=ManagementAPI(
             args.management, tokens[Purpose.MANAGEMENT], args.timeout, args.ca
         ),
@@ -261,7 +260,7 @@ def say(text: str) -> None:
 
 def image(args: argparse.Namespace) -> bytes:
     """Returns the image that a new version is asked about."""
-    return trial_image() if args.image is None else read_regular(args.image)
+    return canary_image() if args.image is None else read_regular(args.image)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ class ServiceError(Exception):
     is_passing: bool = False
 
 
-class ImageError(ServiceError):
+class ImageRefusedError(ServiceError):
     """This image cannot be judged: it cannot be read here, or the detector refused it."""
 
     exit_code = 1
@@ -157,7 +157,7 @@ class OutputError(ServiceError):
 
 
 FAILURES: tuple[type[ServiceError], ...] = (
-    ImageError,
+    ImageRefusedError,
     RequestTooLargeError,
     ServerBusyError,
     WorkerFailedError,

@@ -13,8 +13,9 @@ from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from deepfake_tools.columns import table
+from deepfake_tools.torchserve.connection import Purpose
 from deepfake_tools.torchserve.local_server import LocalServer
-from deepfake_tools.torchserve.tokens import Purpose, find_key
+from deepfake_tools.torchserve.tokens import find_key
 
 from tests.drills.drill import Finding, Ground
 from tests.drills.hostile import HOSTILE, JUDGED, Hostile

@@ -10,7 +10,7 @@ from pathlib import Path
 from deepfake_tools.inspection import ArchiveName, version_order
 from deepfake_tools.operations.service import Service
 from deepfake_tools.torchserve.api import ManagementAPI
-from deepfake_tools.torchserve.tokens import Token
+from deepfake_tools.torchserve.connection import Token
 
 from tests.drills.load import Exchange
 

@@ -2,11 +2,12 @@
 
 import subprocess
 
-from deepfake_tools.operations.rollout import Server
+from deepfake_tools.operations.rollout import RunningServer
 from deepfake_tools.operations.service import Service
 from deepfake_tools.store import Store, StoreError
+from deepfake_tools.torchserve.connection import Purpose
 from deepfake_tools.torchserve.local_server import LocalServer
-from deepfake_tools.torchserve.tokens import Purpose, find_key
+from deepfake_tools.torchserve.tokens import find_key
 
 from tests.drills.commands import MANAGE, command_line
 from tests.drills.drill import Finding, Ground
@@ -31,7 +32,9 @@ def swap_under_load(ground: Ground) -> Finding:
         management = TimedManagement(
             server.management_url, find_key(Purpose.MANAGEMENT, server.key_file), READY_LIMIT_S
         )
-        deployed = Server(management, server.inference(), server.logs, READY_LIMIT_S, ground.say)
+        deployed = RunningServer(
+            management, server.inference(), server.logs, READY_LIMIT_S, ground.say
+        )
         service = Service(deployed, Store(ground.store), server.properties)
         with Load(server.inference, ground.name, image, CLIENTS) as load:
             switches = swap_repeatedly(

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from deepfake_tools.errors import TokenError
 from deepfake_tools.torchserve.api import ManagementAPI
+from deepfake_tools.torchserve.connection import Token
 from deepfake_tools.torchserve.local_server import LocalServer, LocalServerError
 from deepfake_tools.torchserve.properties import read_settings
-from deepfake_tools.torchserve.tokens import Token
 
 from tests.archives import write_archive
 from tests.serving.conftest import CONFIG

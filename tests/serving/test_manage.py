@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from deepfake_tools.canary import canary_image
 from deepfake_tools.errors import ModelNotServedError, NoWorkerError, ServiceError
-from deepfake_tools.operations.comparison import CheckError
 from deepfake_tools.operations.rollout import ConflictError
+from deepfake_tools.operations.version_check import CheckError
 from deepfake_tools.torchserve.local_server import LocalServer
-from deepfake_tools.trial import trial_image
 
 from tests.archives import hide, write_archive
 from tests.serving.manage_runs import MANAGE, Manage
@@ -53,7 +53,7 @@ def versions(server: LocalServer, name: str) -> list[str]:
 
 
 def answering(server: LocalServer, name: str) -> str:
-    return server.inference().predict(name, trial_image()).detector.version
+    return server.inference().predict(name, canary_image()).detector.version
 
 
 class Client(threading.Thread):
@@ -70,7 +70,7 @@ class Client(threading.Thread):
         while not self._stopped.is_set():
             start = time.monotonic()
             try:
-                verdict = self._api.predict(self._name, trial_image())
+                verdict = self._api.predict(self._name, canary_image())
                 self.answers.append(verdict.detector.version)
             except ServiceError as error:
                 self.answers.append(f"{type(error).__name__}: {error}")
@@ -398,7 +398,7 @@ def pictures(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
     folder.mkdir()
     for name in ("a.png", "b.png"):
-        (folder / name).write_bytes(trial_image())
+        (folder / name).write_bytes(canary_image())
     return folder
 
 

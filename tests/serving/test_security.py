@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-from deepfake_tools.torchserve.credentials import fresh_key
+from deepfake_tools.canary import canary_image
+from deepfake_tools.torchserve.connection import Purpose
 from deepfake_tools.torchserve.local_server import LocalServer
-from deepfake_tools.torchserve.tokens import Purpose
-from deepfake_tools.trial import trial_image
+from deepfake_tools.torchserve.tokens import fresh_key
 
 from tests import ROOT
 from tests.archives import write_archive
@@ -59,7 +59,7 @@ def manage(server: LocalServer, store: Path) -> Manage:
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
     path = tmp_path / "photo.png"
-    path.write_bytes(trial_image())
+    path.write_bytes(canary_image())
     return path
 
 

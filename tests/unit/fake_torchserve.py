@@ -8,8 +8,8 @@ from deepfake_tools.torchserve.answers import (
     DetectorInfo,
     ModelVersion,
     ServedModel,
-    Verdict,
-    Worker,
+    ServedVerdict,
+    WorkerStatus,
 )
 
 
@@ -64,7 +64,7 @@ class FakeTorchServe:
         if version is None or version not in self.versions:
             raise ModelNotServedError(f"Model version: {version} does not exist")
         count = self.workers[version]
-        workers = tuple(Worker(str(n), "READY", 100 * int(version) + n) for n in range(count))
+        workers = tuple(WorkerStatus(str(n), "READY", 100 * int(version) + n) for n in range(count))
         return ModelVersion("m", version, self.versions[version], count, count, 1, 0, workers)
 
     def register(self, archive: str, workers: int, timeout: float | None = None) -> None:
@@ -102,11 +102,11 @@ class FakeTorchServe:
 
     def predict(
         self, name: str, body: bytes, *, version: str | None = None, timeout: float | None = None
-    ) -> Verdict:
+    ) -> ServedVerdict:
         self._call("predict")
         answering = version or str(self.default)
         detector = DetectorInfo("m", None, answering, "untrained", "float32", "stub")
-        return Verdict("REAL", 0, 0.75, 0.25, detector)
+        return ServedVerdict("REAL", 0, 0.75, 0.25, detector)
 
 
 class Management:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from deepfake_tools.errors import ServiceError
 from deepfake_tools.extras import require_extra
-from deepfake_tools.torchserve.answers import Verdict
+from deepfake_tools.torchserve.answers import ServedVerdict
 
 if TYPE_CHECKING:
     from deepfake_tools.client.face_crops import FaceCutter
@@ -66,8 +66,8 @@ def load_cutter(args: argparse.Namespace) -> "FaceCutter | None":
     return FaceCutter(args.landmark_model, exact=args.face_detection == "exact")
 
 
-def shows_alignment(answer: Verdict | ServiceError) -> bool:
+def shows_alignment(answer: ServedVerdict | ServiceError) -> bool:
     """Whether only a detector answers so which aligns faces itself."""
-    if isinstance(answer, Verdict):
+    if isinstance(answer, ServedVerdict):
         return answer.detector.faces is not None
     return answer.kind == "no_face"

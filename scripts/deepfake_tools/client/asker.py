@@ -10,13 +10,14 @@ from itertools import count
 from pathlib import Path
 from typing import ClassVar
 
+from deepfake_tools.canary import canary_image
 from deepfake_tools.client.alignment import AlignedTwiceError, shows_alignment
 from deepfake_tools.client.diagnosis import Diagnosis
 from deepfake_tools.client.pace import Pace
 from deepfake_tools.client.questions import Question, group, read_image
 from deepfake_tools.client.records import Record
 from deepfake_tools.errors import (
-    ImageError,
+    ImageRefusedError,
     RequestTooLargeError,
     ServerBusyError,
     ServerUnreachableError,
@@ -24,11 +25,10 @@ from deepfake_tools.errors import (
     TokenError,
     WorkerFailedError,
 )
-from deepfake_tools.torchserve.answers import DetectorInfo, Verdict
+from deepfake_tools.torchserve.answers import DetectorInfo, ServedVerdict
 from deepfake_tools.torchserve.api import InferenceAPI
-from deepfake_tools.torchserve.credentials import Credentials
-from deepfake_tools.torchserve.tokens import Token
-from deepfake_tools.trial import trial_image
+from deepfake_tools.torchserve.connection import Token
+from deepfake_tools.torchserve.tokens import Credentials
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 10.0
@@ -73,7 +73,7 @@ class _Answer:
         is_given: Whether it is the server's own word on the image, be it a refusal.
     """
 
-    result: Verdict | ServiceError
+    result: ServedVerdict | ServiceError
     seconds: float
     retries: int = 0
     is_given: bool = True
@@ -162,7 +162,7 @@ class Asker:
         """
         with self._introduction:
             if self.detector is None:
-                result = self._ask_one(trial_image()).result
+                result = self._ask_one(canary_image()).result
                 if isinstance(result, ServiceError) and not _is_answer(result):
                     raise result
         return self.detector or UNKNOWN
@@ -236,7 +236,7 @@ class Asker:
             raise cause
         return cause
 
-    def _attempt(self, images: Sequence[bytes], limit: float) -> list[Verdict | ServiceError]:
+    def _attempt(self, images: Sequence[bytes], limit: float) -> list[ServedVerdict | ServiceError]:
         """Sends one request, and once more when its token was refused and there is a new one."""
         api, token = self._api()
         try:
@@ -249,7 +249,7 @@ class Asker:
         for result in results:
             if self._aligns and shows_alignment(result):
                 raise AlignedTwiceError(self._name)
-            if isinstance(result, Verdict):
+            if isinstance(result, ServedVerdict):
                 self._check_detector(result.detector)
         with self._lock:
             self._lost = 0
@@ -257,7 +257,7 @@ class Asker:
 
     def _send(
         self, api: InferenceAPI, images: Sequence[bytes], limit: float
-    ) -> list[Verdict | ServiceError]:
+    ) -> list[ServedVerdict | ServiceError]:
         if len(images) > 1:
             return api.predict_several(self._name, images, version=self._version, timeout=limit)
         try:
@@ -297,7 +297,7 @@ def _is_answer(error: ServiceError) -> bool:
     """Whether the failure is a word on this one image."""
     if isinstance(error, WorkerFailedError):
         return error.kind != WorkerFailedError.kind
-    return isinstance(error, ImageError | RequestTooLargeError)
+    return isinstance(error, ImageRefusedError | RequestTooLargeError)
 
 
 def _in_words(detector: DetectorInfo) -> str:
@@ -310,7 +310,7 @@ def _in_words(detector: DetectorInfo) -> str:
 
 def _record(place: int, answer: _Answer) -> Record:
     result = answer.result
-    if isinstance(result, Verdict):
+    if isinstance(result, ServedVerdict):
         return Record(
             place,
             answer.seconds,

@@ -10,7 +10,8 @@ from deepfake_tools.errors import (
     TimeLimitError,
 )
 from deepfake_tools.torchserve.api import ManagementAPI
-from deepfake_tools.torchserve.tokens import Purpose, find_key
+from deepfake_tools.torchserve.connection import Purpose
+from deepfake_tools.torchserve.tokens import find_key
 
 # A look at the management port explains a failure; it must not make the user wait again.
 EXPLAIN_SECONDS = 5.0

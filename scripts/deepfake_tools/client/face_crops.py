@@ -9,7 +9,7 @@ from clip_deepfake.faces import Aligner
 from clip_deepfake.images import decode
 
 from deepfake_tools.client.alignment import LandmarksError
-from deepfake_tools.errors import ImageError
+from deepfake_tools.errors import ImageRefusedError
 from deepfake_tools.evaluation.distortions import MAX_PIXELS, PNG, encode
 from deepfake_tools.face_options import FaceOptions
 from deepfake_tools.torchserve.answers import DetectorInfo
@@ -51,13 +51,13 @@ class FaceCutter:
             detector: That it is for; it says how large the face is cut, and what is turned before.
 
         Raises:
-            ImageError: The bytes are no image, damaged, or over `MAX_PIXELS`.
+            ImageRefusedError: The bytes are no image, damaged, or over `MAX_PIXELS`.
         """
         try:
             image = decode(data, MAX_PIXELS, detector.orientation)
             faces = self._aligner(detector.face_side).find(image).judged
         except errors.ImageError as error:
-            raise ImageError(str(error)) from error
+            raise ImageRefusedError(str(error)) from error
         if not faces:
             with self._lock:
                 self.faceless += 1

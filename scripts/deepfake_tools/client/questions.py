@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from clip_deepfake.regular_files import read_regular
 
-from deepfake_tools.errors import ImageError
+from deepfake_tools.errors import ImageRefusedError
 from deepfake_tools.torchserve.answers import DetectorInfo
 
 LARGEST_REQUEST_BYTES = 4 * 1024 * 1024
@@ -38,14 +38,14 @@ def read_image(question: Question, detector: DetectorInfo | None) -> bytes:
         detector: That it is for; None where nothing is to be changed.
 
     Raises:
-        ImageError: There is no such file, it is no regular one, cannot be read, or is empty.
+        ImageRefusedError: There is no such file, it is no regular one, cannot be read, or is empty.
     """
     try:
         data = read_regular(question.path)
     except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror}") from error
+        raise ImageRefusedError(f"cannot be read: {error.strerror}") from error
     if not data:
-        raise ImageError("the file is empty")
+        raise ImageRefusedError("the file is empty")
     if detector is not None:
         for change in question.changes:
             data = change(data, detector)

@@ -17,7 +17,7 @@ from deepfake_tools.errors import ServiceError
 from deepfake_tools.evaluation.perturbations import Perturbation, perturb
 from deepfake_tools.interrupts import Interruption
 from deepfake_tools.torchserve.answers import DetectorInfo
-from deepfake_tools.torchserve.credentials import Credentials
+from deepfake_tools.torchserve.tokens import Credentials
 
 SHORTEST_ATTEMPT_SECONDS = 5.0
 

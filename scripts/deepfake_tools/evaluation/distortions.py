@@ -8,7 +8,7 @@ import numpy as np
 from clip_deepfake import errors
 from clip_deepfake.images import RGB, Orientation, decode
 
-from deepfake_tools.errors import ImageError
+from deepfake_tools.errors import ImageRefusedError
 
 MAX_PIXELS = 50_000_000
 """Width times height of an image that is taken; a worker takes as many by default."""
@@ -27,12 +27,12 @@ def distort(data: bytes, kind: str, strength: float, orientation: Orientation) -
         orientation: Which images are turned as their EXIF data says.
 
     Raises:
-        ImageError: The bytes are no image, damaged, or over `MAX_PIXELS`.
+        ImageRefusedError: The bytes are no image, damaged, or over `MAX_PIXELS`.
     """
     try:
         image = decode(data, MAX_PIXELS, orientation)
     except errors.ImageError as error:
-        raise ImageError(str(error)) from error
+        raise ImageRefusedError(str(error)) from error
     if kind == "jpeg":
         return encode(image, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, int(strength)))
     if kind == "blur":

@@ -105,7 +105,7 @@ def perturb(
         orientation: Which images are turned as their EXIF data says, of which nothing is left.
 
     Raises:
-        ImageError: The bytes are no image, damaged, or of too many pixels.
+        ImageRefusedError: The bytes are no image, damaged, or of too many pixels.
     """
     # Heavy, and needed by no other option; `require_extra` looks for what it needs.
     from deepfake_tools.evaluation.distortions import distort

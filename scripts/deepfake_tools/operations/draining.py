@@ -1,4 +1,4 @@
-"""A version of a model in, the moment when it has answered all that it was asked out."""
+"""Waits until a version of a model has answered all that it was asked."""
 
 import time
 

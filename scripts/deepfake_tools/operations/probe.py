@@ -1,4 +1,4 @@
-"""Readiness in, a port that tells it to load balancers and Prometheus out, which carry no token."""
+"""A port that tells load balancers and Prometheus, without a token, whether the server is ready."""
 
 import sys
 import threading

@@ -1,4 +1,4 @@
-"""A server and its store in, whether requests should be sent there out."""
+"""Whether requests should be sent to a server: READY workers, and nobody stopping it."""
 
 import socket
 from contextlib import suppress
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from deepfake_tools.errors import ModelNotServedError, ServiceError
 from deepfake_tools.inspection import ArchiveName
-from deepfake_tools.operations.served import Served, served_path
+from deepfake_tools.operations.boot import Served, served_path
 from deepfake_tools.operations.worker_log import WorkerLog
 from deepfake_tools.store import Store
 from deepfake_tools.torchserve.api import ManagementAPI

@@ -1,4 +1,4 @@
-"""Changes to what a running server serves: each is done whole, or undone."""
+"""Starts, swaps and scales versions on a running server: each is done whole, or undone."""
 
 import signal
 import time
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar, ParamSpec
 
 from deepfake_tools.errors import (
-    ImageError,
+    ImageRefusedError,
     ModelNotServedError,
     NoWorkerError,
     RequestRefusedError,
@@ -41,7 +41,7 @@ class ConflictError(ServiceError):
 
 
 @dataclass(frozen=True)
-class Server:
+class RunningServer:
     """A running server and how to talk to it.
 
     Attributes:
@@ -59,7 +59,7 @@ class Server:
     say: Callable[[str], None]
 
 
-def start(server: Server, archive: ArchiveName) -> ModelVersion:
+def start(server: RunningServer, archive: ArchiveName) -> ModelVersion:
     """Registers an archive of the store and waits until all its workers are READY.
 
     A version that is registered already, by an operator or by a command that was killed, is taken
@@ -78,7 +78,7 @@ def start(server: Server, archive: ArchiveName) -> ModelVersion:
         raise
 
 
-def _start(server: Server, archive: ArchiveName, undo: ExitStack) -> ModelVersion:
+def _start(server: RunningServer, archive: ArchiveName, undo: ExitStack) -> ModelVersion:
     """Does the same, and leaves to the caller how it is undone."""
     log = WorkerLog(server.logs)
     # An interrupted registration may be unpacking still.
@@ -108,7 +108,7 @@ def _start(server: Server, archive: ArchiveName, undo: ExitStack) -> ModelVersio
     return version
 
 
-def _check_found(server: Server, archive: ArchiveName) -> None:
+def _check_found(server: RunningServer, archive: ArchiveName) -> None:
     """Makes sure that what is registered under an archive's version is that archive.
 
     Raises:
@@ -122,7 +122,7 @@ def _check_found(server: Server, archive: ArchiveName) -> None:
 
 
 def swap(
-    server: Server,
+    server: RunningServer,
     archive: ArchiveName,
     old: ModelVersion,
     image: bytes,
@@ -178,7 +178,7 @@ def swap(
         raise
 
 
-def scale(server: Server, version: ModelVersion, workers: int) -> None:
+def scale(server: RunningServer, version: ModelVersion, workers: int) -> None:
     """Sets how many workers a version has and waits until they are READY.
 
     Raises:
@@ -198,7 +198,7 @@ def scale(server: Server, version: ModelVersion, workers: int) -> None:
     server.say(f"{archive} has {workers_in_words(workers)} READY")
 
 
-def _await_ready(server: Server, archive: ArchiveName, log: WorkerLog) -> ModelVersion:
+def _await_ready(server: RunningServer, archive: ArchiveName, log: WorkerLog) -> ModelVersion:
     """Waits until a version has all the workers that it should have.
 
     TorchServe starts a failed worker again and again, and shows all but READY ones alike. What
@@ -224,13 +224,13 @@ def _await_ready(server: Server, archive: ArchiveName, log: WorkerLog) -> ModelV
         time.sleep(POLL_S)
 
 
-def _try_out(server: Server, archive: ArchiveName, image: bytes) -> None:
+def _try_out(server: RunningServer, archive: ArchiveName, image: bytes) -> None:
     """Asks a version by its number about an image; an answer of its own is all it takes."""
     try:
         verdict = server.inference.predict(
             archive.name, image, version=archive.version, timeout=server.limit_s
         )
-    except ImageError as error:
+    except ImageRefusedError as error:
         if error.kind != "no_face":
             raise
         # It was built to say so of an image without a face, as the one of our own is.
@@ -243,7 +243,7 @@ def _try_out(server: Server, archive: ArchiveName, image: bytes) -> None:
     server.say(f"{archive} answers: {verdict.label} ({verdict.confidence:.4f})")
 
 
-def _check_default(server: Server, expected: ArchiveName) -> None:
+def _check_default(server: RunningServer, expected: ArchiveName) -> None:
     """Makes sure that a version is the default.
 
     Raises:
@@ -258,14 +258,14 @@ def _check_default(server: Server, expected: ArchiveName) -> None:
         )
 
 
-def _drain_old(server: Server, archive: ArchiveName) -> None:
+def _drain_old(server: RunningServer, archive: ArchiveName) -> None:
     try:
         drain(server.management, archive, server.limit_s)
     except ModelNotServedError:
         server.say(f"note: somebody else has removed {archive} meanwhile")
 
 
-def _restore(server: Server, archive: ArchiveName, previous: ArchiveName) -> None:
+def _restore(server: RunningServer, archive: ArchiveName, previous: ArchiveName) -> None:
     """Makes the previous version the default again; the new one answers what it has taken."""
 
     def restore() -> None:
@@ -277,7 +277,7 @@ def _restore(server: Server, archive: ArchiveName, previous: ArchiveName) -> Non
     _attempt(server, drain, server.management, archive, server.limit_s)
 
 
-def _say_default(server: Server, previous: ArchiveName) -> None:
+def _say_default(server: RunningServer, previous: ArchiveName) -> None:
     """Says what is the default after an undone change; a server that is gone has none."""
     try:
         found = server.management.version(previous.name).version
@@ -288,7 +288,7 @@ def _say_default(server: Server, previous: ArchiveName) -> None:
     server.say(f"undone: {previous.name} version {found} is the default{as_before}")
 
 
-def _remove(server: Server, archive: ArchiveName, appears_within_s: float = 0) -> None:
+def _remove(server: RunningServer, archive: ArchiveName, appears_within_s: float = 0) -> None:
     """Unregisters a version that failed; there may be none, or none yet."""
     deadline = time.monotonic() + appears_within_s
     while True:
@@ -303,7 +303,9 @@ def _remove(server: Server, archive: ArchiveName, appears_within_s: float = 0) -
         return
 
 
-def _attempt(server: Server, step: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+def _attempt(
+    server: RunningServer, step: Callable[P, None], *args: P.args, **kwargs: P.kwargs
+) -> None:
     """Takes one step back; a failure must keep neither the other steps nor the cause away."""
     try:
         step(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""A server and its store: a change in; both change, for the next start too, or neither does."""
+"""Changes to a running server that last: what it serves, and what its next start serves."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -9,10 +9,10 @@ from typing import TypeAlias
 
 from deepfake_tools.errors import ModelNotServedError, RequestRefusedError
 from deepfake_tools.inspection import ArchiveError, ArchiveName
-from deepfake_tools.operations import rollout as deployment
+from deepfake_tools.operations import rollout
+from deepfake_tools.operations.boot import Served, served_path
 from deepfake_tools.operations.readiness import DrainingMark
-from deepfake_tools.operations.rollout import ConflictError, Server
-from deepfake_tools.operations.served import Served, served_path
+from deepfake_tools.operations.rollout import ConflictError, RunningServer
 from deepfake_tools.store import Store, StoreError
 from deepfake_tools.torchserve.answers import ModelVersion
 
@@ -28,7 +28,7 @@ class Service:
         config: The settings that served.properties begins with.
     """
 
-    def __init__(self, server: Server, store: Store, config: Path) -> None:
+    def __init__(self, server: RunningServer, store: Store, config: Path) -> None:
         self._server = server
         self._store = store
         self._config = config
@@ -43,7 +43,7 @@ class Service:
         with self._changing(), self._store.adding(source) as archive:
             served = self._served()
             default = self._default(archive.name)
-            deployment.start(self._server, archive)
+            rollout.start(self._server, archive)
             # It is the default already where an earlier command was killed before it said so.
             is_default = default is None or default.version == archive.version
             if is_default:
@@ -87,7 +87,7 @@ class Service:
         """Sets how many workers a version has, the default one if None, until the next start."""
         with self._changing():
             found = self._server.management.version(name, version)
-            deployment.scale(self._server, found, workers)
+            rollout.scale(self._server, found, workers)
 
     def unregister(self, name: str, version: str | None = None) -> None:
         """Stops serving one version that is not the default, or the whole model if None."""
@@ -130,13 +130,13 @@ class Service:
             old = self._old(archive, served)
             if old is None:
                 self._server.say(f"{archive.name} is not served yet, so this registers it")
-                deployment.start(self._server, archive)
+                rollout.start(self._server, archive)
             elif old.version == archive.version:
                 self._server.say(f"{archive} is the default already")
             else:
                 served.choose(archive, instead_of=old.version)
                 write = partial(self._write, served)
-                deployment.swap(self._server, archive, old, image, write, check)
+                rollout.swap(self._server, archive, old, image, write, check)
             if served.versions.get(archive.name) != archive.version:
                 served.choose(archive)
                 self._write(served)

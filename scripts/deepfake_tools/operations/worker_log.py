@@ -1,4 +1,4 @@
-"""The workers' log in, why one did not start out: a reason that TorchServe keeps to itself."""
+"""Why a worker did not start, read from TorchServe's log: its APIs do not say it."""
 
 import re
 import time

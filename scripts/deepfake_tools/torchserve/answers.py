@@ -1,4 +1,4 @@
-"""What TorchServe and the detector answer: untrusted JSON in, frozen dataclasses out."""
+"""What TorchServe and the detector answer: untrusted JSON, checked and typed."""
 
 import json
 import math
@@ -45,7 +45,7 @@ class DetectorInfo:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ServedVerdict:
     """One image's answer.
 
     Attributes:
@@ -87,7 +87,7 @@ class ServedModel:
 
 
 @dataclass(frozen=True)
-class Worker:
+class WorkerStatus:
     """A worker process of a model version."""
 
     id: str
@@ -122,7 +122,7 @@ class ModelVersion:
     max_workers: int
     batch_size: int
     pending_requests: int
-    workers: tuple[Worker, ...]
+    workers: tuple[WorkerStatus, ...]
 
     @property
     def ready_workers(self) -> int:
@@ -146,7 +146,7 @@ def parse_json(body: bytes) -> object:
     return value
 
 
-def parse_verdict(value: object) -> Verdict:
+def parse_verdict(value: object) -> ServedVerdict:
     """Returns the verdict that the detector gave on one image.
 
     Raises:
@@ -157,7 +157,7 @@ def parse_verdict(value: object) -> Verdict:
     label, prediction = _text(answer, "label"), _field(answer, "prediction", int)
     if (label, prediction) not in (("REAL", 0), ("FAKE", 1)):
         raise _unusable("label", f"{label} with prediction {prediction}")
-    return Verdict(
+    return ServedVerdict(
         label=label,
         prediction=prediction,
         confidence=_probability(answer, "confidence"),
@@ -180,7 +180,7 @@ def parse_verdict(value: object) -> Verdict:
     )
 
 
-def parse_entries(value: object, count: int) -> list[Verdict | Refusal]:
+def parse_entries(value: object, count: int) -> list[ServedVerdict | Refusal]:
     """Returns what the detector gave on several images, in their order.
 
     Raises:
@@ -243,7 +243,7 @@ def _version(entry: dict[str, object]) -> ModelVersion:
         batch_size=_field(entry, "batchSize", int),
         pending_requests=_field(_field(entry, "jobQueueStatus", dict), "pendingRequests", int),
         workers=tuple(
-            Worker(_text(worker, "id"), _text(worker, "status"), _field(worker, "pid", int))
+            WorkerStatus(_text(worker, "id"), _text(worker, "status"), _field(worker, "pid", int))
             for worker in workers
         ),
     )

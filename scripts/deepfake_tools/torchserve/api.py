@@ -1,4 +1,4 @@
-"""TorchServe's two APIs over HTTP: calls with a token in, typed answers or a ServiceError out."""
+"""TorchServe's inference API and management API: a method for each call."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,15 +12,14 @@ from deepfake_tools.torchserve.answers import (
     ModelVersion,
     Refusal,
     ServedModel,
-    Verdict,
+    ServedVerdict,
     parse_customized,
     parse_entries,
     parse_model_page,
     parse_verdict,
     parse_versions,
 )
-from deepfake_tools.torchserve.connection import Server, detector_failure
-from deepfake_tools.torchserve.tokens import Purpose, Token
+from deepfake_tools.torchserve.connection import Endpoint, Purpose, Token, detector_failure
 
 INFERENCE_ADDRESS = "http://127.0.0.1:8080"
 MANAGEMENT_ADDRESS = "http://127.0.0.1:8081"
@@ -40,7 +39,7 @@ class InferenceAPI:
     def __init__(
         self, address: str, token: Token | None, timeout: float = 60.0, ca: Path | None = None
     ) -> None:
-        self._server = Server(address, token, timeout, ca)
+        self._server = Endpoint(address, token, timeout, ca)
 
     def predict(
         self,
@@ -50,7 +49,7 @@ class InferenceAPI:
         version: str | None = None,
         content_type: str = "application/octet-stream",
         timeout: float | None = None,
-    ) -> Verdict:
+    ) -> ServedVerdict:
         """Asks a model about one image.
 
         Args:
@@ -61,7 +60,7 @@ class InferenceAPI:
             timeout: Seconds to wait for the answer.
 
         Raises:
-            ServiceError: One of `failures.FAILURES`.
+            ServiceError: One of `errors.FAILURES`.
         """
         answer = self._server.call(
             "POST",
@@ -79,7 +78,7 @@ class InferenceAPI:
         *,
         version: str | None = None,
         timeout: float | None = None,
-    ) -> list[Verdict | ServiceError]:
+    ) -> list[ServedVerdict | ServiceError]:
         """Asks a model about several images in one request.
 
         Args:
@@ -120,7 +119,7 @@ class ManagementAPI:
     def __init__(
         self, address: str, token: Token | None, timeout: float = 60.0, ca: Path | None = None
     ) -> None:
-        self._server = Server(address, token, timeout, ca)
+        self._server = Endpoint(address, token, timeout, ca)
 
     def renew_token(self, purpose: Purpose) -> None:
         """Ends a token for everybody; the server writes the new one into its own key file.

@@ -1,9 +1,12 @@
-"""One address of TorchServe and its token: requests in, JSON values or a ServiceError out."""
+"""HTTP calls to one address of TorchServe, with its token, and what each failure means."""
 
 import io
 import re
 import socket
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,7 +16,7 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from deepfake_tools.errors import (
     ConnectionLostError,
-    ImageError,
+    ImageRefusedError,
     ModelNotServedError,
     NoWorkerError,
     RequestRefusedError,
@@ -29,8 +32,8 @@ from deepfake_tools.errors import (
 )
 from deepfake_tools.torchserve.answers import parse_json
 from deepfake_tools.torchserve.deadline import DeadlineAdapter, is_over, time_limit
-from deepfake_tools.torchserve.tokens import KEY_FILE_NAME, Token
 
+KEY_FILE_NAME = "key_file.json"
 LARGEST_ANSWER_BYTES = 8 * 1024 * 1024
 LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 # Of certificates and proxies; the last two are a proxy's address that cannot be used.
@@ -40,6 +43,34 @@ UNUSABLE = (
     requests.exceptions.InvalidSchema,
     requests.exceptions.InvalidURL,
 )
+
+
+class Purpose(StrEnum):
+    """What a token opens, by its name in TorchServe's key file; API renews the other two."""
+
+    INFERENCE = "inference"
+    MANAGEMENT = "management"
+    API = "API"
+
+
+@dataclass(frozen=True)
+class Token:
+    """A bearer token.
+
+    Attributes:
+        value: The secret; kept out of `repr`, and so out of logs.
+        source: Where it was found, for messages.
+        expires: When TorchServe stops taking it, where the key file says so.
+    """
+
+    value: str = field(repr=False)
+    source: str
+    expires: datetime | None = None
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether the key file's own expiry time lies in the past."""
+        return self.expires is not None and self.expires <= datetime.now(UTC)
 
 
 def server_address(text: str) -> str:
@@ -91,7 +122,7 @@ def _why_no_host(host: str) -> str | None:
     return None
 
 
-class Server:
+class Endpoint:
     """One address of TorchServe and the token for it.
 
     Args:
@@ -134,7 +165,7 @@ class Server:
         has a verdict.
 
         Raises:
-            ServiceError: What went wrong instead, as one of `failures.FAILURES`.
+            ServiceError: What went wrong instead, as one of `errors.FAILURES`.
         """
         seconds = self._timeout if timeout is None else timeout
         with time_limit(seconds):
@@ -251,7 +282,7 @@ def detector_failure(status: int, error: Mapping[str, object]) -> ServiceError:
     code, message = one_line(error.get("code")), one_line(error.get("message"))
     if status >= 500:
         return WorkerFailedError(f"the detector failed with {code}: {message}", code)
-    return ImageError(f"refused as {code}: {message}", code)
+    return ImageRefusedError(f"refused as {code}: {message}", code)
 
 
 def _server_failure(status: int, kind: str, message: str, token: Token | None) -> ServiceError:

@@ -103,7 +103,7 @@ class DeadlineAdapter(HTTPAdapter):
         return manager
 
 
-class _Answer(HTTPResponse):
+class _TimedResponse(HTTPResponse):
     """An answer, or a proxy's to CONNECT; its reader also reads status lines and headers."""
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
@@ -113,7 +113,7 @@ class _Answer(HTTPResponse):
 
 
 class _Connection(HTTPConnection):
-    response_class = _Answer
+    response_class = _TimedResponse
 
     def _new_conn(self) -> socket.socket:
         # As urllib3's own, which gives each of a host's addresses the whole time.

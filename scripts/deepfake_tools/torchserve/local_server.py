@@ -1,4 +1,4 @@
-"""A store and a configuration in, a running TorchServe out that leaves nothing behind."""
+"""Starts a TorchServe on this machine, and stops it without leaving anything behind."""
 
 import os
 import secrets
@@ -19,8 +19,9 @@ from typing import Self
 
 from deepfake_tools.errors import ModelNotServedError
 from deepfake_tools.torchserve.api import InferenceAPI, ManagementAPI
+from deepfake_tools.torchserve.connection import Purpose
 from deepfake_tools.torchserve.properties import with_settings
-from deepfake_tools.torchserve.tokens import Purpose, find_key
+from deepfake_tools.torchserve.tokens import find_key
 
 LOG_CONFIG = "log4j2.xml"
 POLL_S = 0.1

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from deepfake_tools.cli import seconds
 from deepfake_tools.torchserve.api import INFERENCE_ADDRESS, MANAGEMENT_ADDRESS
-from deepfake_tools.torchserve.connection import server_address
-from deepfake_tools.torchserve.tokens import KEY_FILE_NAME, KEY_FILE_VARIABLE, TOKEN_VARIABLE
+from deepfake_tools.torchserve.connection import KEY_FILE_NAME, server_address
+from deepfake_tools.torchserve.tokens import KEY_FILE_VARIABLE, TOKEN_VARIABLE
 
 
 def add_connection_options(parser: argparse.ArgumentParser, timeout: float) -> None:

@@ -1,4 +1,4 @@
-"""Text of a Java properties file in, its settings or the text with other settings out."""
+"""Reads and changes settings in the text of a Java properties file."""
 
 from collections.abc import Mapping
 

@@ -1,49 +1,107 @@
-"""Where a command finds its TorchServe token: options and environment in, a Token out."""
+"""Where a token is found (options, environment, key file), and how one that expired is renewed."""
 
 import json
 import os
 import re
 import stat
-from dataclasses import dataclass, field
+import threading
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 
-from deepfake_tools.errors import TokenError
+from deepfake_tools.errors import ServiceError, TokenError
+from deepfake_tools.locks import locked
+from deepfake_tools.torchserve.api import ManagementAPI
+from deepfake_tools.torchserve.connection import KEY_FILE_NAME, Purpose, Token
 
-KEY_FILE_NAME = "key_file.json"
 TOKEN_VARIABLE = "TORCHSERVE_TOKEN"
 KEY_FILE_VARIABLE = "TORCHSERVE_KEY_FILE"
 LARGEST_FILE_BYTES = 64 * 1024
 READABLE_BY_OTHERS = stat.S_IRGRP | stat.S_IROTH
+RENEWAL_SECONDS = 10.0
+WRITING_SECONDS = (0.1, 0.4)
 
 
-class Purpose(StrEnum):
-    """What a token opens, by its name in TorchServe's key file; API renews the other two."""
+def fresh_key(
+    purpose: Purpose, key_file: Path | None, management: str, ca: Path | None = None
+) -> Token | None:
+    """Returns the key file's token as it is now, renewed when its time is over.
 
-    INFERENCE = "inference"
-    MANAGEMENT = "management"
-    API = "API"
+    Args:
+        purpose: Which of the file's tokens.
+        key_file: TorchServe's key file (--key-file).
+        management: The management API's address, which renews tokens.
+        ca: A file with the certificates to trust over https.
 
-
-@dataclass(frozen=True)
-class Token:
-    """A bearer token.
-
-    Attributes:
-        value: The secret; kept out of `repr`, and so out of logs.
-        source: Where it was found, for messages.
-        expires: When TorchServe stops taking it, where the key file says so.
+    Raises:
+        TokenError: A place that was named holds no usable token, or it was not renewed.
     """
 
-    value: str = field(repr=False)
-    source: str
-    expires: datetime | None = None
+    def find() -> Token | None:
+        return _find_again(lambda: find_key(purpose, key_file))
 
-    @property
-    def has_expired(self) -> bool:
-        """Whether the key file's own expiry time lies in the past."""
-        return self.expires is not None and self.expires <= datetime.now(UTC)
+    token = find()
+    if token is None or not token.has_expired:
+        return token
+    return _renewed(token, purpose, find, key_file, management, ca)
+
+
+class Credentials:
+    """The inference token of a run, which may outlive several of them. Threads share it.
+
+    Args:
+        token_file: A file that holds the token alone (--token-file).
+        key_file: TorchServe's key file (--key-file).
+        management: The management API's address, which renews tokens.
+        ca: A file with the certificates to trust over https.
+
+    Raises:
+        TokenError: A place that was named holds no usable token.
+    """
+
+    def __init__(
+        self,
+        token_file: Path | None,
+        key_file: Path | None,
+        management: str,
+        ca: Path | None = None,
+    ) -> None:
+        self._token_file = token_file
+        self._key_file = key_file
+        self._management = management
+        self._ca = ca
+        self._lock = threading.Lock()
+        self.token = self._find()
+
+    def replace(self, refused: Token | None) -> bool:
+        """Looks for another token than one that the server has refused.
+
+        Args:
+            refused: That token; of several threads the first one looks, the others wait for it.
+
+        Returns:
+            Whether `token` is another one now.
+
+        Raises:
+            TokenError: A place that was named holds no usable token any more.
+        """
+        with self._lock:
+            if self.token == refused:
+                self.token = _find_again(self._find)
+            if self.token == refused and refused is not None and refused.has_expired:
+                self.token = _renewed(
+                    refused,
+                    Purpose.INFERENCE,
+                    lambda: _find_again(self._find),
+                    self._key_file,
+                    self._management,
+                    self._ca,
+                )
+            return self.token != refused
+
+    def _find(self) -> Token | None:
+        return find_token(Purpose.INFERENCE, self._token_file, self._key_file)
 
 
 def find_token(
@@ -86,6 +144,45 @@ def find_key(purpose: Purpose, key_file: Path | None = None) -> Token | None:
         if not key_file.exists():
             return None
     return _from_key_file(purpose, key_file)
+
+
+def _find_again(find: Callable[[], Token | None]) -> Token | None:
+    """Reads the key file, which the server may be writing at this moment."""
+    for pause in WRITING_SECONDS:
+        try:
+            return find()
+        except TokenError:
+            time.sleep(pause)
+    return find()
+
+
+def _renewed(
+    expired: Token,
+    purpose: Purpose,
+    find: Callable[[], Token | None],
+    key_file: Path | None,
+    management: str,
+    ca: Path | None,
+) -> Token | None:
+    """Renews the key file's token, unless another process has just done so.
+
+    Renewing ends the old token for everybody, hence only one that has expired is renewed.
+    """
+    try:
+        with Path(expired.source).open("rb") as file, locked(file):
+            token = find()
+            if token != expired:
+                return token
+            api = find_key(Purpose.API, key_file)
+            ManagementAPI(management, api, RENEWAL_SECONDS, ca).renew_token(purpose)
+            return find()
+    except OSError:
+        return expired
+    except ServiceError as error:
+        raise TokenError(
+            f"the token from {expired.source} has expired, and {management} did not renew it: "
+            f"{error}"
+        ) from error
 
 
 def _from_key_file(purpose: Purpose, path: Path) -> Token:

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from deepfake_tools.trial import trial_image
+from deepfake_tools.canary import canary_image
 from PIL import Image
 
 from tests.portraits import encode, photograph
@@ -78,7 +78,7 @@ def test_the_crop_is_cut_as_the_detector_says(client: Client, tmp_path: Path, la
         )
     assert run.code == 0, run.err
     first, sent = (image for request in stub.requests for image in images_of(request))
-    assert first == trial_image()
+    assert first == canary_image()
     expected = reference_crop(upright, str(landmarks), size=256)
     assert np.array_equal(rgb(sent), expected)
 

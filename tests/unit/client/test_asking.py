@@ -11,7 +11,7 @@ from deepfake_tools.client.asker import (
 from deepfake_tools.client.diagnosis import Diagnosis
 from deepfake_tools.client.pace import Pace
 from deepfake_tools.client.questions import Question
-from deepfake_tools.torchserve.credentials import Credentials
+from deepfake_tools.torchserve.tokens import Credentials
 
 from tests.unit.torchserve_stub import (
     HANG_UP,

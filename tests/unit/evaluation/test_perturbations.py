@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import numpy.typing as npt
 import pytest
-from deepfake_tools.errors import ImageError
+from deepfake_tools.errors import ImageRefusedError
 from deepfake_tools.evaluation.perturbations import KINDS, Perturbation, perturb, perturbations
 from PIL import Image, ImageFilter
 
@@ -189,5 +189,5 @@ def test_png_results_are_lossless():
     ],
 )
 def test_what_is_no_image_is_an_image_s_own_failure(data: bytes, message: str):
-    with pytest.raises(ImageError, match=message):
+    with pytest.raises(ImageRefusedError, match=message):
         perturb(data, Perturbation("blur", 1))

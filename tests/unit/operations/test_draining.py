@@ -4,7 +4,7 @@ import pytest
 from deepfake_tools.inspection import ArchiveName
 from deepfake_tools.operations import draining
 from deepfake_tools.operations.draining import NotDrainedError, drain, settle
-from deepfake_tools.torchserve.answers import ModelVersion, Worker
+from deepfake_tools.torchserve.answers import ModelVersion, WorkerStatus
 
 ARCHIVE = ArchiveName("m", "1")
 ANSWER_S = 0.002
@@ -34,7 +34,7 @@ class TwoWorkers:
         self.asked = 0
 
     def version(self, name: str, version: str) -> ModelVersion:
-        workers = (Worker("0", "READY", 100), Worker("1", "READY", 101))
+        workers = (WorkerStatus("0", "READY", 100), WorkerStatus("1", "READY", 101))
         return ModelVersion("m", "1", "m@1.mar", 2, 2, 1, self._pending, workers)
 
     def ask_handler(self, name: str, version: str, timeout: float | None = None) -> object:

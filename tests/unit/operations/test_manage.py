@@ -7,10 +7,10 @@ import cv2
 import manage
 import numpy as np
 import pytest
+from deepfake_tools.canary import canary_image
 from deepfake_tools.inspection import ArchiveError
 from deepfake_tools.operations.readiness import NotReadyError
 from deepfake_tools.torchserve.properties import read_settings
-from deepfake_tools.trial import trial_image
 
 from tests import ROOT
 from tests.archives import write_archive
@@ -133,8 +133,8 @@ def test_every_command_explains_itself(command):
     assert done.stdout.startswith("usage: manage.py")
 
 
-def test_the_trial_image_is_a_picture():
-    image = cv2.imdecode(np.frombuffer(trial_image(), np.uint8), cv2.IMREAD_COLOR)
+def test_the_canary_image_is_a_picture():
+    image = cv2.imdecode(np.frombuffer(canary_image(), np.uint8), cv2.IMREAD_COLOR)
 
     assert image.shape == (64, 64, 3)
     # OpenCV's order is blue, green, red.

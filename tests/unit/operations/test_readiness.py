@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 from deepfake_tools.errors import ServerUnreachableError
+from deepfake_tools.operations.boot import Served, served_path
 from deepfake_tools.operations.readiness import DrainingMark, NotReadyError, check_ready
-from deepfake_tools.operations.served import Served, served_path
 from deepfake_tools.operations.worker_log import WorkerLog
 from deepfake_tools.store import Store
 from deepfake_tools.torchserve.api import ManagementAPI

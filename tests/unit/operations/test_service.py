@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 from deepfake_tools.errors import ModelNotServedError, NoWorkerError, TimeLimitError
-from deepfake_tools.operations.rollout import ConflictError, Server
-from deepfake_tools.operations.served import Served, served_path
+from deepfake_tools.operations.boot import Served, served_path
+from deepfake_tools.operations.rollout import ConflictError, RunningServer
 from deepfake_tools.operations.service import Service
 from deepfake_tools.store import Store
 
@@ -30,7 +30,7 @@ class Site:
     def service(self) -> Service:
         """A command's own, as each is a process of its own."""
         apis: Any = Management(self.fake)
-        server = Server(apis, apis, self.store.folder / "logs", 0.3, self.said.append)
+        server = RunningServer(apis, apis, self.store.folder / "logs", 0.3, self.said.append)
         return Service(server, self.store, self.config)
 
     @property

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from deepfake_tools.cli import CommandParser, at_least, given
-from deepfake_tools.operations.manage_options import parse_arguments
+from deepfake_tools.operations.options import parse_arguments
 
 
 @pytest.fixture

@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 from deepfake_tools import errors as failures
 from deepfake_tools.errors import ServiceError
-from deepfake_tools.torchserve.connection import LARGEST_ANSWER_BYTES, Server, server_address
-from deepfake_tools.torchserve.tokens import Token
+from deepfake_tools.torchserve.connection import (
+    LARGEST_ANSWER_BYTES,
+    Endpoint,
+    Token,
+    server_address,
+)
 
 from tests.unit.torchserve_stub import (
     HANG_UP,
@@ -29,14 +33,18 @@ def call(
     answer: Callable[[Request], Reply], token: Token | None = TOKEN, timeout: float = 10
 ) -> object:
     with StubServer(answer) as stub:
-        return Server(stub.address, token, timeout).call("POST", "/predictions/m", body=b"image")
+        return Endpoint(stub.address, token, timeout).call("POST", "/predictions/m", body=b"image")
 
 
 @pytest.mark.parametrize(
     ("reply", "failure", "words"),
     [
-        (detector_error(400, "not_an_image", "no"), failures.ImageError, "not_an_image: no"),
-        (detector_error(413, "image_too_large", "no"), failures.ImageError, "image_too_large"),
+        (detector_error(400, "not_an_image", "no"), failures.ImageRefusedError, "not_an_image: no"),
+        (
+            detector_error(413, "image_too_large", "no"),
+            failures.ImageRefusedError,
+            "image_too_large",
+        ),
         (detector_error(500, "internal_error", "no"), failures.WorkerFailedError, "internal_error"),
         (Reply(413), failures.RequestTooLargeError, "max_request_size"),
         (
@@ -123,7 +131,7 @@ def test_a_refusal_keeps_its_status():
 def test_no_server_at_the_address():
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        server = Server(f"http://127.0.0.1:{bound.getsockname()[1]}", TOKEN, 10)
+        server = Endpoint(f"http://127.0.0.1:{bound.getsockname()[1]}", TOKEN, 10)
         with pytest.raises(failures.ServerUnreachableError, match="make serve"):
             server.call("GET", "/models")
 
@@ -148,7 +156,7 @@ def test_an_endless_answer_is_cut_off():
 def test_the_request_carries_token_type_and_the_whole_body():
     body = bytes(range(256)) * 20_000
     with StubServer(lambda _: json_reply({})) as stub:
-        Server(stub.address + "/", TOKEN, 10).call(
+        Endpoint(stub.address + "/", TOKEN, 10).call(
             "POST", "/predictions/m", body=body, content_type="application/octet-stream"
         )
     (request,) = stub.requests
@@ -160,7 +168,7 @@ def test_the_request_carries_token_type_and_the_whole_body():
 
 def test_without_a_token_none_is_sent():
     with StubServer(lambda _: json_reply({})) as stub:
-        Server(stub.address, None, 10).call("GET", "/models")
+        Endpoint(stub.address, None, 10).call("GET", "/models")
     assert "Authorization" not in stub.requests[0].headers
 
 
@@ -171,7 +179,7 @@ def test_netrc_does_not_replace_the_token(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("NETRC", str(netrc))
     for token, expected in ((TOKEN, "Bearer secret"), (None, None)):
         with StubServer(lambda _: json_reply({})) as stub:
-            Server(stub.address, token, 10).call("GET", "/models")
+            Endpoint(stub.address, token, 10).call("GET", "/models")
         assert stub.requests[0].headers.get("Authorization") == expected
 
 
@@ -180,7 +188,7 @@ def test_a_proxy_does_not_get_requests_to_this_machine(monkeypatch: pytest.Monke
     monkeypatch.delenv("NO_PROXY", raising=False)
     with StubServer(lambda _: Reply(500)) as proxy, StubServer(lambda _: json_reply({})) as stub:
         monkeypatch.setenv("http_proxy", proxy.address)
-        Server(stub.address, TOKEN, 10).call("GET", "/models")
+        Endpoint(stub.address, TOKEN, 10).call("GET", "/models")
         assert (len(proxy.requests), len(stub.requests)) == (0, 1)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from deepfake_tools.errors import ServerUnreachableError, ServiceError, TimeLimitError
-from deepfake_tools.torchserve.connection import Server
+from deepfake_tools.torchserve.connection import Endpoint
 
 from tests.unit import slow_server as slow
 from tests.unit.slow_server import Visit, slow_server
@@ -21,7 +21,7 @@ def time_out(
     """Returns what a call says that ends by its time limit."""
     start = time.monotonic()
     with pytest.raises(failure) as caught:
-        Server(address, None, LIMIT_S).call("POST", "/predictions/m", body=body)
+        Endpoint(address, None, LIMIT_S).call("POST", "/predictions/m", body=body)
     assert LIMIT_S - 0.05 < time.monotonic() - start < LATE_S
     return str(caught.value)
 
@@ -87,5 +87,5 @@ def test_the_limit_is_of_one_call_and_the_connection_serves_the_next():
         return json_reply({"a": 1})
 
     with StubServer(answer) as stub:
-        server = Server(stub.address, None, 1.0)
+        server = Endpoint(stub.address, None, 1.0)
         assert [server.call("GET", "/models") for _ in range(4)] == [{"a": 1}] * 4

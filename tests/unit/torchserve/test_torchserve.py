@@ -2,11 +2,11 @@ from collections.abc import Callable
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from deepfake_tools.errors import ImageError, NoWorkerError, UnexpectedAnswerError
+from deepfake_tools.errors import ImageRefusedError, NoWorkerError, UnexpectedAnswerError
 from deepfake_tools.inspection import served_name
-from deepfake_tools.torchserve.answers import Verdict
+from deepfake_tools.torchserve.answers import ServedVerdict
 from deepfake_tools.torchserve.api import InferenceAPI, ManagementAPI
-from deepfake_tools.torchserve.tokens import Token
+from deepfake_tools.torchserve.connection import Token
 
 from tests.unit.torchserve_stub import (
     Reply,
@@ -57,12 +57,12 @@ def test_several_images_go_in_one_request_and_keep_their_places():
         first, broken, last = api.predict_several("m", [b"1", b"broken", b"333"])
         all_broken = api.predict_several("m", [b"broken", b"broken"])
     assert len(stub.requests) == 2
-    assert isinstance(first, Verdict)
-    assert isinstance(last, Verdict)
+    assert isinstance(first, ServedVerdict)
+    assert isinstance(last, ServedVerdict)
     assert (first.fake_probability, last.fake_probability) == (0.1, 0.3)
-    assert isinstance(broken, ImageError)
+    assert isinstance(broken, ImageRefusedError)
     assert (str(broken), broken.kind) == ("refused as not_an_image: no", "not_an_image")
-    assert [type(answer) for answer in all_broken] == [ImageError, ImageError]
+    assert [type(answer) for answer in all_broken] == [ImageRefusedError, ImageRefusedError]
 
 
 @pytest.mark.parametrize(

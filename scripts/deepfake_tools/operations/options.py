@@ -1,4 +1,4 @@
-"""What manage.py can be told to do: nothing in, the parser of its command line out."""
+"""The command line of manage.py."""
 
 import argparse
 from pathlib import Path
@@ -14,13 +14,14 @@ from deepfake_tools.cli import (
 )
 from deepfake_tools.errors import exit_code_table
 from deepfake_tools.inspection import ArchiveError
-from deepfake_tools.operations.comparison import CheckError, Limits
 from deepfake_tools.operations.readiness import NotReadyError
 from deepfake_tools.operations.rollout import ConflictError
+from deepfake_tools.operations.version_check import CheckError, Tolerances
 from deepfake_tools.store import StoreError
 from deepfake_tools.torchserve.api import INFERENCE_ADDRESS, MANAGEMENT_ADDRESS
+from deepfake_tools.torchserve.connection import KEY_FILE_NAME
 from deepfake_tools.torchserve.options import add_ca_option, address
-from deepfake_tools.torchserve.tokens import KEY_FILE_NAME, KEY_FILE_VARIABLE
+from deepfake_tools.torchserve.tokens import KEY_FILE_VARIABLE
 
 WRONG_ARGUMENTS = 2
 CHANGE_SECONDS = 150
@@ -143,7 +144,7 @@ def _add_archive_commands(commands: Commands) -> None:
 
 
 def _add_check_options(command: argparse.ArgumentParser) -> None:
-    limits = Limits()
+    tolerances = Tolerances()
     group = command.add_argument_group(
         "comparison before the switch",
         "Both versions are asked about every image, in turns. The new one is refused by one of "
@@ -156,13 +157,13 @@ def _add_check_options(command: argparse.ArgumentParser) -> None:
         "--min-agreement",
         type=fraction,
         metavar="SHARE",
-        help=f"of equal labels ({limits.min_agreement:g})",
+        help=f"of equal labels ({tolerances.min_agreement:g})",
     )
     group.add_argument(
         "--max-slowdown",
         type=not_negative,
         metavar="SHARE",
-        help=f"by which the 95th percentile of the latency may grow ({limits.max_slowdown:g})",
+        help=f"by which the 95th percentile of the latency may grow ({tolerances.max_slowdown:g})",
     )
 
 

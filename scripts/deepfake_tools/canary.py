@@ -1,4 +1,4 @@
-"""A small image of our own making, to ask a new version about."""
+"""A small image of our own making that a version is asked about before anybody else asks it."""
 
 import struct
 import zlib
@@ -6,7 +6,7 @@ import zlib
 SIDE = 64
 
 
-def trial_image() -> bytes:
+def canary_image() -> bytes:
     """Returns a PNG of 64 x 64 RGB pixels, a diagonal ramp; whether it is real says nothing."""
     rows = b"".join(
         # Each row begins with its filter type, none.

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 from deepfake_tools.inspection import ArchiveName
-from deepfake_tools.operations.served import Served, renew, served_path
+from deepfake_tools.operations.boot import Served, renew, served_path
 from deepfake_tools.store import Store
 from deepfake_tools.torchserve.properties import read_settings
 
@@ -106,7 +106,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(store, monkeypatch):
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("deepfake_tools.operations.served.os.fsync", full)
+    monkeypatch.setattr("deepfake_tools.operations.boot.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         Served({"a": "2"}).write(served_path(store), CONFIG, store)
 

@@ -1,13 +1,23 @@
-"""What two versions made of the same images in, how they differ out, and whether too much."""
+"""Compares the old and the new version on the same images, and says what speaks against the new."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
+from deepfake_tools.client.pace import Pace
+from deepfake_tools.client.questions import Question
 from deepfake_tools.client.records import Record
+from deepfake_tools.client.run import Target, make_asker
 from deepfake_tools.errors import ServiceError
 
+Ask: TypeAlias = Callable[[str], Record]
+"""Takes an image's path, returns what became of it."""
+
+WARM_UP = 3
+# So many that the 95th percentile is not one image's.
+TIMINGS = 100
 SHOWN_FLIPS = 20
 
 
@@ -20,7 +30,7 @@ class CheckError(ServiceError):
 
 
 @dataclass(frozen=True)
-class Limits:
+class Tolerances:
     """How much worse than the old version a new one may be.
 
     Attributes:
@@ -35,7 +45,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Pair:
+class VerdictPair:
     """One image and what both versions made of it."""
 
     path: str
@@ -68,7 +78,7 @@ class Comparison:
         new_seconds: The new one's, measured in turn with the old one's.
     """
 
-    pairs: Sequence[Pair]
+    pairs: Sequence[VerdictPair]
     old_seconds: Sequence[float]
     new_seconds: Sequence[float]
 
@@ -92,20 +102,20 @@ class Comparison:
             return 0.0
         return quantile(self.new_seconds, 0.95) / quantile(self.old_seconds, 0.95) - 1
 
-    def objections(self, limits: Limits) -> list[str]:
+    def objections(self, tolerances: Tolerances) -> list[str]:
         """Returns what speaks against the new version, a phrase each."""
         old_errors, new_errors = self.error_rates
         found = []
-        if new_errors - old_errors >= limits.max_new_errors:
+        if new_errors - old_errors >= tolerances.max_new_errors:
             found.append(f"{new_errors:.1%} of the images get no verdict, before {old_errors:.1%}")
-        if self.slowdown >= limits.max_slowdown:
+        if self.slowdown >= tolerances.max_slowdown:
             found.append(
                 f"the 95th percentile of its latency is {self.slowdown:.0%} higher, at most "
-                f"{limits.max_slowdown:.0%} are allowed"
+                f"{tolerances.max_slowdown:.0%} are allowed"
             )
-        if self.agreement < limits.min_agreement:
+        if self.agreement < tolerances.min_agreement:
             found.append(
-                f"{self.agreement:.2%} of the labels agree, below {limits.min_agreement:.2%}"
+                f"{self.agreement:.2%} of the labels agree, below {tolerances.min_agreement:.2%}"
             )
         return found
 
@@ -129,6 +139,66 @@ class Comparison:
             yield f"    and {len(flips) - SHOWN_FLIPS} more"
 
 
+def version_asker(target: Target, version: str) -> Ask:
+    """Returns what asks one version about an image, as insistently as the client does.
+
+    Raises:
+        ServiceError: When asking: every later request would fail in the same way.
+    """
+    pace = Pace(1, target.patience.attempt_seconds)
+    asker = make_asker(target, pace, version=version)
+
+    def ask(path: str) -> Record:
+        pace.enter()
+        answered = 0
+        try:
+            (record,), answered = asker.ask([Question(0, path)])
+        finally:
+            pace.leave(1, answered)
+        return record
+
+    return ask
+
+
+def compare(
+    old: Ask, new: Ask, paths: Sequence[str], tolerances: Tolerances, timings: int = TIMINGS
+) -> Comparison:
+    """Asks two versions about every image, one request at a time, in turns.
+
+    Each pair of requests meets the same machine, and who is first changes with every image. Few
+    images are asked about several times, for the latencies. A new version that looks too slow is
+    measured once more, since a busy machine can make it so; the better measurement counts.
+
+    Args:
+        old: Asks the version that answers now.
+        new: Asks the one that is to take its place.
+        paths: The images.
+        tolerances: What the new one is measured by.
+        timings: Fewest latencies for each.
+
+    Raises:
+        CheckError: The new version cannot be asked at all.
+        ServiceError: The old one cannot be.
+    """
+
+    def ask_new(path: str) -> Record:
+        try:
+            return new(path)
+        except ServiceError as error:
+            raise CheckError(f"the new version is refused: it does not answer: {error}") from error
+
+    for path in islice(cycle(paths), WARM_UP):
+        old(path)
+        ask_new(path)
+    pairs = _ask_both(old, ask_new, paths)
+    rest = islice(cycle(paths), max(timings - len(paths), 0))
+    found = _comparison(pairs, [*pairs, *_ask_both(old, ask_new, rest)])
+    if found.slowdown >= tolerances.max_slowdown:
+        again = _ask_both(old, ask_new, islice(cycle(paths), timings))
+        found = min(found, _comparison(pairs, again), key=lambda one: one.slowdown)
+    return found
+
+
 def quantile(values: Sequence[float], share: float) -> float:
     """Returns the value below which a share of the values lies, interpolated linearly."""
     ordered = sorted(values)
@@ -136,6 +206,25 @@ def quantile(values: Sequence[float], share: float) -> float:
     below = int(place)
     above = min(below + 1, len(ordered) - 1)
     return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+def _ask_both(old: Ask, new: Ask, paths: Iterable[str]) -> list[VerdictPair]:
+    pairs = []
+    for number, path in enumerate(paths):
+        if number % 2:
+            second = new(path)
+            pairs.append(VerdictPair(path, old(path), second))
+        else:
+            pairs.append(VerdictPair(path, old(path), new(path)))
+    return pairs
+
+
+def _comparison(pairs: Sequence[VerdictPair], timed: Sequence[VerdictPair]) -> Comparison:
+    return Comparison(
+        pairs,
+        [pair.old.seconds for pair in timed if pair.old.error is None],
+        [pair.new.seconds for pair in timed if pair.new.error is None],
+    )
 
 
 def _latency(seconds: Sequence[float]) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from deepfake_tools.canary import canary_image
 from deepfake_tools.operations.readiness import DrainingMark, NotReadyError
 from deepfake_tools.store import Store
 from deepfake_tools.torchserve.local_server import LocalServer
-from deepfake_tools.trial import trial_image
 
 from tests.archives import write_archive
 from tests.drills.load import Load
@@ -106,7 +106,7 @@ def test_an_interrupted_stop_leaves_the_server_ready_as_before(manage, balancer,
 
 
 def test_a_stop_at_full_load_loses_nothing_behind_a_balancer(server, manage, balancer, store):
-    with Load(server.inference, NAME, trial_image(), CLIENTS, lambda: balancer.is_ready) as load:
+    with Load(server.inference, NAME, canary_image(), CLIENTS, lambda: balancer.is_ready) as load:
         load.wait_for(3 * CLIENTS)
         stop = subprocess.run(
             stop_command(manage, 3), capture_output=True, text=True, timeout=60, check=False

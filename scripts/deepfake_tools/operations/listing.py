@@ -1,4 +1,4 @@
-"""What a server serves in, the lines of a table out."""
+"""The table of served versions that `manage.py list` prints."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""Which version of each model a server starts with: choices in, served.properties out and back."""
+"""Which version of each model a server starts with: served.properties, written and read."""
 
 import os
 from dataclasses import dataclass, field
