@@ -13,7 +13,6 @@ import numpy as np
 
 from clip_deepfake.budget import Room
 from clip_deepfake.card import LANDMARKS_FILE, Card, read_card
-from clip_deepfake.cores import available_cores
 from clip_deepfake.digests import check_digest
 from clip_deepfake.engines import Engine, Pixels, open_engine
 from clip_deepfake.errors import (
@@ -25,8 +24,9 @@ from clip_deepfake.errors import (
 )
 from clip_deepfake.faces import Aligner, Faces
 from clip_deepfake.images import RGB, checked_size, decode
+from clip_deepfake.metrics import Stopwatch, Timings
 from clip_deepfake.passes import run_pass
-from clip_deepfake.timings import Stopwatch, Timings
+from clip_deepfake.system import available_cores
 from clip_deepfake.verdicts import Judgement, Verdict, form_judgement, form_verdict
 
 logger = logging.getLogger(__name__)

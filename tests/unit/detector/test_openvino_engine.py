@@ -11,15 +11,15 @@ import numpy as np
 import openvino as ov
 import pytest
 import torch
-from clip_deepfake import cores as cores_module
 from clip_deepfake import engines
+from clip_deepfake import system as cores_module
 from clip_deepfake.card import Card, Deviation, Precision, Quantization, read_card
-from clip_deepfake.cores import has_bfloat16
 from clip_deepfake.detector import load_detector
 from clip_deepfake.encoder import Encoder
 from clip_deepfake.engines import CPU_PASS, DTYPES, GPU_PASS, open_engine
 from clip_deepfake.errors import LoadError
 from clip_deepfake.preprocessing import squash
+from clip_deepfake.system import has_bfloat16
 from deepfake_tools.packaging.topology import store_as, trace, write_with_weights
 from safetensors.torch import save_file
 
@@ -272,7 +272,7 @@ def test_a_worker_reaches_nothing_and_imports_no_more_than_it_needs(
 OVERLAPPING = """
 import signal, sys
 from pathlib import Path
-from clip_deepfake.cores import has_bfloat16
+from clip_deepfake.system import has_bfloat16
 from clip_deepfake.detector import load_detector
 from clip_deepfake.encoder import Encoder
 
