@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import clip_deepfake
 from clip_deepfake.errors import EngineLostError, LoadError
-from clip_deepfake.protocol import Question, read_question
+from clip_deepfake.questions import Question, read_question
 from clip_deepfake.system import share_of_cores
 
 if TYPE_CHECKING:

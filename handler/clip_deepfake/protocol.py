@@ -1,4 +1,4 @@
-"""Request rows in, images out; verdicts in, JSON answers out. Knows HTTP, not the server.
+"""Request rows in, images out; verdicts in, JSON answers out. Knows HTTP's words, not the server's.
 
 One image is answered with one verdict, several with a list in their order. Under KServe's v1 path
 the list stands in ``predictions``, as that protocol wants it.
@@ -15,61 +15,9 @@ from clip_deepfake.errors import (
     EmptyImageError,
     NotOfferedError,
 )
-from clip_deepfake.forms import Form, read_form
 from clip_deepfake.instances import check_count, json_text, read_instances
+from clip_deepfake.questions import Question
 from clip_deepfake.verdicts import Verdict, to_fields
-
-
-@dataclass(frozen=True)
-class Question:
-    """One request, as the server received it.
-
-    Attributes:
-        parts: its body, or its fields, by name; bytes, whatever their type.
-        id: the server's name for it.
-        form: that the parts arrived in; None where the body was none.
-        describe: whether the worker is asked about itself.
-        explain: whether an explanation is asked for.
-        kserve: whether it came by KServe's v1 path.
-    """
-
-    parts: Mapping[str, bytes | bytearray]
-    id: str | None = None
-    form: Form | None = None
-    describe: bool = False
-    explain: bool = False
-    kserve: bool = False
-
-
-def read_question(
-    parts: Mapping[str, bytes | bytearray], headers: Mapping[str, object], id: str | None = None
-) -> Question:
-    """Tells by TorchServe's headers what is asked for.
-
-    To those of the client TorchServe adds its own: ``explain`` by every path but the oldest,
-    ``url_path`` by all of these but KServe's, ``describe`` where its management API is asked about
-    a worker. A client may send each of them as well, and then TorchServe's stands.
-
-    Args:
-        parts: the request's body, or its fields.
-        headers: of the request; of a part that has a name of its own, what is known of it.
-        id: TorchServe's name for the request.
-    """
-    told = {name: value for name, value in headers.items() if isinstance(value, str)}
-    by_lower = {name.lower(): value for name, value in told.items()}
-    return Question(
-        parts,
-        id=id,
-        form=read_form(by_lower),
-        # The management API's question has no body, not even an empty one; a client's would need a
-        # form without parts, by one of the oldest paths.
-        describe=told.get("describe") == "True"
-        and not parts
-        and "explain" not in told
-        and "content-type" not in by_lower,
-        explain=told.get("explain") == "True",
-        kserve="explain" in told and "url_path" not in told,
-    )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import pytest
 import requests
 from clip_deepfake.errors import DetectorError, ImageError, ImageTooLargeError
 from clip_deepfake.forms import Form, read_form
-from clip_deepfake.protocol import Answer, Question, Request, form_answer, parse_request
+from clip_deepfake.protocol import Answer, Request, form_answer, parse_request
+from clip_deepfake.questions import Question
 from clip_deepfake.verdicts import Verdict
 
 GOOD = Verdict("FAKE", 1, 0.75, 0.75, 1.0986123, (0.0, 1.0986123))

@@ -11,7 +11,7 @@ from clip_deepfake.errors import EngineLostError
 from clip_deepfake.images import RGB, Orientation
 from clip_deepfake.metrics import Increment
 from clip_deepfake.preprocessing import CenterCrop, Resize
-from clip_deepfake.protocol import Question
+from clip_deepfake.questions import Question
 from clip_deepfake.worker import Batch, Worker
 from PIL import Image
 
