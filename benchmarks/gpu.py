@@ -81,7 +81,7 @@ def measure(seconds: float) -> int:
     """Checks and measures everything, prints it, and returns the exit code."""
     import torch
     import transformers
-    from clip_deepfake.cores import available_cores
+    from clip_deepfake.system import available_cores
 
     from benchmarks.gpu_checks import compare, halve_on_cuda
     from benchmarks.gpu_models import B32, DINOV2, L14

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from clip_deepfake.engines import Engine, Logits, Pixels
+from clip_deepfake.engines import Engine, Logits, Pixels, run_pass
 from clip_deepfake.errors import EngineMemoryError
-from clip_deepfake.passes import run_pass
 from clip_deepfake.torch_engine import TorchEngine
 
 from benchmarks.gpu_models import Model, make_module, make_pixels

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from clip_deepfake.card import Limits
-from clip_deepfake.cores import available_cores
 from clip_deepfake.images import decode
 from clip_deepfake.preprocessing import squash
+from clip_deepfake.system import available_cores
 from clip_deepfake.torch_engine import TorchEngine
 
 from benchmarks.gpu_models import (

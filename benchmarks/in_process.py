@@ -15,9 +15,10 @@ import msgspec
 import numpy as np
 import psutil
 from clip_deepfake.card import LANDMARKS_FILE
-from clip_deepfake.detector import FLOAT32_TOLERANCE, Detector, load_detector
+from clip_deepfake.detector import Detector
 from clip_deepfake.faces import Aligner
 from clip_deepfake.images import RGB, decode
+from clip_deepfake.loading import FLOAT32_TOLERANCE, load_detector
 from clip_deepfake.preprocessing import Preprocessing
 from clip_deepfake.protocol import Request, form_answer
 from clip_deepfake.verdicts import Verdict

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
-from clip_deepfake.cores import BFLOAT16_PRODUCTS
+from clip_deepfake.system import BFLOAT16_PRODUCTS
 
 CPU_INFO = Path("/proc/cpuinfo")
 

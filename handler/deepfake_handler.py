@@ -10,9 +10,9 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import clip_deepfake
-from clip_deepfake.cores import share_of_cores
 from clip_deepfake.errors import EngineLostError, LoadError
 from clip_deepfake.questions import Question, read_question
+from clip_deepfake.system import share_of_cores
 
 if TYPE_CHECKING:
     from clip_deepfake.metrics import Increment

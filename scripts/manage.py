@@ -10,11 +10,11 @@ from pathlib import Path
 # How images are named is the detector package's to know, and it need not be installed.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "handler"))
 
-from clip_deepfake.regular_files import read_regular
 from deepfake_tools.canary import canary_image
 from deepfake_tools.client.images import CollectionError, collect
 from deepfake_tools.client.run import Target
 from deepfake_tools.errors import ServiceError
+from deepfake_tools.files import read_regular
 from deepfake_tools.inspection import ArchiveName, served_name
 from deepfake_tools.interrupts import STOPS
 from deepfake_tools.labels import LabelError

@@ -21,7 +21,7 @@ def watch(event, arguments):
 
 sys.addaudithook(watch)
 sys.path.insert(0, sys.argv[1])
-from clip_deepfake.detector import load_detector
+from clip_deepfake.loading import load_detector
 image, answers = Path(sys.argv[2]).read_bytes(), []
 for archive in (sys.argv[1], *sys.argv[3:]):
     detector = load_detector(Path(archive))

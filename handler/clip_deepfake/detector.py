@@ -6,33 +6,25 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
-import cv2
 import numpy as np
 
 from clip_deepfake.budget import Room
-from clip_deepfake.card import LANDMARKS_FILE, Card, read_card
-from clip_deepfake.cores import available_cores
-from clip_deepfake.digests import check_digest
-from clip_deepfake.engines import Engine, Pixels, open_engine
+from clip_deepfake.card import Card
+from clip_deepfake.engines import Engine, Pixels, run_pass
 from clip_deepfake.errors import (
     DetectorError,
     EngineLostError,
     InternalError,
-    LoadError,
     NoFaceError,
 )
 from clip_deepfake.faces import Aligner, Faces
 from clip_deepfake.images import RGB, checked_size, decode
-from clip_deepfake.passes import run_pass
-from clip_deepfake.timings import Stopwatch, Timings
+from clip_deepfake.metrics import Stopwatch, Timings
+from clip_deepfake.system import available_cores
 from clip_deepfake.verdicts import Judgement, Verdict, form_judgement, form_verdict
 
 logger = logging.getLogger(__name__)
-
-FLOAT32_TOLERANCE = 1e-3
-"""Largest absolute difference of logits between float32 on two machines, libraries or devices."""
 
 UNPREPARED = InternalError("the image could not be prepared; the server's log says why")
 
@@ -217,64 +209,3 @@ class Detector:
         except Exception:
             logger.exception("no verdict could be formed of %s", own)
             return InternalError("the verdict could not be formed; the server's log says why")
-
-
-def load_detector(
-    directory: Path, gpu_id: int | None = None, threads: int | None = None
-) -> Detector:
-    """Makes a detector of an unpacked archive and tests it; the test is the warm-up too.
-
-    Args:
-        directory: holds the card and the files that it names.
-        gpu_id: the CUDA device to use, or None.
-        threads: that prepare images, and that a CPU engine computes with; None takes every core
-            that this process may use.
-
-    Raises:
-        LoadError: when a file is missing or damaged, the logits are not the card's, or a library
-            that the card calls for is missing.
-    """
-    card = read_card(directory)
-    for name, sha256 in card.files.items():
-        check_digest(directory / name, sha256)
-    aligner = Aligner(directory / LANDMARKS_FILE, card.faces) if card.faces else None
-    engine = open_engine(card, directory, gpu_id, threads)
-    check_logits(card, engine)
-    if threads is not None:
-        # OpenCV's own threads work for whichever of the pool's calls it.
-        cv2.setNumThreads(threads)
-    return Detector(card, engine, aligner, threads)
-
-
-def check_logits(card: Card, engine: Engine) -> None:
-    """Repeats the card's self-test.
-
-    Raises:
-        LoadError: when the engine's logits differ from the card's by more than its tolerance.
-    """
-    found = engine(self_test_pixels(card.encoder.image_size))[0]
-    wanted = np.array(card.self_test.logits)
-    tolerance = FLOAT32_TOLERANCE if engine.exact else card.self_test.tolerance
-    if found.shape != wanted.shape or not np.all(np.abs(found - wanted) <= tolerance):
-        raise LoadError(
-            f"self-test failed on {engine.name}: logits {found.tolist()}, the card says "
-            f"{card.self_test.logits} within {tolerance}; compare this machine's libraries with "
-            f"those that the archive was built with: {card.built_with}"
-        )
-
-
-def self_test_pixels(side: int) -> Pixels:
-    """The fixed array of the self-test.
-
-    Made of integers alone, so that it is the same on every machine: the upper byte of
-    multiples of Knuth's 2654435761 (The Art of Computer Programming, volume 3, 6.4) modulo 2**32.
-
-    Args:
-        side: of the encoder's input, in pixels.
-
-    Returns:
-        uint8 (1, side, side, 3).
-    """
-    index = np.arange(side * side * 3, dtype=np.uint64)
-    hashed = (index * np.uint64(2654435761)) & np.uint64(0xFFFFFFFF)
-    return (hashed >> np.uint64(24)).astype(np.uint8).reshape(1, side, side, 3)

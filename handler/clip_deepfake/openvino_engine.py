@@ -18,10 +18,14 @@ from clip_deepfake.card import (
     Precision,
     Quantization,
 )
-from clip_deepfake.cores import has_bfloat16, has_int8_dot_product, threads_to_ask_for
 from clip_deepfake.engines import CPU_PASS, Features, Logits, Pixels
 from clip_deepfake.errors import LoadError
-from clip_deepfake.memory import release_pages
+from clip_deepfake.system import (
+    has_bfloat16,
+    has_int8_dot_product,
+    release_pages,
+    threads_to_ask_for,
+)
 from clip_deepfake.tensors import FloatArray, check_shapes, load_arrays
 
 SMALLEST_NORM = 1e-12

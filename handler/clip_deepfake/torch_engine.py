@@ -1,14 +1,15 @@
 """Uint8 pixels in, float32 logits out, by PyTorch on CUDA, MPS or the CPU."""
 
 import logging
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from clip_deepfake.card import ENCODER_FILE, HEAD_FILE, Card
-from clip_deepfake.cores import threads_to_ask_for
-from clip_deepfake.device_faults import device_faults
 from clip_deepfake.encoder import (
     DetectorModule,
     build_module,
@@ -16,7 +17,8 @@ from clip_deepfake.encoder import (
     read_class_token_alone,
 )
 from clip_deepfake.engines import CPU_PASS, GPU_PASS, Engine, Features, Logits, Pixels
-from clip_deepfake.errors import EngineMemoryError
+from clip_deepfake.errors import EngineLostError, EngineMemoryError
+from clip_deepfake.system import threads_to_ask_for
 from clip_deepfake.tensors import load_tensors
 
 logger = logging.getLogger(__name__)
@@ -103,3 +105,48 @@ def warm_up(engine: Engine, side: int) -> None:
             logger.warning("%d pictures in one pass do not fit (%s)", size, error)
             return
         size *= 2
+
+
+# cuBLAS and cuDNN say in words alone that they found no room for their workspace.
+MEMORY_WORDS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+# After such an error every later call of the same process fails as well; see "Sticky errors" in
+# CUDA's documentation. PyTorch had no class of its own for it before 2.8.
+LOST_WORDS = ("CUDA error", "CUBLAS_STATUS_EXECUTION_FAILED", "CUDNN_STATUS_EXECUTION_FAILED")
+
+
+@contextmanager
+def device_faults(device: torch.device) -> Iterator[None]:
+    """Tells a pass that did not fit from a device that is lost.
+
+    Args:
+        device: that the block computes on.
+
+    Raises:
+        EngineMemoryError: the device has no room; a smaller pass may fit.
+        EngineLostError: the device answers nothing more to this process.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        if isinstance(error, torch.OutOfMemoryError) or any(word in text for word in MEMORY_WORDS):
+            _give_back(error, device)
+            raise EngineMemoryError(text) from None
+        if _is_lost(error, text):
+            raise EngineLostError(text) from error
+        raise
+
+
+def _give_back(error: RuntimeError, device: torch.device) -> None:
+    """Frees what the failed pass had allocated, which its traceback would hold on to."""
+    traceback.clear_frames(error.__traceback__)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _is_lost(error: RuntimeError, text: str) -> bool:
+    lost: type[RuntimeError] | None = getattr(torch, "AcceleratorError", None)
+    if lost is not None and isinstance(error, lost):
+        return True
+    return any(word in text for word in LOST_WORDS)

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clip_deepfake.budget import Refusals, refuse_excess
-from clip_deepfake.detector import Detector, Examined, load_detector
+from clip_deepfake.detector import Detector, Examined
 from clip_deepfake.errors import DetectorError, EngineLostError, InternalError
-from clip_deepfake.metrics import Increment, Tally
+from clip_deepfake.loading import load_detector
+from clip_deepfake.metrics import Increment, Tally, Timings
 from clip_deepfake.protocol import Answer, Request, form_answer, parse_request
 from clip_deepfake.questions import Question
-from clip_deepfake.timings import Timings
 from clip_deepfake.verdicts import Verdict
 
 logger = logging.getLogger(__name__)

@@ -1,9 +1,12 @@
-"""A path that was asked for in, a file written whole or not at all out, and nothing else replaced.
+"""Files: regular ones read, and outputs written whole or not at all, with nothing else replaced.
 
 Links are followed, a file keeps its mode and its owner, and what is no regular file (a FIFO, a
 device, this command's own standard output) is written into and never replaced.
+
+It imports nothing beyond Python's own library.
 """
 
+import errno
 import io
 import os
 import shutil
@@ -162,3 +165,40 @@ def _make_like(descriptor: int, found: os.stat_result) -> None:
     with suppress(PermissionError):
         os.fchown(descriptor, found.st_uid, found.st_gid)
     os.fchmod(descriptor, stat.S_IMODE(found.st_mode))
+
+
+KINDS = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def read_regular(path: str | Path) -> bytes:
+    """Returns a file's bytes.
+
+    Raises:
+        OSError: it is not there, cannot be read, or is no regular file; ``strerror`` says which.
+    """
+    with open(path, "rb", opener=_open) as file:
+        return file.read()
+
+
+def _open(path: str, flags: int) -> int:
+    _check(os.stat(path).st_mode, path)  # noqa: PTH116 - as it is given
+    # What stands there may have changed since; a FIFO then must not hold us up.
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    try:
+        _check(os.fstat(descriptor).st_mode, path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check(mode: int, path: str) -> None:
+    if not stat.S_ISREG(mode):
+        kind = next((name for is_kind, name in KINDS if is_kind(mode)), "something else")
+        raise OSError(errno.EINVAL, f"it is {kind} and no regular file", path)

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from clip_deepfake.regular_files import read_regular
+from deepfake_tools.files import read_regular
 
 Label = Literal[0, 1]
 """0 for real, 1 for fake."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from clip_deepfake.card import HEAD_FILE, read_card
-from clip_deepfake.detector import load_detector
+from clip_deepfake.loading import load_detector
 from clip_deepfake.verdicts import Verdict
 from PIL import Image
 from safetensors.torch import load_file

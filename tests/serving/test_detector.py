@@ -19,8 +19,8 @@ import pytest
 import requests
 import torch
 from clip_deepfake.card import parse_card
-from clip_deepfake.cores import available_cores
-from clip_deepfake.detector import load_detector
+from clip_deepfake.loading import load_detector
+from clip_deepfake.system import available_cores
 from clip_deepfake.verdicts import Verdict
 from deepfake_tools.inspection import served_name
 from deepfake_tools.torchserve.local_server import LocalServer

@@ -14,8 +14,8 @@ import pytest
 import requests
 import torch
 from clip_deepfake.card import read_card
-from clip_deepfake.detector import self_test_pixels
 from clip_deepfake.encoder import DetectorModule, build_module, load_encoder
+from clip_deepfake.loading import self_test_pixels
 from deepfake_tools.demonstration.random_clip import clip_config
 from deepfake_tools.torchserve.local_server import LocalServer
 from PIL import Image

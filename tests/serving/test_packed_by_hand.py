@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from clip_deepfake.detector import load_detector
+from clip_deepfake.loading import load_detector
 from clip_deepfake.verdicts import Verdict
 from deepfake_tools.inspection import ArchiveError, inspect_archive
 from deepfake_tools.torchserve.local_server import LocalServer

@@ -3,7 +3,7 @@
 import codecs
 from pathlib import Path
 
-from clip_deepfake.regular_files import read_regular
+from deepfake_tools.files import read_regular
 
 BYTE_ORDER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 """Of UTF-16, which Windows' PowerShell writes."""

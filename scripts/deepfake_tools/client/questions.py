@@ -3,9 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from clip_deepfake.regular_files import read_regular
-
 from deepfake_tools.errors import ImageRefusedError
+from deepfake_tools.files import read_regular
 from deepfake_tools.torchserve.answers import DetectorInfo
 
 LARGEST_REQUEST_BYTES = 4 * 1024 * 1024

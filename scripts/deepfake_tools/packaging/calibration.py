@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from clip_deepfake.card import PictureSource
-from clip_deepfake.detector import Detector, Prepared, self_test_pixels
+from clip_deepfake.detector import Detector, Prepared
 from clip_deepfake.engines import Pixels
+from clip_deepfake.loading import self_test_pixels
 
 from deepfake_tools.dataset import find_images
 from deepfake_tools.labels import Label, LabelError, folder_label

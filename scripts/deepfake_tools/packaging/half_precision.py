@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 from clip_deepfake.card import Card, Precision, SelfTest
-from clip_deepfake.cores import has_bfloat16
+from clip_deepfake.system import has_bfloat16
 
 from deepfake_tools.packaging.build_options import Measuring
 from deepfake_tools.packaging.calibration import fixed_sample

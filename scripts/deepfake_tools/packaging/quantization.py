@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 from clip_deepfake.card import Card, Quantization, SelfTest
-from clip_deepfake.cores import has_bfloat16, has_int8_dot_product
 from clip_deepfake.engines import Engine, Pixels
+from clip_deepfake.system import has_bfloat16, has_int8_dot_product
 
 from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.packaging.build_options import Measuring

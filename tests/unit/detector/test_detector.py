@@ -6,9 +6,11 @@ import msgspec
 import numpy as np
 import pytest
 from clip_deepfake import detector as detector_module
+from clip_deepfake import loading
 from clip_deepfake.card import CARD_FILE, Card
-from clip_deepfake.detector import Detector, load_detector
+from clip_deepfake.detector import Detector
 from clip_deepfake.images import RGB, Orientation
+from clip_deepfake.loading import load_detector
 from clip_deepfake.verdicts import Verdict
 from scipy.special import expit
 
@@ -95,8 +97,8 @@ def test_a_workers_share_is_that_of_every_library(
         return StandInEngine()
 
     monkeypatch.setattr(cv2, "setNumThreads", given.append)
-    monkeypatch.setattr(detector_module, "open_engine", open_engine)
-    monkeypatch.setattr(detector_module, "check_logits", lambda *_: None)
+    monkeypatch.setattr(loading, "open_engine", open_engine)
+    monkeypatch.setattr(loading, "check_logits", lambda *_: None)
     card = msgspec.structs.replace(small_card, files={})
     (tmp_path / CARD_FILE).write_bytes(card.to_json())
     assert load_detector(tmp_path, threads=3)._pool._max_workers == 3

@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 from clip_deepfake.card import Card, read_card
-from clip_deepfake.detector import load_detector
 from clip_deepfake.errors import LoadError
+from clip_deepfake.loading import load_detector
 
 from tests.building import Builder, unpack
 from tests.vision_models import ENCODERS, write_model

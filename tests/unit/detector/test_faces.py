@@ -1,4 +1,4 @@
-"""Aligned crops: an independent script's, in every pixel, and an answer for odd images."""
+"""Faces found, brought onto the template and cut out."""
 
 import re
 import sys
@@ -14,8 +14,9 @@ import pytest
 import skimage.data
 from clip_deepfake.digests import file_digest
 from clip_deepfake.errors import LoadError
-from clip_deepfake.faces import Aligner, FaceAlignment, load_predictor
+from clip_deepfake.faces import Aligner, FaceAlignment, load_predictor, similarity, template
 from clip_deepfake.frontal import Box
+from skimage.transform import SimilarityTransform
 
 from tests.portraits import RGB, photograph
 from tests.reference_alignment import DETECT, reference_crop, reference_matrix, reference_points
@@ -251,3 +252,36 @@ def test_of_two_faces_of_one_size_the_default_search_takes_that_of_the_exact_one
         (face,) = aligner().find(image).judged
         expected = max(DETECT(image, 1), key=lambda box: box.area())
         assert face.box[:2] == (expected.left(), expected.top())
+
+
+FIVE = np.array([[203, 101], [247, 103], [226, 125], [206, 141], [244, 142]], np.float32)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_the_matrix_is_scikit_images_to_the_bit(seed: int, mirrored: bool) -> None:
+    rng = np.random.default_rng(seed)
+    source = rng.integers(0, 4000, (5, 2)).astype(np.float32)
+    target = template(224, 1.3)
+    if mirrored:
+        source = FIVE * np.float32([-1, 1]) + rng.integers(0, 9, (5, 2)).astype(np.float32)
+    expected = SimilarityTransform.from_estimate(source, target).params[:2]
+    assert np.array_equal(similarity(source, target), expected)
+
+
+def test_the_template_is_the_published_one() -> None:
+    found = similarity(FIVE, template(224, 1.3))
+    assert np.array_equal(found, reference_matrix(FIVE))
+
+
+def test_points_that_are_one_have_no_matrix() -> None:
+    assert similarity(np.full((5, 2), 7, np.float32), template(224, 1.3)) is None
+
+
+def test_points_on_a_line_have_one() -> None:
+    line = np.array([[0, 0], [10, 10], [20, 20], [30, 30], [40, 40]], np.float32)
+    matrix = similarity(line, template(224, 1.3))
+    assert matrix is not None
+    assert np.isfinite(matrix).all()
+    scale = np.linalg.det(matrix[:, :2])
+    assert scale > 0, "the face is turned, not mirrored"

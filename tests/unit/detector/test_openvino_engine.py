@@ -11,15 +11,15 @@ import numpy as np
 import openvino as ov
 import pytest
 import torch
-from clip_deepfake import cores as cores_module
-from clip_deepfake import engines
+from clip_deepfake import loading
+from clip_deepfake import system as cores_module
 from clip_deepfake.card import Card, Deviation, Precision, Quantization, read_card
-from clip_deepfake.cores import has_bfloat16
-from clip_deepfake.detector import load_detector
 from clip_deepfake.encoder import Encoder
-from clip_deepfake.engines import CPU_PASS, DTYPES, GPU_PASS, open_engine
+from clip_deepfake.engines import CPU_PASS, DTYPES, GPU_PASS
 from clip_deepfake.errors import LoadError
+from clip_deepfake.loading import load_detector, open_engine
 from clip_deepfake.preprocessing import squash
+from clip_deepfake.system import has_bfloat16
 from deepfake_tools.packaging.topology import store_as, trace, write_with_weights
 from safetensors.torch import save_file
 
@@ -71,7 +71,7 @@ def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "worker_device", lambda gpu_id: GPU)
+    monkeypatch.setattr(loading, "worker_device", lambda gpu_id: GPU)
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_a_gpus_worker_keeps_pytorchs_own_threads(
 ) -> None:
     given: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", given.append)
-    monkeypatch.setattr(engines, "worker_device", lambda _: GPU)
+    monkeypatch.setattr(loading, "worker_device", lambda _: GPU)
     open_engine(chosen(card, "torch"), tmp_path, 0, threads=1)
     assert given == []
 
@@ -272,8 +272,8 @@ def test_a_worker_reaches_nothing_and_imports_no_more_than_it_needs(
 OVERLAPPING = """
 import signal, sys
 from pathlib import Path
-from clip_deepfake.cores import has_bfloat16
-from clip_deepfake.detector import load_detector
+from clip_deepfake.system import has_bfloat16
+from clip_deepfake.loading import load_detector
 from clip_deepfake.encoder import Encoder
 
 first, second = (load_detector(Path(folder)) for folder in sys.argv[1:])

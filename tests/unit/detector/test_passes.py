@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
-from clip_deepfake.engines import Features, Logits, Pixels
+from clip_deepfake.engines import Features, Logits, Pixels, run_pass
 from clip_deepfake.errors import EngineMemoryError
-from clip_deepfake.passes import run_pass
 
 
 class Small:

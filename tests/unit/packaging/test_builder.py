@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 from clip_deepfake.card import ENGINE_CONSTANTS, Limits
-from clip_deepfake.detector import Detector, load_detector
+from clip_deepfake.detector import Detector
 from clip_deepfake.errors import LoadError
+from clip_deepfake.loading import load_detector
 from clip_deepfake.verdicts import Verdict
 from deepfake_tools.packaging.archive import ServingOptions
 from deepfake_tools.packaging.builder import BuildOptions, Built, build

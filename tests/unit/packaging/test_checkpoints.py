@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clip_deepfake.detector import Detector, load_detector
+from clip_deepfake.detector import Detector
+from clip_deepfake.loading import load_detector
 from clip_deepfake.verdicts import Verdict
 from deepfake_tools.packaging.builder import Built
 from deepfake_tools.packaging.checkpoints.families import FAMILIES, Family

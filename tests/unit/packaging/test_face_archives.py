@@ -25,10 +25,11 @@ from clip_deepfake.card import (
     Scores,
     TrainingHistory,
 )
-from clip_deepfake.detector import Detector, load_detector
+from clip_deepfake.detector import Detector
 from clip_deepfake.digests import file_digest
 from clip_deepfake.errors import LoadError
 from clip_deepfake.faces import FaceAlignment
+from clip_deepfake.loading import load_detector
 from clip_deepfake.protocol import Request, form_answer
 from clip_deepfake.verdicts import Verdict
 from deepfake_tools.packaging.head_file import TrainedHead, write_head_file

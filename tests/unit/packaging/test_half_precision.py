@@ -12,13 +12,13 @@ import numpy as np
 import openvino as ov
 import pytest
 import torch
-from clip_deepfake import cores
+from clip_deepfake import system as cores
 from clip_deepfake.card import CARD_FILE, Card, Deviation, read_card
-from clip_deepfake.cores import has_bfloat16
-from clip_deepfake.detector import load_detector, self_test_pixels
 from clip_deepfake.engines import DTYPES, Logits, Pixels
 from clip_deepfake.errors import LoadError
+from clip_deepfake.loading import load_detector, self_test_pixels
 from clip_deepfake.preprocessing import CLIP_MEAN, CLIP_STD
+from clip_deepfake.system import has_bfloat16
 from clip_deepfake.verdicts import Verdict
 from deepfake_tools.dataset import find_images
 from deepfake_tools.packaging.builder import Built

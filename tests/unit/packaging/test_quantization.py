@@ -12,9 +12,10 @@ from pathlib import Path
 import build_mar
 import numpy as np
 import pytest
-from clip_deepfake import cores
+from clip_deepfake import system as cores
 from clip_deepfake.card import Deviation, Quantization, read_card
-from clip_deepfake.detector import Detector, load_detector
+from clip_deepfake.detector import Detector
+from clip_deepfake.loading import load_detector
 from clip_deepfake.verdicts import Verdict
 from deepfake_tools.dataset import find_images
 from deepfake_tools.packaging import quantization

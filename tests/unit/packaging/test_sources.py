@@ -10,7 +10,8 @@ import msgspec
 import pytest
 import torch
 from clip_deepfake.card import DataHistory, HeadCard, Scores, TrainingHistory
-from clip_deepfake.detector import Detector, load_detector
+from clip_deepfake.detector import Detector
+from clip_deepfake.loading import load_detector
 from clip_deepfake.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing, squash
 from clip_deepfake.verdicts import Verdict
 from deepfake_tools.packaging.builder import Built

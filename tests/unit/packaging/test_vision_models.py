@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from clip_deepfake.card import HEAD_FILE, read_card
-from clip_deepfake.detector import load_detector
+from clip_deepfake.loading import load_detector
 from clip_deepfake.verdicts import Verdict
 from deepfake_tools.packaging.hub import BuildError
 from PIL import Image

@@ -12,7 +12,8 @@ import pytest
 import torch
 import train_head
 from clip_deepfake.card import Card, HeadCard, Limits, SelfTest
-from clip_deepfake.detector import Detector, load_detector
+from clip_deepfake.detector import Detector
+from clip_deepfake.loading import load_detector
 from clip_deepfake.torch_engine import TorchEngine
 from clip_deepfake.verdicts import Verdict
 from deepfake_tools.packaging.architectures import read_architecture

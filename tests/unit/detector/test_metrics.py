@@ -1,3 +1,5 @@
+"""Counters of answered batches, and the times of their stages."""
+
 import threading
 
 import pytest
@@ -5,11 +7,13 @@ from clip_deepfake.errors import EmptyImageError, NoFaceError
 from clip_deepfake.metrics import (
     COUNTERS,
     Increment,
+    Spent,
+    Stopwatch,
     Tally,
+    Timings,
     probability_bin,
     size_class,
 )
-from clip_deepfake.timings import Spent, Timings
 from clip_deepfake.verdicts import FacePlace, Verdict
 
 
@@ -167,3 +171,27 @@ def test_what_could_not_be_sent_is_sent_the_next_time() -> None:
     for name in ("batches_total", "verdicts_total", "fake_probability_total"):
         counted = [entry.amount for entry in (*sent, *rest) if entry.counter.name.endswith(name)]
         assert sum(counted) == 2
+
+
+def test_watches_are_summed_stage_by_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 2.0, 10.0, 10.5, 20.0, 21.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    first, second = Stopwatch(), Stopwatch()
+    with first.timing("decode"):
+        pass
+    with first.timing("engine", pictures=3):
+        pass
+    with second.timing("decode"):
+        pass
+    assert Stopwatch.total([first, second]) == Timings(decode=Spent(3.0, 2), engine=Spent(0.5, 3))
+
+
+def test_what_failed_took_its_time_too() -> None:
+    watch = Stopwatch()
+    with pytest.raises(ValueError, match="broken"), watch.timing("align"):
+        raise ValueError("broken")
+    assert Stopwatch.total([watch]).align.pictures == 1
+
+
+def test_stages_are_told_in_the_order_of_the_work() -> None:
+    assert [name for name, _ in Timings().stages()] == ["decode", "align", "preprocess", "engine"]

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from clip_deepfake.regular_files import read_regular
+from deepfake_tools.files import read_regular
 
 
 def test_a_file_is_read_through_a_link(tmp_path: Path) -> None:
