@@ -10,7 +10,7 @@ from clip_deepfake.images import decode
 
 from deepfake_tools.client.alignment import LandmarksError
 from deepfake_tools.errors import ImageError
-from deepfake_tools.evaluation.distortions import MAX_PIXELS, PNG, encode
+from deepfake_tools.evaluation.perturbations import MAX_PIXELS, encode
 from deepfake_tools.face_options import FaceOptions
 from deepfake_tools.torchserve.answers import DetectorInfo
 
@@ -62,7 +62,7 @@ class FaceCutter:
             with self._lock:
                 self.faceless += 1
             return data
-        return encode(faces[0].crop, ".png", PNG)
+        return encode(faces[0].crop)
 
     def _aligner(self, side: int) -> Aligner:
         """Loads the predictor for crops of this size, once: a run has one detector."""
