@@ -10,8 +10,8 @@ from itertools import count
 from pathlib import Path
 from typing import ClassVar
 
-from deepfake_tools.client.alignment import AlignedTwiceError, shows_alignment
 from deepfake_tools.client.diagnosis import Diagnosis
+from deepfake_tools.client.face_crops import AlignedTwiceError, shows_alignment
 from deepfake_tools.client.pace import Pace
 from deepfake_tools.client.questions import Question, group, read_image
 from deepfake_tools.client.records import Record
