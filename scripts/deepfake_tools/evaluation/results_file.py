@@ -42,7 +42,7 @@ class Run:
         outcomes: Gives what became of those that were asked, in order; it can be called again.
         metrics: The figures about them.
         totals: What holds for the run as a whole.
-        missing: How many questions were not asked, because the run ended before.
+        missing: How many images were not asked about, because the run ended before.
         perturbed: The figures under each perturbation, in the order of --perturb.
     """
 
