@@ -1,4 +1,4 @@
-"""Every figure about a run: counts, accuracy, AUC, latency, videos; takes an outcome at a time."""
+"""Figures of a run: counts, accuracy, latency, videos, and AUC where the libraries are there."""
 
 import heapq
 import os

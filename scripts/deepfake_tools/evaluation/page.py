@@ -1,4 +1,4 @@
-"""HTML for a report: a page that needs nothing outside itself, in which no text becomes markup."""
+"""HTML elements and the page of a report, which loads nothing and takes no text for markup."""
 
 import html
 import unicodedata

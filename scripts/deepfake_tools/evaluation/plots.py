@@ -1,4 +1,4 @@
-"""Figures of a run in, drawings as inline SVG out; needs the extra `evaluate`."""
+"""The plots of the HTML report, as inline SVG by matplotlib; needs the extra `evaluate`."""
 
 import io
 import re

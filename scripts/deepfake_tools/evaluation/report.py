@@ -1,4 +1,4 @@
-"""A run's figures in, one HTML page that explains them out; needs the extra `evaluate`."""
+"""The HTML report (--report): one page that shows and explains a run; needs `evaluate`."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Figures in, the sections of a report that show them out; needs the extra `evaluate`."""
+"""The sections of the HTML report: figures, curves, folders, mistakes; needs `evaluate`."""
 
 import base64
 from collections.abc import Sequence
