@@ -63,7 +63,7 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True)
-class _Reply:
+class _Answer:
     """What came of one image's last request.
 
     Attributes:
@@ -146,7 +146,7 @@ class Asker:
             try:
                 bodies[image.place] = read_image(image, detector)
             except ServiceError as error:
-                records.append(_record(image.place, _Reply(error, 0.0, is_given=False)))
+                records.append(_record(image.place, _Answer(error, 0.0, is_given=False)))
         for places in list(group(bodies)):
             answers = self._ask_several([bodies.pop(place) for place in places])
             for place, answer in zip(places, answers, strict=True):
@@ -167,7 +167,7 @@ class Asker:
                     raise result
         return self.detector or UNKNOWN
 
-    def _ask_several(self, images: Sequence[bytes]) -> list[_Reply]:
+    def _ask_several(self, images: Sequence[bytes]) -> list[_Answer]:
         """Asks in one request; when that fails, about each image by itself.
 
         Of several images one may be what kills the worker, or makes the request too large.
@@ -183,16 +183,16 @@ class Asker:
             alone = [self._ask_one(image) for image in images]
             return [dataclasses.replace(alone[0], retries=alone[0].retries + 1), *alone[1:]]
         seconds = time.monotonic() - start
-        return [_Reply(result, seconds) for result in results]
+        return [_Answer(result, seconds) for result in results]
 
-    def _ask_one(self, image: bytes) -> _Reply:
+    def _ask_one(self, image: bytes) -> _Answer:
         deadline = time.monotonic() + self._retry_policy.seconds
         for retries in count():
             start = time.monotonic()
             limit = min(self._retry_policy.attempt_seconds, max(deadline - start, 0.001))
             try:
                 (result,) = self._attempt([image], limit)
-                return _Reply(result, time.monotonic() - start, retries)
+                return _Answer(result, time.monotonic() - start, retries)
             except ServiceError as error:
                 failure = error
             # Of many clients that one failure hit together, each comes back at a time of its own.
@@ -203,7 +203,7 @@ class Asker:
                 break
             self._throttle.rest(pause)
         seconds = time.monotonic() - start
-        return _Reply(self._lose(failure), seconds, retries, is_given=False)
+        return _Answer(self._lose(failure), seconds, retries, is_given=False)
 
     def _may_pass(self, failure: ServiceError) -> bool:
         """Whether to ask again.
@@ -308,7 +308,7 @@ def _in_words(detector: DetectorInfo) -> str:
     )
 
 
-def _record(place: int, answer: _Reply) -> Record:
+def _record(place: int, answer: _Answer) -> Record:
     result = answer.result
     if isinstance(result, Verdict):
         return Record(
