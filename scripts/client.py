@@ -12,13 +12,13 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parent.parent / "handler"))
 
 from deepfake_tools.cli import CommandParser, at_least
-from deepfake_tools.client.alignment import (
+from deepfake_tools.client.asker import DetectorChangedError
+from deepfake_tools.client.face_crops import (
     AlignedTwiceError,
     LandmarksError,
     add_alignment_options,
     load_cutter,
 )
-from deepfake_tools.client.asker import DetectorChangedError
 from deepfake_tools.client.images import Collection, CollectionError, collect
 from deepfake_tools.client.journal import Identity, Journal, JournalError, open_journal
 from deepfake_tools.client.run import Ending, Target, ask_all

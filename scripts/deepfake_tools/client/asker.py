@@ -1,4 +1,4 @@
-"""Image files in, records of what the server made of them out, however often it takes."""
+"""Asks one model about images: what is asked again, how long, and when a run is given up."""
 
 import dataclasses
 import random
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from deepfake_tools.canary import canary_image
-from deepfake_tools.client.alignment import AlignedTwiceError, shows_alignment
+from deepfake_tools.client.concurrency import Throttle
 from deepfake_tools.client.diagnosis import Diagnosis
-from deepfake_tools.client.pace import Pace
-from deepfake_tools.client.questions import Question, group, read_image
+from deepfake_tools.client.face_crops import AlignedTwiceError, shows_alignment
+from deepfake_tools.client.payloads import PendingImage, group, read_image
 from deepfake_tools.client.records import Record
 from deepfake_tools.errors import (
     ImageRefusedError,
@@ -48,7 +48,7 @@ class DetectorChangedError(ServiceError):
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long and how often to ask.
 
     Attributes:
@@ -86,13 +86,13 @@ class Asker:
         server: The inference API's address.
         name: The served name.
         credentials: The token.
-        patience: How long and how often to ask.
-        pace: Says whether anything was answered so far, and waits.
+        retry_policy: How long and how often to ask.
+        throttle: Says whether anything was answered so far, and waits.
         diagnosis: Explains what has failed for good.
         detector: What an earlier session's answers came from.
         version: The version to ask; the default one if None.
         ca: A file with the certificates to trust over https.
-        aligns: Whether the questions' changes align faces.
+        aligns: Whether the images' changes align faces.
 
     Attributes:
         detector: What the answers come from; None before the first verdict.
@@ -103,8 +103,8 @@ class Asker:
         server: str,
         name: str,
         credentials: Credentials,
-        patience: Patience,
-        pace: Pace,
+        retry_policy: RetryPolicy,
+        throttle: Throttle,
         diagnosis: Diagnosis,
         detector: DetectorInfo | None = None,
         version: str | None = None,
@@ -117,8 +117,8 @@ class Asker:
         self._version = version
         self._ca = ca
         self._credentials = credentials
-        self._patience = patience
-        self._pace = pace
+        self._retry_policy = retry_policy
+        self._throttle = throttle
         self._diagnosis = diagnosis
         self._own = threading.local()
         self._lock = threading.Lock()
@@ -127,7 +127,7 @@ class Asker:
         self._aligns = aligns
         self.detector = detector
 
-    def ask(self, questions: Sequence[Question]) -> tuple[list[Record], int]:
+    def ask(self, images: Sequence[PendingImage]) -> tuple[list[Record], int]:
         """Asks about some images, in as few requests as their size allows.
 
         Returns:
@@ -140,13 +140,13 @@ class Asker:
         records = []
         answered = 0
         bodies: dict[int, bytes] = {}
-        changed = any(question.changes for question in questions)
+        changed = any(image.changes for image in images)
         detector = self._introduced() if changed else None
-        for question in questions:
+        for image in images:
             try:
-                bodies[question.place] = read_image(question, detector)
+                bodies[image.place] = read_image(image, detector)
             except ServiceError as error:
-                records.append(_record(question.place, _Answer(error, 0.0, is_given=False)))
+                records.append(_record(image.place, _Answer(error, 0.0, is_given=False)))
         for places in list(group(bodies)):
             answers = self._ask_several([bodies.pop(place) for place in places])
             for place, answer in zip(places, answers, strict=True):
@@ -176,7 +176,7 @@ class Asker:
             return [self._ask_one(images[0])]
         start = time.monotonic()
         try:
-            results = self._attempt(images, self._patience.attempt_seconds)
+            results = self._attempt(images, self._retry_policy.attempt_seconds)
         except ServiceError as error:
             if error.is_general:
                 raise self._diagnosis.explain(error) from error
@@ -186,10 +186,10 @@ class Asker:
         return [_Answer(result, seconds) for result in results]
 
     def _ask_one(self, image: bytes) -> _Answer:
-        deadline = time.monotonic() + self._patience.seconds
+        deadline = time.monotonic() + self._retry_policy.seconds
         for retries in count():
             start = time.monotonic()
-            limit = min(self._patience.attempt_seconds, max(deadline - start, 0.001))
+            limit = min(self._retry_policy.attempt_seconds, max(deadline - start, 0.001))
             try:
                 (result,) = self._attempt([image], limit)
                 return _Answer(result, time.monotonic() - start, retries)
@@ -199,9 +199,9 @@ class Asker:
             pause = min(FIRST_PAUSE_SECONDS * 2**retries, LONGEST_PAUSE_SECONDS)
             pause *= random.uniform(0.5, 1)
             out_of_time = time.monotonic() + pause >= deadline
-            if not self._may_pass(failure) or retries >= self._patience.retries or out_of_time:
+            if not self._may_pass(failure) or retries >= self._retry_policy.retries or out_of_time:
                 break
-            self._pace.rest(pause)
+            self._throttle.rest(pause)
         seconds = time.monotonic() - start
         return _Answer(self._lose(failure), seconds, retries, is_given=False)
 
@@ -211,7 +211,7 @@ class Asker:
         Raises:
             NoWorkerError: Nothing was answered so far, and there is no worker to answer.
         """
-        if self._pace.has_answers:
+        if self._throttle.has_answers:
             # A server that has answered is not at a wrong address: it is being restarted.
             return failure.is_passing or isinstance(failure, ServerUnreachableError)
         if failure.is_passing:
@@ -271,7 +271,7 @@ class Asker:
         """Returns this thread's own connection, which has the current token."""
         token = self._credentials.token
         if getattr(self._own, "token", self) != token:
-            api = InferenceAPI(self._server, token, self._patience.attempt_seconds, self._ca)
+            api = InferenceAPI(self._server, token, self._retry_policy.attempt_seconds, self._ca)
             self._own.api, self._own.token = api, token
         return self._own.api, token
 

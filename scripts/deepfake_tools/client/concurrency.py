@@ -1,41 +1,140 @@
-"""Questions in, records out as the answers come: the threads that keep requests on their way."""
+"""Many images at a time: the threads that ask, and how many images may be on their way."""
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from typing import TypeAlias
 
-from deepfake_tools.client.asker import Asker
-from deepfake_tools.client.pace import Pace, RunEndedError
-from deepfake_tools.client.questions import Question
+from deepfake_tools.client.payloads import PendingImage
 from deepfake_tools.client.records import Record
+
+AskAbout: TypeAlias = Callable[[Sequence[PendingImage]], tuple[list[Record], int]]
+"""Takes some images, returns a record of each, and how many of them the server has answered."""
 
 # How long an interruption may go unnoticed, and the progress stand still.
 LOOK_UP_SECONDS = 0.2
 
+SEVERAL = 4
+"""Images in one request: it spares a quick detector's server and client most of the transport."""
 
-class Crew:
+SEVERAL_PER_SECOND = 20.0
+"""Detectors slower than this gain nothing by it."""
+
+SHARE = 0.5
+
+
+class RunEndedError(Exception):
+    """The run is over."""
+
+
+class Throttle:
+    """What the threads of a run agree on.
+
+    At first one image is on its way alone: a wrong name or token is then refused once. After that
+    there are as many as are answered within half of an attempt's time limit, so that a slow
+    detector's requests do not wait in its queue until they are given up and asked again.
+
+    Args:
+        concurrency: Most requests on their way at a time.
+        attempt_seconds: The time limit of one attempt.
+    """
+
+    def __init__(self, concurrency: int, attempt_seconds: float) -> None:
+        self._concurrency = concurrency
+        self._attempt_seconds = attempt_seconds
+        self._turn = threading.Condition()
+        self._on_their_way = 0
+        self._answered = 0
+        self._started = time.monotonic()
+        self._closed = threading.Event()
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether the server has answered about any image."""
+        return self._answered > 0
+
+    def enter(self) -> int:
+        """Waits for a turn.
+
+        Returns:
+            How many images to ask about; `leave` takes the number back.
+
+        Raises:
+            RunEndedError: The run is over.
+        """
+        with self._turn:
+            self._turn.wait_for(lambda: self._closed.is_set() or self._has_room())
+            if self._closed.is_set():
+                raise RunEndedError
+            count = self._several()
+            self._on_their_way += count
+            return count
+
+    def leave(self, count: int, answered: int) -> None:
+        """Ends a turn.
+
+        Args:
+            count: As `enter` gave it.
+            answered: How many images the server has answered about.
+        """
+        with self._turn:
+            self._on_their_way -= count
+            self._answered += answered
+            self._turn.notify_all()
+
+    def rest(self, seconds: float) -> None:
+        """Waits, unless the run ends.
+
+        Raises:
+            RunEndedError: The run is over.
+        """
+        if self._closed.wait(seconds):
+            raise RunEndedError
+
+    def close(self) -> None:
+        """Ends the run for all threads."""
+        self._closed.set()
+        with self._turn:
+            self._turn.notify_all()
+
+    def _rate(self) -> float:
+        """Images a second."""
+        return self._answered / max(time.monotonic() - self._started, 1e-3)
+
+    def _several(self) -> int:
+        return SEVERAL if self._rate() >= SEVERAL_PER_SECOND and self._concurrency > 1 else 1
+
+    def _has_room(self) -> bool:
+        if self._on_their_way == 0:
+            return True
+        limit = self._rate() * self._attempt_seconds * SHARE
+        return self._on_their_way + self._several() <= limit
+
+
+class RequestPool:
     """Asks about many images at a time.
 
     Args:
-        asker: Asks about a few.
-        pace: Says how many at a time.
+        ask: Asks about a few.
+        throttle: Says how many images at a time.
         concurrency: How many threads.
     """
 
-    def __init__(self, asker: Asker, pace: Pace, concurrency: int) -> None:
-        self._asker = asker
-        self._pace = pace
+    def __init__(self, ask: AskAbout, throttle: Throttle, concurrency: int) -> None:
+        self._ask = ask
+        self._throttle = throttle
         # Bounded, so that answers do not pile up while the disk is slow.
         self._done: queue.Queue[list[Record] | BaseException | None] = queue.Queue(2 * concurrency)
         self._concurrency = concurrency
         self._reading = threading.Lock()
 
-    def work(self, questions: Iterable[Question]) -> Iterator[list[Record]]:
+    def work(self, images: Iterable[PendingImage]) -> Iterator[list[Record]]:
         """Asks about all the images.
 
         Args:
-            questions: Taken one by one as there is room for them.
+            images: Taken one by one as there is room for them.
 
         Yields:
             Records in the order of the answers; an empty list now and then while there are none.
@@ -44,14 +143,14 @@ class Crew:
             ServiceError: Every later request would fail in the same way. What was answered until
                 then has been yielded.
         """
-        rest = iter(questions)
+        rest = iter(images)
         for _ in range(self._concurrency):
             # A thread that waits for its answer must not hold up the end of the program.
             threading.Thread(target=self._work, args=(rest,), daemon=True).start()
         try:
             yield from self._collect()
         finally:
-            self._pace.close()
+            self._throttle.close()
 
     def _collect(self) -> Iterator[list[Record]]:
         working = self._concurrency
@@ -71,13 +170,13 @@ class Crew:
 
     def left_over(self) -> Iterator[list[Record]]:
         """Yields what was answered before the end was noticed."""
-        self._pace.close()
+        self._throttle.close()
         while not self._done.empty():
             done = self._done.get()
             if isinstance(done, list):
                 yield done
 
-    def _work(self, rest: Iterator[Question]) -> None:
+    def _work(self, rest: Iterator[PendingImage]) -> None:
         try:
             while self._turn(rest):
                 pass
@@ -87,21 +186,21 @@ class Crew:
         except BaseException as error:
             self._done.put(error)
 
-    def _turn(self, rest: Iterator[Question]) -> bool:
+    def _turn(self, rest: Iterator[PendingImage]) -> bool:
         """Asks about the next few images; False when there are none."""
-        count = self._pace.enter()
+        count = self._throttle.enter()
         answered = 0
         try:
             with self._reading:
-                questions = list(islice(rest, count))
-            if not questions:
+                images = list(islice(rest, count))
+            if not images:
                 return False
-            records, answered = self._asker.ask(questions)
+            records, answered = self._ask(images)
         except BaseException:
             # Before the turn is over, so that nobody else begins one.
-            self._pace.close()
+            self._throttle.close()
             raise
         finally:
-            self._pace.leave(count, answered)
+            self._throttle.leave(count, answered)
         self._done.put(records)
         return True

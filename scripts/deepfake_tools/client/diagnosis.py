@@ -1,4 +1,4 @@
-"""A failure in, what the management port knows about its cause out."""
+"""Why requests to a model fail: not served, no worker, as the management port knows it."""
 
 from pathlib import Path
 

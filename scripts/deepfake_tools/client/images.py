@@ -1,5 +1,6 @@
-"""What --image and --labels name in, the images of a run with their true labels out."""
+"""Finding the images of a run and their true labels: files, folders, patterns and lists of them."""
 
+import codecs
 import glob
 import hashlib
 import os
@@ -8,12 +9,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deepfake_tools.client.image_lists import ListError, read_list
+from deepfake_tools.files import read_regular
 from deepfake_tools.image_files import SUFFIXES, LeftOut, is_image, walk_images
 from deepfake_tools.label_counts import LabelCounts
 from deepfake_tools.labels import Label, read_folder, read_labels
 
 LIST_SUFFIX = ".txt"
+
+BYTE_ORDER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+"""Of UTF-16, which Windows' PowerShell writes."""
+
+CONTROLS = frozenset(map(chr, [*range(32), 127])) - frozenset("\t\f\r\n")
+"""Characters that no list holds."""
 
 
 class CollectionError(Exception):
@@ -111,6 +118,10 @@ def collect(
     return Collection(images, named, repeated, not_found, shallow, left_out, folders.counts)
 
 
+class _ListError(Exception):
+    """The file is no list; the message says why and what to do."""
+
+
 @dataclass(frozen=True)
 class _Entry:
     """What one argument stands for.
@@ -170,8 +181,8 @@ def _listed(file: str, left_out: LeftOut) -> _Entry:
     """Reads a list: one image, folder or pattern a line."""
     folder = Path(file).parent
     try:
-        names = [str(folder / name) for name in read_list(file)]
-    except (OSError, ListError) as error:
+        names = [str(folder / name) for name in _read_list(file)]
+    except (OSError, _ListError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise CollectionError(f"the list {file} cannot be read: {reason}") from error
     if not names:
@@ -180,6 +191,44 @@ def _listed(file: str, left_out: LeftOut) -> _Entry:
     paths = sorted(path for entry in entries for path in entry.paths)
     base = os.path.commonpath([_absolute(str(folder)), *(entry.base for entry in entries)])
     return _Entry(paths, base, shallow=tuple(name for entry in entries for name in entry.shallow))
+
+
+def _read_list(file: str | Path) -> list[str]:
+    """Reads the names in a list: one a line, or, as ``find -print0`` has it, NULs between them.
+
+    Args:
+        file: In UTF-8, with or without a byte-order mark, or in UTF-16 with one. A name that is not
+            UTF-8 keeps its bytes.
+
+    Raises:
+        _ListError: It is a binary file, or UTF-16 that ends within a character.
+        OSError: It cannot be read, or is no regular file.
+    """
+    text = _decoded_list(read_regular(file))
+    if "\0" in text:
+        # Names between NULs may hold line breaks, and blanks at their ends.
+        found = text.removesuffix("\0").split("\0")
+    else:
+        found = [line.strip() for line in text.split("\n") if line.strip()]
+    if not all(found) or any(char in CONTROLS for name in found for char in name):
+        raise _ListError(
+            "it holds control characters, as a binary file does: a list is text in UTF-8, one "
+            "image, folder or pattern a line"
+        )
+    return found
+
+
+def _decoded_list(data: bytes) -> str:
+    if not data.startswith(BYTE_ORDER_MARKS):
+        if data.count(b"\0") * 3 > len(data):
+            raise _ListError("it is in UTF-16 or UTF-32, or a binary file: save it as UTF-8")
+        return data.decode("utf-8-sig", errors="surrogateescape")
+    try:
+        return data.decode("utf-16")
+    except UnicodeDecodeError as error:
+        raise _ListError(
+            f"it begins as UTF-16 and is none ({error.reason}): save it as UTF-8"
+        ) from error
 
 
 def _matched(pattern: str, left_out: LeftOut) -> _Entry:

@@ -1,4 +1,4 @@
-"""Answers in as they come, outcomes out in the order of the images: a file that survives the run.
+"""A journal of the answers, as they come: a run that was ended is gone on with from it (--resume).
 
 One JSON value a line: what the run is, then a line for each image in the order of the answers.
 What is kept in memory is where each image's line begins.

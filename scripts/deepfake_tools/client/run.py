@@ -1,25 +1,27 @@
-"""A run's images and options in, its answers in the journal out: from the first to the last."""
+"""A run of the client from its first image to the last, and what a person sees of it meanwhile."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from deepfake_tools.client.asker import Asker, Patience
-from deepfake_tools.client.concurrency import Crew
-from deepfake_tools.client.console import Console
+from deepfake_tools.client.asker import Asker, RetryPolicy
+from deepfake_tools.client.concurrency import RequestPool, Throttle
 from deepfake_tools.client.diagnosis import Diagnosis
 from deepfake_tools.client.images import Collection
 from deepfake_tools.client.journal import Journal
-from deepfake_tools.client.pace import Pace
-from deepfake_tools.client.questions import Change, Question
+from deepfake_tools.client.payloads import Change, PendingImage
+from deepfake_tools.client.records import Record
 from deepfake_tools.errors import ServiceError
 from deepfake_tools.evaluation.perturbations import Perturbation, perturb
 from deepfake_tools.interrupts import Interruption
+from deepfake_tools.progress import Progress
 from deepfake_tools.torchserve.answers import DetectorInfo
 from deepfake_tools.torchserve.tokens import Credentials
 
 SHORTEST_ATTEMPT_SECONDS = 5.0
+SHOWN_ERRORS = 10
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,10 @@ class Target:
     cut: Change | None = None
 
     @property
-    def patience(self) -> Patience:
+    def retry_policy(self) -> RetryPolicy:
         """A request that the server has lost must leave time to ask again."""
         attempt = min(self.seconds, max(self.seconds / 4, SHORTEST_ATTEMPT_SECONDS))
-        return Patience(self.seconds, attempt, self.retries)
+        return RetryPolicy(self.seconds, attempt, self.retries)
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,16 @@ class Ending:
 
 
 def make_asker(
-    target: Target, pace: Pace, detector: DetectorInfo | None = None, version: str | None = None
+    target: Target,
+    throttle: Throttle,
+    detector: DetectorInfo | None = None,
+    version: str | None = None,
 ) -> Asker:
     """Returns what asks a model, or one version of it, about a few images.
 
     Args:
         target: Whom to ask.
-        pace: Says whether anything was answered so far, and waits.
+        throttle: Says whether anything was answered so far, and waits.
         detector: What an earlier session's answers came from.
         version: The version to ask; the default one if None.
     """
@@ -88,8 +93,8 @@ def make_asker(
         target.server,
         target.model,
         target.credentials,
-        target.patience,
-        pace,
+        target.retry_policy,
+        throttle,
         diagnosis,
         detector,
         version,
@@ -114,16 +119,16 @@ def ask_all(
         journal: Takes the answers.
         interruption: Ends the session.
     """
-    pace = Pace(target.concurrency, target.patience.attempt_seconds)
-    asker = make_asker(target, pace, journal.detector)
+    throttle = Throttle(target.concurrency, target.retry_policy.attempt_seconds)
+    asker = make_asker(target, throttle, journal.detector)
     console = Console(collection, journal)
-    crew = Crew(asker, pace, min(target.concurrency, journal.places - journal.done))
+    pool = RequestPool(asker.ask, throttle, min(target.concurrency, journal.places - journal.done))
     try:
-        for records in crew.work(_questions(collection, variants, journal, target.cut)):
+        for records in pool.work(_pending(collection, variants, journal, target.cut)):
             journal.add(records, asker.detector)
             console.show(records)
             if interruption.number is not None:
-                for last in crew.left_over():
+                for last in pool.left_over():
                     journal.add(last, asker.detector)
                 return Ending(signal=interruption.number)
     except ServiceError as error:
@@ -133,20 +138,91 @@ def ask_all(
     return Ending()
 
 
-def _questions(
+def _pending(
     collection: Collection,
     variants: Sequence[Perturbation | None],
     journal: Journal,
     cut: Change | None,
-) -> Iterator[Question]:
+) -> Iterator[PendingImage]:
     for place in journal.missing():
         variant, index = divmod(place, len(collection.images))
         how = variants[variant]
         worsen = None if how is None else partial(_worsen, how)
         # Faces are looked for in the image as it was made worse, as a worker would.
         changes = tuple(change for change in (worsen, cut) if change is not None)
-        yield Question(place, collection.images[index].path, changes)
+        yield PendingImage(place, collection.images[index].path, changes)
 
 
 def _worsen(how: Perturbation, data: bytes, detector: DetectorInfo) -> bytes:
     return perturb(data, how, detector.orientation)
+
+
+class Console:
+    """What is printed while a run goes on.
+
+    Images that were named by themselves get a line each, in their order. For others there is the
+    progress, and the first few failures.
+
+    Args:
+        collection: The images of the run.
+        journal: What was done before, and what is still to be done.
+    """
+
+    def __init__(self, collection: Collection, journal: Journal) -> None:
+        self._images = collection.images
+        self._done, self._errors = journal.done, 0
+        self._progress: Progress | None = None
+        self._order: list[int] = []
+        self._waiting: dict[int, Record] = {}
+        if collection.named:
+            # Backwards: the next one is the last.
+            self._order = list(journal.missing())[::-1]
+        else:
+            self._progress = Progress(sys.stderr, "images", journal.places, journal.done)
+
+    def show(self, records: list[Record]) -> None:
+        """Prints what there is to say about some answers, or about none for a while."""
+        self._done += len(records)
+        if self._progress is None:
+            self._show_in_order(records)
+            return
+        for record in records:
+            self._show_error(record)
+        self._progress.update(self._done, self._errors)
+
+    def end(self) -> None:
+        """Prints what has waited for an image before it, and removes the progress."""
+        for place in sorted(self._waiting):
+            self._show_line(self._waiting.pop(place))
+        if self._progress is not None:
+            self._progress.clear()
+
+    def _show_in_order(self, records: list[Record]) -> None:
+        self._waiting |= {record.place: record for record in records}
+        while self._order and self._order[-1] in self._waiting:
+            self._show_line(self._waiting.pop(self._order.pop()))
+
+    def _show_line(self, record: Record) -> None:
+        if record.place >= len(self._images):
+            return  # a perturbed one
+        path = self._images[record.place].path
+        if record.error is not None:
+            print(f"error: {path}: {record.message}", file=sys.stderr)
+            return
+        probability = record.fake_probability or 0.0
+        confidence = probability if record.prediction else 1 - probability
+        label = "FAKE" if record.prediction else "REAL"
+        name = f"{Path(path).name}: " if len(self._images) > 1 else ""
+        print(f"{name}Prediction: {label} (confidence: {confidence:.4f})", flush=True)
+
+    def _show_error(self, record: Record) -> None:
+        if record.error is None:
+            return
+        self._errors += 1
+        if self._errors > SHOWN_ERRORS or self._progress is None:
+            return
+        self._progress.clear()
+        path = self._images[record.place % len(self._images)].path
+        print(f"error: {path}: {record.message}", file=sys.stderr)
+        if self._errors == SHOWN_ERRORS:
+            print("further failures are in the results file alone", file=sys.stderr)

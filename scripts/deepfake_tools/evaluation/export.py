@@ -1,14 +1,21 @@
-"""A run in, every file that was asked for out."""
+"""The files of a run: results file, JSON, CSV and report, each written whole or not at all."""
 
+import csv
+import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from deepfake_tools.errors import OutputError
+from deepfake_tools.evaluation.figures import Metrics
+from deepfake_tools.evaluation.outcomes import Outcome
 from deepfake_tools.evaluation.results_file import Run, write_results
-from deepfake_tools.evaluation.tables import totals_path, write_csv, write_json
-from deepfake_tools.files import Named, check_outputs, is_kept
+from deepfake_tools.files import Named, check_outputs, is_kept, replacing
+
+# What is there to be drawn, not to be read.
+NOT_TABULATED = ("curves", "mistakes")
+COLUMNS = [field.name for field in fields(Outcome)]
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ class Files:
     def _outputs(self) -> Iterator[Named]:
         """Yields all that a run writes, what goes beside the named files included."""
         yield from ((f"--{option}", path) for option, path in self._named())
-        if self.csv is not None and (totals := totals_path(self.csv)) is not None:
+        if self.csv is not None and (totals := _totals_path(self.csv)) is not None:
             yield "the totals of --csv", totals
         if self.journal is not None:
             yield "the journal of --output", self.journal
@@ -92,3 +99,76 @@ def _write(option: str, path: Path, run: Run) -> None:
         write_report(path, Report(run.metrics, run.totals, run.perturbed))
     else:
         {"output": write_results, "json": write_json, "csv": write_csv}[option](path, run)
+
+
+def write_json(path: Path, run: Run) -> None:
+    """Writes one JSON object, an image a line, so that it can be read as a stream too.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    with replacing(path) as file:
+        # The object is left open: the images follow.
+        file.write(json.dumps(_totals(run), indent=1)[:-2] + ',\n "images": [')
+        for number, outcome in enumerate(run.outcomes()):
+            file.write((",\n  " if number else "\n  ") + json.dumps(asdict(outcome)))
+        file.write("\n ]\n}\n")
+
+
+def write_csv(path: Path, run: Run) -> None:
+    """Writes a table of the images, and one of the totals beside it.
+
+    Args:
+        path: Of the images' table; for out.csv the totals go to out.totals.csv.
+        run: What to write.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    with replacing(path) as file:
+        images = csv.writer(file, lineterminator="\n")
+        images.writerow(COLUMNS)
+        for outcome in run.outcomes():
+            images.writerow(getattr(outcome, column) for column in COLUMNS)
+    totals = _totals_path(path)
+    if totals is None:
+        return
+    with replacing(totals) as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["name", "value"])
+        rows.writerows(_flat(_totals(run)))
+
+
+def _totals_path(path: Path) -> Path | None:
+    """Returns where the totals of a CSV file go; nothing is put beside a FIFO or a device."""
+    return path.with_suffix(f".totals{path.suffix}") if is_kept(path) else None
+
+
+def _totals(run: Run) -> dict[str, object]:
+    return {
+        "complete": run.is_complete,
+        "run": asdict(run.totals),
+        "metrics": _figures(run.metrics),
+        "perturbed": {str(one.perturbation): _figures(one.metrics) for one in run.perturbed},
+    }
+
+
+def _figures(metrics: Metrics) -> dict[str, object]:
+    return {key: value for key, value in asdict(metrics).items() if key not in NOT_TABULATED}
+
+
+def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    """Yields nested figures under names such as `latency.p50`."""
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list | tuple):
+        items = [(_row_name(row, index), row) for index, row in enumerate(value)]
+    else:
+        yield name, value
+        return
+    for key, inner in items:
+        yield from _flat(inner, f"{name}.{key}" if name else str(key))
+
+
+def _row_name(row: object, index: int) -> str:
+    return str(row["folder"] or ".") if isinstance(row, dict) and "folder" in row else str(index)

@@ -1,10 +1,24 @@
-"""The words of --perturb in, perturbations out that make an image worse."""
+"""Perturbations (--perturb): JPEG, blur, resizing and noise that make an image worse.
+
+Reading their names needs no library; applying them needs the extra `evaluate`.
+"""
 
 import argparse
+import hashlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from clip_deepfake import errors
+
+from deepfake_tools.errors import ImageRefusedError
 from deepfake_tools.evaluation.figures import Metrics
 from deepfake_tools.torchserve.answers import Orientation
+
+if TYPE_CHECKING:
+    from clip_deepfake.images import RGB
+
+MAX_PIXELS = 50_000_000
+"""Width times height of an image that is taken; a worker takes as many by default."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +99,20 @@ def perturbations(text: str) -> tuple[Perturbation, ...]:
     return read
 
 
+def _strength(text: str, kind: Kind, part: str) -> float:
+    try:
+        strength = float(part)
+    except ValueError:
+        strength = float("nan")
+    if not kind.lowest <= strength <= kind.highest or (kind.is_whole and strength % 1):
+        whole = "a whole number" if kind.is_whole else "a number"
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: {part!r} is not {whole} from {kind.lowest:g} to {kind.highest:g} "
+            f"({kind.unit})"
+        )
+    return strength
+
+
 def perturb(
     data: bytes, perturbation: Perturbation, orientation: Orientation = "opencv-4"
 ) -> bytes:
@@ -105,23 +133,62 @@ def perturb(
         orientation: Which images are turned as their EXIF data says, of which nothing is left.
 
     Raises:
-        ImageRefusedError: The bytes are no image, damaged, or of too many pixels.
+        ImageRefusedError: The bytes are no image, damaged, or over `MAX_PIXELS`.
     """
     # Heavy, and needed by no other option; `require_extra` looks for what it needs.
-    from deepfake_tools.evaluation.distortions import distort
+    from clip_deepfake.images import decode
 
-    return distort(data, perturbation.kind, perturbation.strength, orientation)
-
-
-def _strength(text: str, kind: Kind, part: str) -> float:
     try:
-        strength = float(part)
-    except ValueError:
-        strength = float("nan")
-    if not kind.lowest <= strength <= kind.highest or (kind.is_whole and strength % 1):
-        whole = "a whole number" if kind.is_whole else "a number"
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: {part!r} is not {whole} from {kind.lowest:g} to {kind.highest:g} "
-            f"({kind.unit})"
-        )
-    return strength
+        image = decode(data, MAX_PIXELS, orientation)
+    except errors.ImageError as error:
+        raise ImageRefusedError(str(error)) from error
+    strength = perturbation.strength
+    if perturbation.kind == "jpeg":
+        return encode(image, int(strength))
+    if perturbation.kind == "blur":
+        return encode(_blurred(image, strength))
+    if perturbation.kind == "resize":
+        return encode(smaller(image, strength))
+    if perturbation.kind == "noise":
+        return encode(_noisy(image, strength, data))
+    raise ValueError(f"no such kind of perturbation: {perturbation.kind}")
+
+
+def _blurred(image: "RGB", deviation: float) -> "RGB":
+    """Blurs by a Gaussian of this standard deviation in pixels, mirrored at the edges."""
+    import cv2
+    import numpy as np
+
+    return cv2.GaussianBlur(image, (0, 0), deviation).astype(np.uint8, copy=False)
+
+
+def smaller(image: "RGB", factor: float) -> "RGB":
+    """Scales width and height by a factor of at most 1, to one pixel at least, by area."""
+    import cv2
+    import numpy as np
+
+    height, width = image.shape[:2]
+    size = max(round(width * factor), 1), max(round(height * factor), 1)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+
+
+def _noisy(image: "RGB", deviation: float, data: bytes) -> "RGB":
+    """Adds Gaussian noise of this standard deviation in grey levels, drawn by the bytes."""
+    import numpy as np
+
+    seed = int.from_bytes(hashlib.sha256(data).digest(), "big")
+    noise = np.random.default_rng(seed).standard_normal(image.shape, dtype=np.float32)
+    return np.clip(np.rint(image + np.float32(deviation) * noise), 0, 255).astype(np.uint8)
+
+
+def encode(image: "RGB", jpeg_quality: int | None = None) -> bytes:
+    """Returns the image as a JPEG file of this quality, from 1 to 100, or as a PNG file."""
+    import cv2
+
+    if jpeg_quality is not None:
+        extension, settings = ".jpg", (cv2.IMWRITE_JPEG_QUALITY, jpeg_quality)
+    else:
+        # Fast rather than small: the server is near, and the next image waits.
+        extension, settings = ".png", (cv2.IMWRITE_PNG_COMPRESSION, 1)
+    _, encoded = cv2.imencode(extension, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)
+    return encoded.tobytes()

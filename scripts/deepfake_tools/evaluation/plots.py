@@ -1,4 +1,4 @@
-"""Figures of a run in, drawings as inline SVG out; needs the extra `evaluate`."""
+"""The plots of the HTML report, as inline SVG by matplotlib; needs the extra `evaluate`."""
 
 import io
 import re
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from deepfake_tools.evaluation.figures import Bin, Histogram, Interval, Metrics, Point
-from deepfake_tools.evaluation.markup import Html
+from deepfake_tools.evaluation.page import Html
 from deepfake_tools.evaluation.perturbations import KINDS, PerturbedRun
 
 # Stand-ins, each replaced by the page's own colour, so that a drawing follows dark mode and print.

@@ -1,4 +1,4 @@
-"""A run's figures in, one HTML page that explains them out; needs the extra `evaluate`."""
+"""The HTML report (--report): one page that shows and explains a run; needs `evaluate`."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -7,9 +7,8 @@ from pathlib import Path
 
 from deepfake_tools.evaluation import sections
 from deepfake_tools.evaluation.figures import RESAMPLES, Metrics
-from deepfake_tools.evaluation.markup import Html, element, join, table
 from deepfake_tools.evaluation.outcomes import Totals
-from deepfake_tools.evaluation.page import page, section
+from deepfake_tools.evaluation.page import Html, element, join, page, section, table
 from deepfake_tools.evaluation.perturbations import PerturbedRun
 from deepfake_tools.files import replacing
 

@@ -1,18 +1,31 @@
-"""Figures in, the sections of a report that show them out; needs the extra `evaluate`."""
+"""The sections of the HTML report: figures, curves, folders, mistakes; needs `evaluate`."""
 
+import base64
 from collections.abc import Sequence
 from pathlib import Path
 
+from clip_deepfake import errors
+from clip_deepfake.images import decode
+
 from deepfake_tools.evaluation import plots
 from deepfake_tools.evaluation.figures import FolderMetrics, Interval, Metrics
-from deepfake_tools.evaluation.markup import Html, element, join, table
 from deepfake_tools.evaluation.outcomes import Outcome
-from deepfake_tools.evaluation.page import section
-from deepfake_tools.evaluation.perturbations import KINDS, PerturbedRun
-from deepfake_tools.evaluation.thumbnails import data_uri
+from deepfake_tools.evaluation.page import Html, element, join, section, table
+from deepfake_tools.evaluation.perturbations import (
+    KINDS,
+    MAX_PIXELS,
+    PerturbedRun,
+    encode,
+    smaller,
+)
 
 MAX_FOLDERS = 200
 NONE = "\N{EN DASH}"
+
+THUMBNAIL_SIDE = 220
+"""The longer side in pixels: sharp at half of it on a phone."""
+
+THUMBNAIL_QUALITY = 80
 
 
 def headline(metrics: Metrics) -> Html:
@@ -173,7 +186,7 @@ def _robustness_row(name: str, metrics: Metrics, plain: Metrics) -> tuple[str, .
 
 
 def _mistake(outcome: Outcome) -> Html:
-    picture = data_uri(Path(outcome.path))
+    picture = _thumbnail(Path(outcome.path))
     truth = "fake" if outcome.label else "real"
     return element(
         "figure",
@@ -186,3 +199,14 @@ def _mistake(outcome: Outcome) -> Html:
             element("bdi", outcome.path),
         ),
     )
+
+
+def _thumbnail(path: Path) -> str | None:
+    """Returns a small JPEG of the image as a data URI, or None where it cannot be read any more."""
+    try:
+        image = decode(path.read_bytes(), MAX_PIXELS, "opencv-5")
+    except (OSError, ValueError, errors.ImageError):
+        return None
+    small = smaller(image, min(THUMBNAIL_SIDE / max(image.shape[:2]), 1))
+    encoded = encode(small, THUMBNAIL_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}"

@@ -6,8 +6,8 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import ClassVar, TypeAlias
 
-from deepfake_tools.client.pace import Pace
-from deepfake_tools.client.questions import Question
+from deepfake_tools.client.concurrency import Throttle
+from deepfake_tools.client.payloads import PendingImage
 from deepfake_tools.client.records import Record
 from deepfake_tools.client.run import Target, make_asker
 from deepfake_tools.errors import ServiceError
@@ -145,16 +145,16 @@ def version_asker(target: Target, version: str) -> Ask:
     Raises:
         ServiceError: When asking: every later request would fail in the same way.
     """
-    pace = Pace(1, target.patience.attempt_seconds)
-    asker = make_asker(target, pace, version=version)
+    throttle = Throttle(1, target.retry_policy.attempt_seconds)
+    asker = make_asker(target, throttle, version=version)
 
     def ask(path: str) -> Record:
-        pace.enter()
+        throttle.enter()
         answered = 0
         try:
-            (record,), answered = asker.ask([Question(0, path)])
+            (record,), answered = asker.ask([PendingImage(0, path)])
         finally:
-            pace.leave(1, answered)
+            throttle.leave(1, answered)
         return record
 
     return ask

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from deepfake_tools.evaluation.bootstrap import area_under_roc, average_precision
 from deepfake_tools.evaluation.figures import Metrics
-from deepfake_tools.evaluation.metrics import measure
+from deepfake_tools.evaluation.metrics import MISTAKES, measure
 from deepfake_tools.evaluation.outcomes import Outcome
-from deepfake_tools.evaluation.sample import MISTAKES
+from deepfake_tools.evaluation.ranking import area_under_roc, average_precision
 from deepfake_tools.extras import LIBRARIES, MissingExtraError, require_extra
 from scipy.special import expit
 from sklearn import metrics as sklearn_metrics

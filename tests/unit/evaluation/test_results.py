@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from deepfake_tools.evaluation.export import write_csv, write_json
 from deepfake_tools.evaluation.metrics import measure
 from deepfake_tools.evaluation.outcomes import Outcome, Totals
 from deepfake_tools.evaluation.perturbations import Perturbation, PerturbedRun
 from deepfake_tools.evaluation.results_file import Run, format_results, write_results
-from deepfake_tools.evaluation.tables import write_csv, write_json
 
 # The line as a parser of the research script's own file has it.
 LINE = re.compile(

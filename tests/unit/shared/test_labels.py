@@ -165,9 +165,9 @@ def test_the_module_needs_no_library() -> None:
     )
     found = subprocess.run(
         [sys.executable, "-S", "-c", code],
-        env={"PYTHONPATH": str(ROOT / "handler")},
+        env={"PYTHONPATH": str(ROOT / "scripts")},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert set(found.stdout.split()) <= {"clip_deepfake", "__main__"}
+    assert set(found.stdout.split()) <= {"deepfake_tools", "__main__"}

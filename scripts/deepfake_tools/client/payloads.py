@@ -1,4 +1,4 @@
-"""Images to ask about in, the bytes of one request after another out."""
+"""The bytes that are sent: images read and changed, and grouped into requests of a bounded size."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Change = Callable[[bytes, DetectorInfo], bytes]
 
 
 @dataclass(frozen=True)
-class Question:
+class PendingImage:
     """One image to ask about.
 
     Attributes:
@@ -29,24 +29,24 @@ class Question:
     changes: tuple[Change, ...] = ()
 
 
-def read_image(question: Question, detector: DetectorInfo | None) -> bytes:
+def read_image(image: PendingImage, detector: DetectorInfo | None) -> bytes:
     """Returns the file's bytes, changed as asked.
 
     Args:
-        question: Which file.
+        image: Which file.
         detector: That it is for; None where nothing is to be changed.
 
     Raises:
         ImageRefusedError: There is no such file, it is no regular one, cannot be read, or is empty.
     """
     try:
-        data = read_regular(question.path)
+        data = read_regular(image.path)
     except OSError as error:
         raise ImageRefusedError(f"cannot be read: {error.strerror}") from error
     if not data:
         raise ImageRefusedError("the file is empty")
     if detector is not None:
-        for change in question.changes:
+        for change in image.changes:
             data = change(data, detector)
     return data
 

@@ -1,5 +1,5 @@
 import pytest
-from deepfake_tools.evaluation.markup import Html, element, join, shown, table
+from deepfake_tools.evaluation.page import Html, element, join, shown, table
 
 
 def test_texts_are_escaped_and_elements_are_not():

@@ -6,11 +6,11 @@ from deepfake_tools.client.asker import (
     FIRST_PAUSE_SECONDS,
     LONGEST_PAUSE_SECONDS,
     Asker,
-    Patience,
+    RetryPolicy,
 )
+from deepfake_tools.client.concurrency import Throttle
 from deepfake_tools.client.diagnosis import Diagnosis
-from deepfake_tools.client.pace import Pace
-from deepfake_tools.client.questions import Question
+from deepfake_tools.client.payloads import PendingImage
 from deepfake_tools.torchserve.tokens import Credentials
 
 from tests.unit.torchserve_stub import (
@@ -34,19 +34,21 @@ def token(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> Question:
+def image(tmp_path: Path) -> PendingImage:
     path = tmp_path / "a.jpg"
     path.write_bytes(b"image")
-    return Question(0, str(path))
+    return PendingImage(0, str(path))
 
 
-def make_asker(address: str, pace: Pace, *, retries: int = 0, attempt_seconds: float = 10) -> Asker:
+def make_asker(
+    address: str, throttle: Throttle, *, retries: int = 0, attempt_seconds: float = 10
+) -> Asker:
     return Asker(
         address,
         "m",
         Credentials(None, None, NOWHERE),
-        Patience(60, attempt_seconds, retries),
-        pace,
+        RetryPolicy(60, attempt_seconds, retries),
+        throttle,
         Diagnosis("m", address, NOWHERE, None),
     )
 
@@ -64,35 +66,35 @@ def make_asker(address: str, pace: Pace, *, retries: int = 0, attempt_seconds: f
     ],
 )
 def test_what_counts_as_answered_is_the_servers_own_word_on_an_image(
-    image: Question, reply: Reply, answered: int
+    image: PendingImage, reply: Reply, answered: int
 ):
     with StubServer(lambda _: reply) as stub:
-        records, count = make_asker(stub.address, Pace(4, 10), attempt_seconds=0.5).ask([image])
+        records, count = make_asker(stub.address, Throttle(4, 10), attempt_seconds=0.5).ask([image])
     assert len(records) == 1
     assert count == answered
 
 
 def test_an_image_that_cannot_be_read_here_is_not_answered(tmp_path: Path):
-    asker = make_asker(NOWHERE, Pace(4, 10))
-    records, count = asker.ask([Question(0, str(tmp_path / "none.jpg"))])
+    asker = make_asker(NOWHERE, Throttle(4, 10))
+    records, count = asker.ask([PendingImage(0, str(tmp_path / "none.jpg"))])
     assert [record.error for record in records] == ["unreadable"]
     assert count == 0
 
 
 @pytest.fixture
-def pauses(image: Question, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[float]]:
+def pauses(image: PendingImage, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[float]]:
     """Returns the pauses of one client that is hung up on until its last attempt."""
 
     def ask() -> list[float]:
         taken: list[float] = []
-        pace = Pace(4, 10)
-        monkeypatch.setattr(pace, "rest", taken.append)
+        throttle = Throttle(4, 10)
+        monkeypatch.setattr(throttle, "rest", taken.append)
 
         def answer(_: Request) -> Reply:
             return HANG_UP if len(taken) < 6 else json_reply(verdict())
 
         with StubServer(answer) as stub:
-            (record,), _ = make_asker(stub.address, pace, retries=6).ask([image])
+            (record,), _ = make_asker(stub.address, throttle, retries=6).ask([image])
         assert (record.retries, record.error) == (6, None)
         return taken
 

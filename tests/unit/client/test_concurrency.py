@@ -1,8 +1,8 @@
 import threading
 
 import pytest
-from deepfake_tools.client import pace as module
-from deepfake_tools.client.pace import Pace, RunEndedError
+from deepfake_tools.client import concurrency as module
+from deepfake_tools.client.concurrency import RunEndedError, Throttle
 
 
 @pytest.fixture
@@ -13,60 +13,60 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def room(pace: Pace) -> int:
+def room(throttle: Throttle) -> int:
     """How many images may be on their way in all."""
     turns = []
-    while pace._has_room() and len(turns) < 1000:
-        turns.append(pace.enter())
+    while throttle._has_room() and len(turns) < 1000:
+        turns.append(throttle.enter())
     for turn in turns:
-        pace.leave(turn, 0)
+        throttle.leave(turn, 0)
     return sum(turns)
 
 
 def test_the_first_image_goes_alone(clock: list[float]):
-    pace = Pace(16, 15)
-    assert pace.enter() == 1
-    assert not pace._has_room()
+    throttle = Throttle(16, 15)
+    assert throttle.enter() == 1
+    assert not throttle._has_room()
     clock[0] = 100
-    pace.leave(1, 0)
-    assert room(pace) == 1, "an image that could not be read tells nothing of the server"
-    assert not pace.has_answers
+    throttle.leave(1, 0)
+    assert room(throttle) == 1, "an image that could not be read tells nothing of the server"
+    assert not throttle.has_answers
 
 
 def test_a_slow_detector_gets_no_more_than_it_answers_in_half_an_attempt(clock: list[float]):
-    pace = Pace(16, 15)
+    throttle = Throttle(16, 15)
     clock[0] = 2.5
-    pace.leave(pace.enter(), 1)
-    assert room(pace) == 3  # 0.4 a second for 7.5 seconds
+    throttle.leave(throttle.enter(), 1)
+    assert room(throttle) == 3  # 0.4 a second for 7.5 seconds
     clock[0] = 100
-    assert room(pace) == 1, "there is always room for one"
+    assert room(throttle) == 1, "there is always room for one"
 
 
 def test_a_quick_detector_gets_several_images_in_a_request(clock: list[float]):
-    pace = Pace(16, 15)
+    throttle = Throttle(16, 15)
     clock[0] = 0.02
-    pace.leave(pace.enter(), 1)
-    assert pace.enter() == module.SEVERAL
-    one_by_one = Pace(1, 15)
+    throttle.leave(throttle.enter(), 1)
+    assert throttle.enter() == module.SEVERAL
+    one_by_one = Throttle(1, 15)
     clock[0] += 0.02
     one_by_one.leave(one_by_one.enter(), 1)
     assert one_by_one.enter() == 1
 
 
 def test_the_end_wakes_everybody():
-    pace = Pace(16, 15)
-    pace.enter()
+    throttle = Throttle(16, 15)
+    throttle.enter()
     ended = []
 
     def wait() -> None:
         with pytest.raises(RunEndedError):
-            pace.enter()
+            throttle.enter()
         with pytest.raises(RunEndedError):
-            pace.rest(60)
+            throttle.rest(60)
         ended.append(True)
 
     thread = threading.Thread(target=wait)
     thread.start()
-    pace.close()
+    throttle.close()
     thread.join(10)
     assert ended == [True]
