@@ -20,7 +20,7 @@ unexport PYTHONPATH
 WITH_JAVA = PATH="$(CURDIR)/$(BIN):$$PATH"; [ ! -e $(BIN)/java ] || unset JAVA_HOME;
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve benchmark gpu drills equality test lint audit clean
+.PHONY: help demo serve benchmark gpu drills equality unit test lint audit clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,8 +47,11 @@ drills: $(SERVING)  ## Do damage to a server under load, and say what came of it
 equality: $(DEVELOPMENT)  ## Compare every type of encoder, full size, with transformers
 	@$(BIN)/python -m pytest -s tests/full_size
 
-test: $(DEVELOPMENT)  ## Run all tests
-	@$(WITH_JAVA) $(BIN)/python -m pytest
+unit: $(DEVELOPMENT)  ## Run the tests that need no server, on all cores [ARGS="-k jpeg"]
+	@$(BIN)/python -m pytest -n auto --dist worksteal tests/unit $(ARGS)
+
+test: unit  ## Run all tests: these, and those that start a real TorchServe
+	@$(WITH_JAVA) $(BIN)/python -m pytest tests/serving
 
 lint: $(DEVELOPMENT)  ## Run ruff, mypy and hadolint
 	@$(BIN)/ruff check .

@@ -23,7 +23,7 @@ ARCHIVER = Path(sys.executable).with_name("torch-model-archiver")
 
 
 def pack_by_hand(parts: Path, store: Path) -> Path:
-    """As the README shows."""
+    """As docs/packaging.md shows."""
     shutil.rmtree(parts / "MAR-INF")
     subprocess.run(
         [

@@ -108,7 +108,7 @@ def test_a_failure_of_one_request_has_its_message_and_code(
         images = (image("a.jpg"), image("b.jpg"))
         # Only what never comes is waited for.
         limit = "0.5" if reply is NO_ANSWER else "20"
-        run = client("--image", *images, "--timeout", limit, server=stub.address)
+        run = client("--image", *images, "--timeout", limit, "--retries", "1", server=stub.address)
     assert run.code == code
     assert re.fullmatch(r"error: a\.jpg: .*\n", run.err)
     assert words in run.err
