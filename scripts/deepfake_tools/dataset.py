@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepfake_tools.image_files import LeftOut, walk_images
-from deepfake_tools.label_counts import LabelCounts
-from deepfake_tools.labels import Label, read_folder, read_labels
+from deepfake_tools.labels import Label, LabelCounts, read_folder, read_labels
 
 
 class TrainingError(Exception):

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from deepfake_tools.files import read_regular
 from deepfake_tools.image_files import SUFFIXES, LeftOut, is_image, walk_images
-from deepfake_tools.label_counts import LabelCounts
-from deepfake_tools.labels import Label, read_folder, read_labels
+from deepfake_tools.labels import Label, LabelCounts, read_folder, read_labels
 
 LIST_SUFFIX = ".txt"
 

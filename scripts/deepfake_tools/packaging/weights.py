@@ -3,8 +3,10 @@
 import hashlib
 import pickle
 import re
+import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +30,32 @@ from transformers import PreTrainedModel
 from deepfake_tools.mistaken import file_instead
 from deepfake_tools.packaging.architectures import Architecture
 from deepfake_tools.packaging.hub import BuildError
-from deepfake_tools.packaging.memory_limit import memory_limit
+
+
+@contextmanager
+def memory_limit(more: int) -> Iterator[None]:
+    """Lets this process take no more memory than it has now and some, until the block ends.
+
+    Args:
+        more: Bytes of addresses. What takes more fails with a MemoryError, or torch's own error.
+    """
+    # macOS knows no such limit.
+    if sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    wanted = pages * resource.getpagesize() + more
+    if soft != resource.RLIM_INFINITY:
+        wanted = min(wanted, soft)
+    resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
 
 # Parts of a checkpoint that a detector knowingly goes without: the text half, what training alone
 # needs, and counters that transformers computes itself.

@@ -12,8 +12,7 @@ import torch
 from deepfake_tools.packaging.checkpoints.files import read_contents
 from deepfake_tools.packaging.hub import BuildError
 from deepfake_tools.packaging.json_file import MAX_BYTES, read_json_object
-from deepfake_tools.packaging.memory_limit import memory_limit
-from deepfake_tools.packaging.weights import load_pickle
+from deepfake_tools.packaging.weights import load_pickle, memory_limit
 from safetensors.torch import load_file, save_file
 
 from tests.building import Builder

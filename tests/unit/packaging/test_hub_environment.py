@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import pytest
-from deepfake_tools.packaging import hub_environment
-from deepfake_tools.packaging.hub import BuildError, fetch_settings
-from deepfake_tools.packaging.hub_environment import complaint
+from deepfake_tools.packaging import hub
+from deepfake_tools.packaging.hub import BuildError, complaint, fetch_settings
 
 from tests.clips import SMALL, write_repository
 from tests.hub_server import HubServer
@@ -44,9 +43,9 @@ def test_a_variable_that_cannot_be_used_is_named_and_its_value_kept_back(
 @pytest.mark.parametrize("name", ["ALL_PROXY", "all_proxy", "HTTPS_PROXY"])
 def test_a_socks_proxy_needs_its_package(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {name: "socks5://127.0.0.1:1080"}
-    monkeypatch.setattr(hub_environment, "find_spec", lambda _name: None)
+    monkeypatch.setattr(hub, "find_spec", lambda _name: None)
     assert f"{name} cannot be used: a SOCKS proxy needs" in str(complaint(environment))
-    monkeypatch.setattr(hub_environment, "find_spec", lambda _name: object())
+    monkeypatch.setattr(hub, "find_spec", lambda _name: object())
     assert complaint(environment) is None
 
 
