@@ -104,15 +104,6 @@ class Start:
     ready_s: float
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """Returns the value below which this share lies, interpolated between the neighbours."""
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
-
-
 def medians(cells: Iterable[Cell]) -> dict[Place, Figures]:
     """Returns the median over the rounds of each figure on its own, in the order of the first."""
     groups: dict[Place, list[Figures]] = {}

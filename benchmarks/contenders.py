@@ -9,11 +9,12 @@ from urllib.parse import urlsplit
 import msgspec
 from clip_deepfake.preprocessing import Preprocessing
 from deepfake_tools.operations import rollout
+from deepfake_tools.percentiles import percentile
 from deepfake_tools.torchserve.connection import Purpose
 from deepfake_tools.torchserve.local_server import LocalServer
 from deepfake_tools.torchserve.tokens import find_key
 
-from benchmarks.cells import Cell, Figures, Place, Start, Way, percentile
+from benchmarks.cells import Cell, Figures, Place, Start, Way
 from benchmarks.child import child
 from benchmarks.counters import read_counters
 from benchmarks.jobs import InProcessJob, InProcessResult, LoadJob, Timing

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import msgspec
+from deepfake_tools.percentiles import percentile
 
-from benchmarks.cells import BenchmarkError, Figures, percentile
+from benchmarks.cells import BenchmarkError, Figures
 from benchmarks.child import child
 from benchmarks.counters import Counters, between
 from benchmarks.jobs import LoadEvent, LoadJob, LoadResult

@@ -14,6 +14,7 @@ from deepfake_tools.evaluation.figures import Curves, FolderMetrics, Histogram, 
 from deepfake_tools.evaluation.outcomes import Outcome
 from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.labels import name_labels
+from deepfake_tools.percentiles import percentile
 
 BINS = 20
 """Equal bins of the probabilities' histogram over [0, 1]."""
@@ -224,16 +225,8 @@ def _histogram(judged: Accumulator) -> Histogram:
 def _latency(seconds: list[float]) -> Latency | None:
     if not seconds:
         return None
-    p50, p95, p99 = (_percentile(seconds, share) for share in (0.50, 0.95, 0.99))
+    p50, p95, p99 = (percentile(seconds, share) for share in (0.50, 0.95, 0.99))
     return Latency(p50, p95, p99)
-
-
-def _percentile(ordered: list[float], share: float) -> float:
-    """Interpolates between the neighbours, as numpy does by default."""
-    place = share * (len(ordered) - 1)
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
 
 
 def _why_no_auc(images: int, real: int, fake: int) -> str | None:

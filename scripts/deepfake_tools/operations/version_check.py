@@ -11,6 +11,7 @@ from deepfake_tools.client.payloads import PendingImage
 from deepfake_tools.client.records import Record
 from deepfake_tools.client.run import Target, make_asker
 from deepfake_tools.errors import ServiceError
+from deepfake_tools.percentiles import percentile
 
 Ask: TypeAlias = Callable[[str], Record]
 """Takes an image's path, returns what became of it."""
@@ -100,7 +101,7 @@ class Comparison:
         """Relative growth of the 95th percentile; 0 where one version gave no verdict."""
         if not self.old_seconds or not self.new_seconds:
             return 0.0
-        return quantile(self.new_seconds, 0.95) / quantile(self.old_seconds, 0.95) - 1
+        return percentile(self.new_seconds, 0.95) / percentile(self.old_seconds, 0.95) - 1
 
     def objections(self, tolerances: Tolerances) -> list[str]:
         """Returns what speaks against the new version, a phrase each."""
@@ -126,7 +127,9 @@ class Comparison:
         if self.old_seconds and self.new_seconds:
             yield f"  latency: {_latency(self.old_seconds)}, new {_latency(self.new_seconds)}"
         if changes := [pair.change for pair in self.pairs if pair.is_judged]:
-            quantiles = ", ".join(f"{q:.0%}: {quantile(changes, q):.4f}" for q in (0.5, 0.9, 0.99))
+            quantiles = ", ".join(
+                f"{q:.0%}: {percentile(changes, q):.4f}" for q in (0.5, 0.9, 0.99)
+            )
             yield (
                 f"  fake_probability: changed by {sum(changes) / len(changes):.4f} on average, "
                 f"{max(changes):.4f} at most ({quantiles})"
@@ -199,15 +202,6 @@ def compare(
     return found
 
 
-def quantile(values: Sequence[float], share: float) -> float:
-    """Returns the value below which a share of the values lies, interpolated linearly."""
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
-
-
 def _ask_both(old: Ask, new: Ask, paths: Iterable[str]) -> list[VerdictPair]:
     pairs = []
     for number, path in enumerate(paths):
@@ -228,7 +222,7 @@ def _comparison(pairs: Sequence[VerdictPair], timed: Sequence[VerdictPair]) -> C
 
 
 def _latency(seconds: Sequence[float]) -> str:
-    return f"{quantile(seconds, 0.5) * 1e3:.1f} ms (p95 {quantile(seconds, 0.95) * 1e3:.1f})"
+    return f"{percentile(seconds, 0.5) * 1e3:.1f} ms (p95 {percentile(seconds, 0.95) * 1e3:.1f})"
 
 
 def _verdict(record: Record) -> str:

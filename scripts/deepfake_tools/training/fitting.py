@@ -31,7 +31,7 @@ Margins = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class LinearHead:
+class FittedHead:
     """One logit, read through a sigmoid.
 
     Attributes:
@@ -72,7 +72,7 @@ class CrossValidation:
     scores: Scores
 
 
-def fit(features: Features, labels: Labels, strength: float) -> LinearHead:
+def fit(features: Features, labels: Labels, strength: float) -> FittedHead:
     """Fits scikit-learn's logistic regression to standardised features.
 
     The standardisation is folded into the weights: ``w * (x - mean) / spread`` is linear in ``x``.
@@ -94,7 +94,7 @@ def fit(features: Features, labels: Labels, strength: float) -> LinearHead:
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit((values - mean) / spread, labels)
     weight = model.coef_[0] / spread
-    return LinearHead(weight, float(model.intercept_[0] - weight @ mean))
+    return FittedHead(weight, float(model.intercept_[0] - weight @ mean))
 
 
 def cross_validate(

@@ -19,7 +19,7 @@ from deepfake_tools.training.features import FeatureTable, extract
 from deepfake_tools.training.fitting import (
     STRENGTHS,
     CrossValidation,
-    LinearHead,
+    FittedHead,
     cross_validate,
     fit,
 )
@@ -159,7 +159,7 @@ def _thresholds(
     return balanced, threshold_at_fpr(labels, scores, target)
 
 
-def _judge(head: LinearHead, images: TrainingSet, rows: Rows, threshold: float) -> Scores:
+def _judge(head: FittedHead, images: TrainingSet, rows: Rows, threshold: float) -> Scores:
     labels, features = images.labels[rows], images.features[rows]
     margins = head.margins(features)
     return Scores(
@@ -172,7 +172,7 @@ def _judge(head: LinearHead, images: TrainingSet, rows: Rows, threshold: float) 
 
 
 def _write(
-    path: Path, extractor: Extractor, head: LinearHead, threshold: float, history: TrainingHistory
+    path: Path, extractor: Extractor, head: FittedHead, threshold: float, history: TrainingHistory
 ) -> TrainedHead:
     trained = TrainedHead(
         schema=1,

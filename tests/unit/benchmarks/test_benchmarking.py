@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from deepfake_tools.columns import table
+from deepfake_tools.percentiles import percentile
 from PIL import Image
 
 from benchmarks.cells import (
@@ -18,7 +19,6 @@ from benchmarks.cells import (
     Way,
     median_starts,
     medians,
-    percentile,
 )
 from benchmarks.counters import Counters, between, parse_counters
 from benchmarks.defaults import BUILDS, build_archives

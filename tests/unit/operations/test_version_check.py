@@ -12,8 +12,8 @@ from deepfake_tools.operations.version_check import (
     Tolerances,
     VerdictPair,
     compare,
-    quantile,
 )
+from deepfake_tools.percentiles import percentile
 
 PATHS = ["a.png", "b.png", "c.png"]
 
@@ -122,7 +122,7 @@ def comparison(*pairs: tuple[Record, Record]) -> Comparison:
 def test_quantiles_are_numpys(share, count):
     values = np.random.default_rng(count).random(count).tolist()
 
-    assert quantile(values, share) == pytest.approx(np.quantile(values, share))
+    assert percentile(values, share) == pytest.approx(np.quantile(values, share))
 
 
 def test_two_versions_that_agree_have_nothing_against_each_other():

@@ -15,17 +15,17 @@ from deepfake_tools.packaging.checkpoints.layouts import (
     hugging_face_tower,
     openai,
 )
-from deepfake_tools.packaging.checkpoints.shapes import FIRST_LAYER, Shape, Size, read_shapes
+from deepfake_tools.packaging.checkpoints.shapes import FIRST_LAYER, Dimension, Shape, read_shapes
 
 NON_COMMERCIAL = "CC BY-NC 4.0"
 LARGE = "openai/clip-vit-large-patch14"
 CLIP = "CLIPVisionModelWithProjection"
 DINOV3 = "DINOv3ViTModel"
 
-WIDTHS: Mapping[Feature, Size] = {
-    "pooler_output": Size("hidden_size"),
-    "class_token": Size("hidden_size"),
-    "image_embeds": Size("projection_dim"),
+WIDTHS: Mapping[Feature, Dimension] = {
+    "pooler_output": Dimension("hidden_size"),
+    "class_token": Dimension("hidden_size"),
+    "image_embeds": Dimension("projection_dim"),
 }
 """How many numbers a head reads."""
 
@@ -99,8 +99,8 @@ class Family:
         wanted = {
             k: v for origin in self.origins(layers).values() for k, v in origin.shapes.items()
         }
-        between = [Size("inner_size")] * (len(self.head) - 1)
-        widths: list[int | Size] = [WIDTHS[self.feature], *between, self.outputs]
+        between = [Dimension("inner_size")] * (len(self.head) - 1)
+        widths: list[int | Dimension] = [WIDTHS[self.feature], *between, self.outputs]
         for prefix, inputs, outputs in zip(self.head, widths, widths[1:], strict=False):
             wanted[f"{prefix}weight"] = (outputs, inputs)
             wanted[f"{prefix}bias"] = (outputs,)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deepfake_tools.packaging.checkpoints.families import FAMILIES, Family, gend_word
 from deepfake_tools.packaging.checkpoints.files import COUNTER
-from deepfake_tools.packaging.checkpoints.shapes import FIRST_LAYER, Shape, Size
+from deepfake_tools.packaging.checkpoints.shapes import FIRST_LAYER, Dimension, Shape
 from deepfake_tools.packaging.checkpoints.strangers import find_stranger
 from deepfake_tools.packaging.hub import BuildError
 from deepfake_tools.packaging.weights import FLOATS
@@ -151,7 +151,7 @@ def _measure(wanted: Mapping[str, Shape], found: Mapping[str, tuple[int, ...]]) 
         if len(sides) != len(shape):
             continue
         for size, side in zip(shape, sides, strict=True):
-            if isinstance(size, Size):
+            if isinstance(size, Dimension):
                 votes[size.name][side // size.times] += 1
     return {name: counter.most_common(1)[0][0] for name, counter in votes.items()}
 
@@ -159,7 +159,9 @@ def _measure(wanted: Mapping[str, Shape], found: Mapping[str, tuple[int, ...]]) 
 def _resolve(shape: Shape, sizes: Mapping[str, int]) -> Shape:
     """Puts numbers in place of sizes; one that no tensor tells stays as it is."""
     return tuple(
-        size.times * sizes[size.name] if isinstance(size, Size) and size.name in sizes else size
+        size.times * sizes[size.name]
+        if isinstance(size, Dimension) and size.name in sizes
+        else size
         for size in shape
     )
 

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from deepfake_tools.packaging.checkpoints.shapes import Shape, Size
+from deepfake_tools.packaging.checkpoints.shapes import Dimension, Shape
 
 PROJECTION = "visual_projection.weight"
 
@@ -58,7 +58,7 @@ def effort(parameter: str, shape: Shape) -> Origin:
     if not layer.endswith("_proj") or part != "weight":
         return hugging_face_tower(parameter, shape)
     rows, columns = shape
-    rank = Size("rank")
+    rank = Dimension("rank")
     parts: dict[str, Shape] = {
         "weight_main": shape,
         "U_residual": (rows, rank),

@@ -14,7 +14,7 @@ from clip_deepfake.encoder import model_class
 
 
 @dataclass(frozen=True)
-class Size:
+class Dimension:
     """A side of a tensor that differs from checkpoint to checkpoint.
 
     Attributes:
@@ -25,14 +25,14 @@ class Size:
     name: str
     times: int = 1
 
-    def __mul__(self, times: int) -> "Size":
-        return Size(self.name, self.times * times)
+    def __mul__(self, times: int) -> "Dimension":
+        return Dimension(self.name, self.times * times)
 
     def __str__(self) -> str:
         return self.name if self.times == 1 else f"{self.times} {self.name}"
 
 
-Shape = tuple[int | Size, ...]
+Shape = tuple[int | Dimension, ...]
 
 SETTINGS = {
     "hidden_size": 128,
@@ -49,8 +49,8 @@ POSITIONS = "positions"
 _SIDE = 3
 """Of the image that is read, in patches."""
 
-_SIZES = {number: Size(name) for name, number in SETTINGS.items()} | {
-    _SIDE**2 + 1: Size(POSITIONS)  # the patches and the class token
+_SIZES = {number: Dimension(name) for name, number in SETTINGS.items()} | {
+    _SIDE**2 + 1: Dimension(POSITIONS)  # the patches and the class token
 }
 
 FIRST_LAYER = ".0."
