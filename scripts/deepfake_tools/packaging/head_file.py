@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 import torch
-from clip_deepfake.card import HeadCard, ModelSource, TrainingHistory
+from clip_deepfake.card import HeadCard, ModelSource, TrainingHistory, TuningHistory
 from clip_deepfake.digests import Sha256
 from clip_deepfake.faces import FaceAlignment
 from clip_deepfake.preprocessing import Preprocessing
@@ -21,6 +21,9 @@ from deepfake_tools.packaging.hub import BuildError
 
 METADATA_KEY = "clip_deepfake_head"
 
+TUNED_HEAD = "head.safetensors"
+"""Name of the file in the folder of an encoder that was trained together with it."""
+
 
 class TrainedHead(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything about a trained head that is not a weight.
@@ -31,9 +34,10 @@ class TrainedHead(Struct, frozen=True, forbid_unknown_fields=True):
             checkpoint's features are the same.
         preprocessing: that it was trained with.
         head: how its output is read.
-        history: how it came to be.
+        history: how it came to be; None where it was trained together with the encoder.
         faces: how the faces that it was trained on were found and cut out; None where it was
             trained on images as they are.
+        tuning: how encoder and head came to be; None where the encoder was left as it was.
     """
 
     schema: Literal[1]
@@ -41,8 +45,9 @@ class TrainedHead(Struct, frozen=True, forbid_unknown_fields=True):
     encoder_sha256: Sha256
     preprocessing: Preprocessing
     head: HeadCard
-    history: TrainingHistory
+    history: TrainingHistory | None
     faces: FaceAlignment | None = None
+    tuning: TuningHistory | None = None
 
 
 def tower_digest(tensors: Mapping[str, Tensor]) -> str:
@@ -104,7 +109,7 @@ def read_head_file(path: Path) -> tuple[TrainedHead, dict[str, Tensor]]:
         raise BuildError(f"{path.name} is no safetensors file, or is damaged: {error}") from error
     if METADATA_KEY not in metadata:
         raise BuildError(
-            f"{path.name} has no {METADATA_KEY} in its metadata: train_head.py did not write it"
+            f"{path.name} has no {METADATA_KEY} in its metadata: train.py did not write it"
         )
     try:
         trained = msgspec.json.decode(metadata[METADATA_KEY], type=TrainedHead)

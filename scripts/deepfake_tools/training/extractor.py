@@ -3,12 +3,13 @@
 import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 import torch
 from clip_deepfake.card import Card, Feature, HeadCard, Limits, ModelSource, SelfTest
 from clip_deepfake.detector import Detector
-from clip_deepfake.encoder import build_module, load_encoder, read_class_token_alone
+from clip_deepfake.encoder import Encoder, build_module, load_encoder, read_class_token_alone
 from clip_deepfake.errors import LoadError
 from clip_deepfake.faces import Aligner, FaceAlignment
 from clip_deepfake.frontal import import_dlib
@@ -43,6 +44,8 @@ class Extractor:
         width: of a feature.
         detector: decodes, aligns and preprocesses images.
         engine: the detector's, with the features that it makes its logits of.
+        encoder: that it computes with.
+        folder: of the encoder's checkpoint, with its image processor's settings.
     """
 
     model: ModelSource
@@ -50,6 +53,8 @@ class Extractor:
     width: int
     detector: Detector
     engine: TorchEngine
+    encoder: Encoder
+    folder: Path
 
 
 def load_extractor(
@@ -103,7 +108,15 @@ def load_extractor(
     aligner = None
     if faces is not None and alignment is not None:
         aligner = Aligner(faces.predictor, alignment)
-    return Extractor(source, key, width, Detector(card, engine, aligner), engine)
+    return Extractor(
+        source,
+        key,
+        width,
+        Detector(card, engine, aligner),
+        engine,
+        encoder,
+        found.snapshot.folder,
+    )
 
 
 def _alignment(faces: FaceOptions | None) -> FaceAlignment | None:

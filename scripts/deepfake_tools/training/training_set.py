@@ -8,10 +8,10 @@ import numpy as np
 from clip_deepfake.card import DataHistory
 from clip_deepfake.engines import Features
 
-from deepfake_tools.dataset import TrainingError
+from deepfake_tools.dataset import LabelledImage, TrainingError
 from deepfake_tools.labels import Label
 from deepfake_tools.training.features import FeatureTable
-from deepfake_tools.training.splits import Labels
+from deepfake_tools.training.splits import Labels, Rows
 
 FEWEST_IMAGES = 10
 """Of each class; of fewer there is nothing to hold out and to cross-validate with."""
@@ -22,16 +22,28 @@ class TrainingSet:
     """Distinct images of both classes.
 
     Attributes:
+        images: each content once.
         features: float32 (images, feature size).
         labels: 0 for real, 1 for fake.
         folders: that each image lies in.
         history: counts and fingerprint.
     """
 
+    images: list[LabelledImage]
     features: Features
     labels: Labels
     folders: list[str]
     history: DataHistory
+
+    def only(self, rows: Rows) -> "TrainingSet":
+        """A part of them; the history is that of all."""
+        return TrainingSet(
+            [self.images[row] for row in rows],
+            self.features[rows],
+            self.labels[rows],
+            [self.folders[row] for row in rows],
+            self.history,
+        )
 
 
 def make_training_set(table: FeatureTable) -> TrainingSet:
@@ -49,9 +61,10 @@ def make_training_set(table: FeatureTable) -> TrainingSet:
                 "remove one of them"
             )
     kept = list(rows.values())
-    labels = [table.images[row].label for row in kept]
+    images = [table.images[row] for row in kept]
+    labels = [image.label for image in images]
     require_both_classes(labels)
-    folders = [str(table.images[row].path.parent) for row in kept]
+    folders = [str(image.path.parent) for image in images]
     lines = sorted(f"{d.hex()} {n}\n" for d, n in zip(rows, labels, strict=True))
     history = DataHistory(
         real=labels.count(0),
@@ -61,7 +74,8 @@ def make_training_set(table: FeatureTable) -> TrainingSet:
         folders=len(set(folders)),
         sha256=hashlib.sha256("".join(lines).encode()).hexdigest(),
     )
-    return TrainingSet(table.features[kept], np.array(labels, np.int64), folders, history)
+    labelled = np.array(labels, np.int64)
+    return TrainingSet(images, table.features[kept], labelled, folders, history)
 
 
 def require_both_classes(labels: Sequence[Label]) -> None:
