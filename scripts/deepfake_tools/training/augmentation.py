@@ -54,4 +54,6 @@ def _rotated(image: RGB, degrees: float) -> RGB:
 def _toned(image: RGB, brightness: float, contrast: float) -> RGB:
     """Adds a share of 255 and scales values, both at once; what leaves 0 to 255 is cut."""
     levels = np.arange(256) * (1 + contrast) + 255 * brightness
-    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)[image]
+    table: RGB = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+    toned: RGB = table[image]
+    return toned

@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import (
     EvalPrediction,
@@ -26,7 +27,8 @@ from transformers import (
     TrainerControl,
     TrainerState,
     TrainingArguments,
-    get_scheduler,
+    get_constant_schedule_with_warmup,
+    get_cosine_with_min_lr_schedule_with_warmup,
 )
 
 from deepfake_tools.dataset import TrainingError
@@ -128,7 +130,9 @@ class TrainedModule(nn.Module):
                 total = total + recipe.alignment * loss
         return total if self._penalty is None else total + self._penalty()
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(  # type: ignore[override]
+        self, *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
         """Returns the trained parameters, by name."""
         names = {name for name, p in self.named_parameters() if p.requires_grad}
         state: dict[str, Any] = super().state_dict(*args, **kwargs)
@@ -141,7 +145,8 @@ def _of_all(feature: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return feature, labels
     others = [torch.empty_like(labels) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(others, labels.contiguous())
-    return torch.cat(list(all_gather(feature.contiguous()))), torch.cat(others)
+    features = all_gather(feature.contiguous())  # type: ignore[no-untyped-call]
+    return torch.cat(list(features)), torch.cat(others)
 
 
 class _Loop(Trainer):
@@ -171,6 +176,13 @@ class _Loop(Trainer):
                 f"--learning-rate, or look at the images of this batch: {names}"
             )
         return found
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """What is not trained is in no checkpoint, which needs no warning."""
+        if load_result.unexpected_keys:
+            raise TrainingError(
+                f"the checkpoint holds {load_result.unexpected_keys[0]}, which is not trained here"
+            )
 
 
 class _Guide(TrainerCallback):
@@ -351,7 +363,8 @@ def _unwritten(error: Exception, folder: Path) -> TrainingError:
 
 
 def _read_log(checkpoint: Path) -> list[dict[str, Any]]:
-    return TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).log_history
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    return list(state.log_history)
 
 
 def _arguments(recipe: Recipe, seed: int, options: LoopOptions) -> TrainingArguments:
@@ -415,7 +428,7 @@ def _trainer(
     trainer = _Loop(
         model=model,
         args=arguments,
-        data_collator=collate,  # type: ignore[arg-type] - of items instead of features
+        data_collator=collate,
         train_dataset=training,
         eval_dataset=validation,
         compute_metrics=_judge,
@@ -434,17 +447,13 @@ def make_optimizer(module: DetectorModule, recipe: Recipe) -> torch.optim.Optimi
     return kind(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
 
 
-def make_schedule(
-    optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int
-) -> torch.optim.lr_scheduler.LRScheduler:
+def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> LambdaLR:
     """The recipe's rate of learning over so many steps."""
     warmup = round(recipe.warmup * steps)
     if recipe.schedule == "constant":
-        return get_scheduler("constant_with_warmup", optimizer, warmup, steps)
-    lowest = {"min_lr_rate": min(recipe.lowest_rate / recipe.learning_rate, 1.0)}
-    return get_scheduler(
-        "cosine_with_min_lr", optimizer, warmup, steps, scheduler_specific_kwargs=lowest
-    )
+        return get_constant_schedule_with_warmup(optimizer, warmup)
+    lowest = min(recipe.lowest_rate / recipe.learning_rate, 1.0)
+    return get_cosine_with_min_lr_schedule_with_warmup(optimizer, warmup, steps, min_lr_rate=lowest)
 
 
 def _judge(found: EvalPrediction) -> dict[str, float]:

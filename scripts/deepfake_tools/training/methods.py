@@ -75,7 +75,7 @@ def _lora(encoder: Encoder, recipe: Recipe) -> Prepared:
     _require(names, encoder.model, recipe.method, "linear layer of attention")
     config = LoraConfig(
         r=recipe.rank,
-        lora_alpha=recipe.lora_alpha,  # type: ignore[arg-type] - any number scales
+        lora_alpha=recipe.lora_alpha,
         lora_dropout=recipe.lora_dropout,
         target_modules=names,
     )

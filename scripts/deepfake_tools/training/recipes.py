@@ -99,7 +99,7 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     orthogonality: NotNegative = 0.0
     spectrum: NotNegative = 0.0
     rank: Count = 1
-    lora_alpha: Positive = 16.0
+    lora_alpha: Count = 16
     lora_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     augmentation: Augmentation = Augmentation()
 

@@ -87,9 +87,8 @@ class ResidualLinear(nn.Module):
     def merged(self) -> nn.Linear:
         """Returns a plain layer, its matrix folded in float64."""
         weight = self.main.double() + (self.u * self.s).double() @ self.v.double()
-        layer = nn.utils.skip_init(
-            nn.Linear, weight.shape[1], weight.shape[0], bias=self.bias is not None
-        )
+        with torch.device("meta"):
+            layer = nn.Linear(weight.shape[1], weight.shape[0], bias=self.bias is not None)
         layer.weight = nn.Parameter(weight.to(self.main.dtype), requires_grad=False)
         layer.bias = self.bias
         return layer

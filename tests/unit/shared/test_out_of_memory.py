@@ -29,7 +29,7 @@ def test_other_failures_are_not_taken_for_it():
 @pytest.mark.parametrize(
     ("command", "step", "words"),
     [
-        ("train_head", "train_head.train", ["--data", "."]),
+        ("train", "train.train", ["--data", "."]),
         ("build_mar", "deepfake_tools.packaging.builder.build", ["--model", "a/b"]),
     ],
 )

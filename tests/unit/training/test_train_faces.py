@@ -1,4 +1,4 @@
-"""train_head.py --landmark-model: a head of faces is the head of crops that were cut by hand."""
+"""train.py --landmark-model: a head of faces is the head of crops that were cut by hand."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 from clip_deepfake.digests import file_digest
 from clip_deepfake.faces import FaceAlignment
 from deepfake_tools.packaging.head_file import read_head_file
-from train_head import main
+from train import main
 
 from tests.portraits import encode, photograph
 from tests.reference_alignment import reference_crop
