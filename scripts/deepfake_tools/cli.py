@@ -63,14 +63,15 @@ def given(args: argparse.Namespace, *names: str) -> list[str]:
     ]
 
 
-def seconds(text: str) -> float:
+def seconds(text: str, most: float = math.inf) -> float:
     """Reads a time limit in seconds, as an argument's `type`."""
     try:
         limit = float(text)
     except ValueError:
         limit = math.nan
-    if not 0 < limit < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    if not (0 < limit <= most and limit < math.inf):
+        span = "above 0" if most == math.inf else f"from 0 to {most:g}"
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds {span}")
     return limit
 
 

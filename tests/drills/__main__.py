@@ -28,7 +28,7 @@ from deepfake_tools.interrupts import reliable_interrupts
 from deepfake_tools.torchserve.local_server import LocalServerError
 
 from tests import ROOT
-from tests.drills.client_run import ClientRunError
+from tests.drills.commands import ClientRunError
 
 if TYPE_CHECKING:
     from tests.drills.drill import Drill, Finding
@@ -78,7 +78,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def run(arguments: argparse.Namespace, scratch: Path) -> bool:
     """Runs the drills, prints what they found, and returns whether all passed."""
     require_extra("python -m tests.drills", "cv2", "psutil", "torch", "ts", extra="build")
-    from tests.drills.preparing import prepare
+    from tests.drills.drill import prepare
 
     ground = prepare(
         arguments.archive,
