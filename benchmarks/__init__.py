@@ -6,3 +6,4 @@ ROOT = Path(__file__).resolve().parent.parent
 """Of the repository."""
 
 SCRIPTS = ROOT / "scripts"
+PHOTOGRAPHS = sorted((ROOT / "examples").glob("*.jpg"))

@@ -12,16 +12,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from deepfake_tools.cli import CommandParser, at_least, seconds
+from deepfake_tools.cli import CommandParser, at_least, say, seconds
 from deepfake_tools.errors import ServiceError
 from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.interrupts import reliable_interrupts
 from deepfake_tools.torchserve.local_server import LocalServerError
 
-from benchmarks import ROOT
+from benchmarks import PHOTOGRAPHS, ROOT
 from benchmarks.measurements import BenchmarkError
 
-PHOTOGRAPHS = sorted((ROOT / "examples").glob("*.jpg"))
 IMAGES = 16
 CALIBRATION_IMAGES = 80
 WARM_UP_S = 1.0
@@ -98,11 +97,11 @@ def benchmark(arguments: argparse.Namespace, scratch: Path) -> None:
     from benchmarks.archives import unpack
     from benchmarks.contenders import enter, line_up, measure
     from benchmarks.machine import describe_machine
-    from benchmarks.measurements import Settings
+    from benchmarks.measurements import RunSettings
     from benchmarks.report import BenchmarkReport, write_plot
 
     machine = describe_machine()
-    settings = Settings(
+    settings = RunSettings(
         images=tuple(choose_images(arguments.images, scratch)),
         clients=arguments.clients,
         seconds=arguments.seconds,
@@ -142,11 +141,6 @@ def choose_archives(arguments: argparse.Namespace, scratch: Path, *, bfloat16: b
     write_images(PHOTOGRAPHS, scratch / "calibration", CALIBRATION_IMAGES)
     builds = (*BUILDS, BFLOAT16_BUILD) if bfloat16 else BUILDS
     return build_archives(arguments.model, builds, scratch / "calibration", scratch, say)
-
-
-def say(text: str) -> None:
-    """Prints how far the run is."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -19,7 +19,7 @@ from benchmarks.in_process import InProcessJob, InProcessResult, Timing
 from benchmarks.load import prediction
 from benchmarks.load_process import LoadJob, ServerUsage, measure_served, read_counters
 from benchmarks.machine import ProcessTree, busy_s, memory_mb
-from benchmarks.measurements import Cell, Figures, Measurements, Place, Scenario, Settings, Start
+from benchmarks.measurements import Cell, Figures, Measurements, Place, RunSettings, Scenario, Start
 from benchmarks.processes import child
 from benchmarks.rivals import line_up_rivals, preprocessings, write_checkpoint
 
@@ -29,7 +29,7 @@ READY_LIMIT_S = 180.0
 class Contender(Protocol):
     """Whatever is measured."""
 
-    def measure(self, number: int, settings: Settings, measurements: Measurements) -> None:
+    def measure(self, number: int, settings: RunSettings, measurements: Measurements) -> None:
         """Measures everything once, alone on the machine, as round ``number``."""
         ...
 
@@ -54,7 +54,7 @@ class ArchiveContender:
         """What its figures are listed under."""
         return self.archive.label
 
-    def measure(self, number: int, settings: Settings, measurements: Measurements) -> None:
+    def measure(self, number: int, settings: RunSettings, measurements: Measurements) -> None:
         """Measures it in one process, then behind a TorchServe of its own."""
         self._measure_process(number, settings, measurements)
         store = self.archive.path.parent
@@ -62,7 +62,9 @@ class ArchiveContender:
             pids = self._register(server, number, measurements)
             self._load(server, pids, number, settings, measurements)
 
-    def _measure_process(self, number: int, settings: Settings, measurements: Measurements) -> None:
+    def _measure_process(
+        self, number: int, settings: RunSettings, measurements: Measurements
+    ) -> None:
         job = in_process_job(self.archive, settings, stages=self.stages)
         result = run_in_process(job, settings)
         for timing in result.passes:
@@ -87,7 +89,7 @@ class ArchiveContender:
         server: LocalServer,
         pids: list[int],
         number: int,
-        settings: Settings,
+        settings: RunSettings,
         measurements: Measurements,
     ) -> None:
         name, tree = self.archive.name, ProcessTree(server.pid or 0)
@@ -110,7 +112,7 @@ class ArchiveContender:
 
 
 def enter(
-    archives: Sequence[Unpacked], settings: Settings, *, stages: bool
+    archives: Sequence[Unpacked], settings: RunSettings, *, stages: bool
 ) -> list[ArchiveContender]:
     """Asks each archive once, for what all later answers are compared with.
 
@@ -125,13 +127,13 @@ def enter(
     return [ArchiveContender(one, _ask(one, settings), stages) for one in archives]
 
 
-def _ask(archive: Unpacked, settings: Settings) -> InProcessResult:
+def _ask(archive: Unpacked, settings: RunSettings) -> InProcessResult:
     job = in_process_job(archive, settings, preprocessings=preprocessings(archive.card))
     return run_in_process(replace(job, passes=(), seconds=0.0, warm_up_s=0.0), settings)
 
 
 def line_up(
-    ours: Sequence[ArchiveContender], settings: Settings, *, versus: bool
+    ours: Sequence[ArchiveContender], settings: RunSettings, *, versus: bool
 ) -> list[Contender]:
     """Returns all that is to be measured.
 
@@ -160,7 +162,7 @@ def _source(ours: Sequence[ArchiveContender]) -> ArchiveContender:
 
 def measure(
     contenders: Sequence[Contender],
-    settings: Settings,
+    settings: RunSettings,
     rounds: int,
     say: Callable[[str], None],
 ) -> Measurements:
@@ -181,7 +183,7 @@ def measure(
 
 def in_process_job(
     archive: Unpacked,
-    settings: Settings,
+    settings: RunSettings,
     *,
     stages: bool = False,
     preprocessings: dict[str, Preprocessing] | None = None,
@@ -203,7 +205,7 @@ def in_process_job(
     )
 
 
-def run_in_process(job: InProcessJob, settings: Settings) -> InProcessResult:
+def run_in_process(job: InProcessJob, settings: RunSettings) -> InProcessResult:
     """Lets a process of the archive's own code do the job.
 
     Raises:

@@ -18,15 +18,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deepfake_tools.cli import CommandParser, seconds
+from deepfake_tools.cli import CommandParser, say, seconds
 
-from benchmarks import ROOT
+from benchmarks import PHOTOGRAPHS
 
 if TYPE_CHECKING:
     from benchmarks.gpu_checks import Equality, Halving
     from benchmarks.gpu_speed import Speed
 
-PHOTOGRAPHS = sorted((ROOT / "examples").glob("*.jpg"))
 IMAGES = 64
 COMPILE_UNTIL_S = 300.0
 """After the start. What was being compiled then is finished, and measured."""
@@ -152,11 +151,6 @@ def measure(seconds_each: float) -> int:
     report = GpuReport(machine, equalities, halving, speeds, decoded, available_cores())
     print(report.text())
     return OK if report.holds else UNEQUAL
-
-
-def say(text: str) -> None:
-    """Prints how far the run is, or why there is none."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ from benchmarks.measurements import (
     Logits,
     Measurements,
     Place,
+    RunSettings,
     Scenario,
-    Settings,
     largest_difference,
 )
 from benchmarks.processes import child
@@ -130,7 +130,7 @@ def measure_served(
     contender: str,
     number: int,
     job: LoadJob,
-    settings: Settings,
+    settings: RunSettings,
     measurements: Measurements,
     read: Callable[[], ServerUsage],
     memory_mb: Callable[[], float],

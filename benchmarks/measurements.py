@@ -15,7 +15,7 @@ class BenchmarkError(Exception):
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunSettings:
     """How to measure.
 
     Attributes:

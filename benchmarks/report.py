@@ -18,8 +18,8 @@ from benchmarks.measurements import (
     Figures,
     Measurements,
     Place,
+    RunSettings,
     Scenario,
-    Settings,
     Stages,
     median_starts,
     medians,
@@ -33,34 +33,12 @@ UNDISTURBED_SHARE = 0.1
 """Of the machine's cores that may be busy with something else during a measurement."""
 
 HEADER = (
-    "contender",
-    "way",
-    "size",
-    "images/s",
-    "(rounds)",
-    "p50 ms",
-    "p95 ms",
-    "p99 ms",
-    "cores",
-    "load",
-    "others",
-    "MB",
+    *("contender", "way", "size", "images/s", "(rounds)", "p50 ms", "p95 ms", "p99 ms"),
+    *("cores", "load", "others", "MB"),
 )
 STAGE_HEADER = (
-    "contender",
-    "clients",
-    "total",
-    "wait",
-    "transport",
-    "worker",
-    "at once",
-    "stages of",
-    "decode",
-    "align",
-    "resize",
-    "engine",
-    "answer",
-    "rest",
+    *("contender", "clients", "total", "wait", "transport", "worker", "at once", "stages of"),
+    *("decode", "align", "resize", "engine", "answer", "rest"),
 )
 
 # Okabe and Ito's colours, which people with any colour vision tell apart.
@@ -167,7 +145,7 @@ class BenchmarkReport:
     """
 
     machine: Machine
-    settings: Settings
+    settings: RunSettings
     rounds: int
     archives: Sequence[ArchiveContender]
     measurements: Measurements
@@ -333,14 +311,8 @@ def _optional(value: float | None, digits: int) -> str:
 def goals_text(goals: Iterable[Goal]) -> str:
     """Lists what was reached, what was wanted, and whether it was."""
     rows = [
-        (
-            goal.contender,
-            goal.what,
-            f"{goal.reached:.2f} {goal.unit}",
-            _wanted(goal),
-            goal.verdict,
-        )
-        for goal in goals
+        (one.contender, one.what, f"{one.reached:.2f} {one.unit}", _wanted(one), one.verdict)
+        for one in goals
     ]
     return table([("contender", "figure", "reached", "goal", ""), *rows])
 
@@ -353,25 +325,19 @@ def _wanted(goal: Goal) -> str:
 
 def profile_text(times: Iterable[RequestTime]) -> str:
     """Lists where a request's time goes, in milliseconds."""
-    rows = [
-        (
-            time.contender,
-            str(time.clients),
-            f"{time.total_ms:.1f}",
-            f"{time.wait_ms:.1f}",
-            f"{time.transport_ms:.1f}",
-            f"{time.worker_ms:.1f}",
-            f"{time.at_once:.1f}",
-            str(time.batch),
-            f"{time.decode_ms:.1f}",
-            f"{time.align_ms:.1f}",
-            f"{time.resize_ms:.1f}",
-            f"{time.engine_ms:.1f}",
-            f"{time.answer_ms:.1f}",
-            f"{time.rest_ms:.1f}",
+    rows = []
+    for time in times:
+        way = (time.total_ms, time.wait_ms, time.transport_ms, time.worker_ms, time.at_once)
+        stages = (time.decode_ms, time.align_ms, time.resize_ms, time.engine_ms, time.answer_ms)
+        rows.append(
+            (
+                time.contender,
+                str(time.clients),
+                *(f"{value:.1f}" for value in way),
+                str(time.batch),
+                *(f"{value:.1f}" for value in (*stages, time.rest_ms)),
+            )
         )
-        for time in times
-    ]
     return table([STAGE_HEADER, *rows])
 
 

@@ -26,8 +26,8 @@ from benchmarks.measurements import (
     Logits,
     Measurements,
     Place,
+    RunSettings,
     Scenario,
-    Settings,
     Start,
     largest_difference,
 )
@@ -142,7 +142,7 @@ def _write_json(path: Path, content: dict[str, object]) -> None:
 class LitServeContender(Rival):
     """It behind LitServe."""
 
-    def measure(self, number: int, settings: Settings, measurements: Measurements) -> None:
+    def measure(self, number: int, settings: RunSettings, measurements: Measurements) -> None:
         """Starts the server, asks it, ends it."""
         job = replace(self.job, port=_free_port())
         begun = time.perf_counter()
@@ -177,7 +177,7 @@ class LitServeContender(Rival):
 class ScriptContender(Rival):
     """A process that imports transformers, loads the weights, judges one image and ends."""
 
-    def measure(self, number: int, settings: Settings, measurements: Measurements) -> None:
+    def measure(self, number: int, settings: RunSettings, measurements: Measurements) -> None:
         """Judges one image, another one each round."""
         index = number % len(settings.images)
         job = replace(self.job, images=(settings.image_names[index],))

@@ -1,4 +1,4 @@
-"""What command lines have in common: their parser, and how they read numbers and addresses."""
+"""What command lines have in common: parser, numbers and addresses, and word of progress."""
 
 import argparse
 import math
@@ -61,6 +61,11 @@ def given(args: argparse.Namespace, *names: str) -> list[str]:
         for name, value in values
         if value is not None and value is not False
     ]
+
+
+def say(text: str) -> None:
+    """Prints how far a run is, or why there is none, beside its result on standard output."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def seconds(text: str, most: float = math.inf) -> float:

@@ -26,8 +26,8 @@ from benchmarks.measurements import (
     BenchmarkError,
     Logits,
     Measurements,
+    RunSettings,
     Scenario,
-    Settings,
     largest_difference,
 )
 from benchmarks.photographs import write_images
@@ -57,9 +57,9 @@ def build(builder: Builder, small_clip: Path, tmp_path: Path) -> Build:
 
 
 @pytest.fixture
-def settings(examples: list[Path], tmp_path: Path) -> Settings:
+def settings(examples: list[Path], tmp_path: Path) -> RunSettings:
     images = write_images(examples, tmp_path / "images", 3)
-    return Settings(tuple(images), (1, 2), 0.1, 0.0, None, False, Path("none"), tmp_path)
+    return RunSettings(tuple(images), (1, 2), 0.1, 0.0, None, False, Path("none"), tmp_path)
 
 
 def test_archives_of_one_precision_are_told_apart_by_their_files(build: Build, tmp_path: Path):
@@ -73,12 +73,12 @@ def test_archives_of_one_precision_are_told_apart_by_their_files(build: Build, t
     assert [archive.batch_size for archive in found] == [8, 8, 3]
 
 
-def logits_after(archive: Unpacked, settings: Settings) -> dict[str, tuple[Logits, ...]]:
+def logits_after(archive: Unpacked, settings: RunSettings) -> dict[str, tuple[Logits, ...]]:
     job = in_process_job(archive, settings, preprocessings=preprocessings(archive.card))
     return run_in_process(job, settings).logits_after
 
 
-def served_by(job: RivalJob, settings: Settings) -> list[Logits]:
+def served_by(job: RivalJob, settings: RunSettings) -> list[Logits]:
     """What LitServe would answer, by the calls that it makes."""
     api = DetectorAPI(job)
     api.setup("cpu")
@@ -98,7 +98,12 @@ def served_by(job: RivalJob, settings: Settings) -> list[Logits]:
     ],
 )
 def test_litserve_has_the_archives_logits(
-    build: Build, settings: Settings, feature: str, runtime: Runtime, preparation: str, most: float
+    build: Build,
+    settings: RunSettings,
+    feature: str,
+    runtime: Runtime,
+    preparation: str,
+    most: float,
 ):
     archive = build("--feature", feature)
     job = replace(write_checkpoint(archive, settings.scratch / "checkpoint"), runtime=runtime)
@@ -133,7 +138,7 @@ def of_type(kind: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ["dinov2", "siglip", "classifier"])
 def test_other_encoders_have_the_same_rivals(
-    builder: Builder, settings: Settings, kind: str, tmp_path: Path
+    builder: Builder, settings: RunSettings, kind: str, tmp_path: Path
 ):
     path = builder("--model", of_type(kind, tmp_path / kind), "--served-name", "other").path
     archive = unpack([path], tmp_path / "unpacked")[0]
@@ -147,7 +152,7 @@ def test_other_encoders_have_the_same_rivals(
 
 @pytest.mark.parametrize("bfloat16", [True, False])
 def test_a_rival_in_bfloat16_is_measured_where_the_processor_has_it(
-    build: Build, settings: Settings, bfloat16: bool
+    build: Build, settings: RunSettings, bfloat16: bool
 ):
     job = write_checkpoint(build(), settings.scratch / "checkpoint")
     expected = {CLIP_PROCESSOR: ((1.0,),), OPENCV: ((2.0,),)}
@@ -160,7 +165,7 @@ def test_a_rival_in_bfloat16_is_measured_where_the_processor_has_it(
     ]
 
 
-def test_a_new_process_per_image_has_them_too(build: Build, settings: Settings):
+def test_a_new_process_per_image_has_them_too(build: Build, settings: RunSettings):
     archive = build()
     job = write_checkpoint(archive, settings.scratch / "checkpoint")
     measurements = Measurements(lambda _: None)
@@ -170,7 +175,7 @@ def test_a_new_process_per_image_has_them_too(build: Build, settings: Settings):
     assert [cell.place.way for cell in measurements.cells] == [Scenario.SCRIPT]
 
 
-def test_one_process_is_measured_with_its_stages(build: Build, settings: Settings):
+def test_one_process_is_measured_with_its_stages(build: Build, settings: RunSettings):
     result = run_in_process(in_process_job(build(), settings, stages=True), settings)
     assert [timing.size for timing in result.passes] == [1, 2, 4, 8]
     assert [one.size for one in result.stages] == [1, 2, 4, 8]
@@ -178,14 +183,14 @@ def test_one_process_is_measured_with_its_stages(build: Build, settings: Setting
     assert len(result.logits) == len(settings.images)
 
 
-def test_code_of_another_place_is_refused(build: Build, settings: Settings):
+def test_code_of_another_place_is_refused(build: Build, settings: RunSettings):
     archive = build()
     shutil.rmtree(archive.folder / "clip_deepfake")
     with pytest.raises(BenchmarkError, match="clip_deepfake was imported from"):
         run_in_process(in_process_job(archive, settings), settings)
 
 
-def test_an_archive_without_an_encoder_has_no_rival(build: Build, settings: Settings):
+def test_an_archive_without_an_encoder_has_no_rival(build: Build, settings: RunSettings):
     archive = build()
     card = msgspec.structs.replace(archive.card, files={"encoder.xml": "0" * 64})
     with pytest.raises(BenchmarkError, match="give a float32 archive of the same detector"):
