@@ -95,7 +95,7 @@ def benchmark(arguments: argparse.Namespace, scratch: Path) -> None:
     check(arguments)
     # Their libraries are those of the extra.
     from benchmarks.archives import unpack
-    from benchmarks.contenders import enter, line_up, measure
+    from benchmarks.contenders import archive_contenders, line_up, measure
     from benchmarks.machine import describe_machine
     from benchmarks.measurements import RunSettings
     from benchmarks.report import BenchmarkReport, write_plot
@@ -112,7 +112,7 @@ def benchmark(arguments: argparse.Namespace, scratch: Path) -> None:
         scratch=scratch,
     )
     paths = choose_archives(arguments, scratch, bfloat16=machine.has_bfloat16)
-    archives = enter(unpack(paths, scratch), settings, stages=arguments.profile)
+    archives = archive_contenders(unpack(paths, scratch), settings, stages=arguments.profile)
     contenders = line_up(archives, settings, versus=arguments.versus)
     measurements = measure(contenders, settings, arguments.rounds, say)
     report = BenchmarkReport(machine, settings, arguments.rounds, archives, measurements)

@@ -111,7 +111,7 @@ class ArchiveContender:
         measure_served(self.name, number, job, settings, measurements, read, largest_mb)
 
 
-def enter(
+def archive_contenders(
     archives: Sequence[Unpacked], settings: RunSettings, *, stages: bool
 ) -> list[ArchiveContender]:
     """Asks each archive once, for what all later answers are compared with.

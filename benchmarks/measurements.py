@@ -157,6 +157,11 @@ class Stages:
     engine_ms: float
     answer_ms: float
 
+    @property
+    def times_ms(self) -> tuple[float, ...]:
+        """Of all stages, in the order in which an image meets them."""
+        return self.decode_ms, self.align_ms, self.resize_ms, self.engine_ms, self.answer_ms
+
 
 @dataclass
 class Measurements:

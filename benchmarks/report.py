@@ -64,37 +64,33 @@ class RequestTime:
         contender: Who answered.
         clients: How many asked at a time.
         at_once: Requests that the worker has in hand on average, by Little's law.
-        batch: Images in the batch whose stages are listed.
         total_ms: By the client's clock.
         wait_ms: In TorchServe's queue and batch window.
         transport_ms: Between client and TorchServe.
         worker_ms: From leaving the queue to the answer.
-        decode_ms: Of the batch, in one process; likewise the next four.
-        align_ms: See there.
-        resize_ms: See there.
-        engine_ms: See there.
-        answer_ms: See there.
+        stages: Of a batch about as large as that, in one process.
     """
 
     contender: str
     clients: int
     at_once: float
-    batch: int
     total_ms: float
     wait_ms: float
     transport_ms: float
     worker_ms: float
-    decode_ms: float
-    align_ms: float
-    resize_ms: float
-    engine_ms: float
-    answer_ms: float
+    stages: Stages
 
     @property
     def rest_ms(self) -> float:
         """The worker's time beyond its stages: the way to it and back, and its own batching."""
-        prepared_ms = self.decode_ms + self.align_ms + self.resize_ms
-        return self.worker_ms - (prepared_ms + self.engine_ms + self.answer_ms)
+        return self.worker_ms - sum(self.stages.times_ms)
+
+    def as_json(self) -> dict[str, object]:
+        """Returns it as the JSON has it: the stages are the request's own, the batch's size too."""
+        own, stages = asdict(self), asdict(self.stages)
+        own["batch"] = stages.pop("size")
+        del own["stages"]
+        return own | stages | {"rest_ms": self.rest_ms}
 
 
 def profile(
@@ -119,16 +115,11 @@ def profile(
             contender=place.contender,
             clients=place.size,
             at_once=at_once,
-            batch=batch.size,
             total_ms=figures.mean_ms,
             wait_ms=figures.queue_ms,
             transport_ms=figures.mean_ms - figures.server_ms,
             worker_ms=worker_ms,
-            decode_ms=batch.decode_ms,
-            align_ms=batch.align_ms,
-            resize_ms=batch.resize_ms,
-            engine_ms=batch.engine_ms,
-            answer_ms=batch.answer_ms,
+            stages=batch,
         )
 
 
@@ -243,7 +234,7 @@ class BenchmarkReport:
             "medians": [asdict(place) | asdict(figures) for place, figures in self.medians.items()],
             "ready_s": median_starts(self.measurements.starts),
             "goals": [asdict(goal) | {"verdict": goal.verdict} for goal in self.goals],
-            "profile": [asdict(time) | {"rest_ms": time.rest_ms} for time in self.profile],
+            "profile": [time.as_json() for time in self.profile],
             "disturbed": [asdict(cell.place) | {"round": cell.round} for cell in self.disturbed],
             "differences": self.measurements.differences,
             "cells": [asdict(cell) for cell in self.measurements.cells],
@@ -328,16 +319,9 @@ def profile_text(times: Iterable[RequestTime]) -> str:
     rows = []
     for time in times:
         way = (time.total_ms, time.wait_ms, time.transport_ms, time.worker_ms, time.at_once)
-        stages = (time.decode_ms, time.align_ms, time.resize_ms, time.engine_ms, time.answer_ms)
-        rows.append(
-            (
-                time.contender,
-                str(time.clients),
-                *(f"{value:.1f}" for value in way),
-                str(time.batch),
-                *(f"{value:.1f}" for value in (*stages, time.rest_ms)),
-            )
-        )
+        inside = (*time.stages.times_ms, time.rest_ms)
+        begin = (time.contender, str(time.clients), *(f"{value:.1f}" for value in way))
+        rows.append((*begin, str(time.stages.size), *(f"{value:.1f}" for value in inside)))
     return table([STAGE_HEADER, *rows])
 
 

@@ -93,61 +93,6 @@ class TimedManagement(ManagementAPI):
         self.switches.append(Switch(version, before, time.monotonic()))
 
 
-def swap_repeatedly(
-    service: Service,
-    management: TimedManagement,
-    archives: tuple[Path, Path],
-    image: bytes,
-    times: int,
-    pause: Callable[[], None],
-) -> list[Switch]:
-    """Swaps to and fro between two versions of a model.
-
-    Args:
-        service: The server and its store; its server talks through `management`.
-        management: Notes the switches.
-        archives: Two versions; the first is the default now.
-        image: What a new version is asked about first.
-        times: How many swaps.
-        pause: Called before the first swap and after each: lets some requests through.
-
-    Returns:
-        The changes of the default version, with the first version's beginning.
-
-    Raises:
-        ServiceError: A swap failed.
-    """
-    first = ArchiveName.parse(archives[0].name)
-    management.switches = [Switch(first.version, 0.0, 0.0)]
-    pause()
-    for number in range(times):
-        service.swap(archives[(number + 1) % 2], image)
-        pause()
-    return management.switches
-
-
-def judge_swaps(exchanges: Sequence[VersionExchange], switches: Sequence[Switch]) -> SwapReport:
-    """Compares who answered with who should have."""
-    ends = [later.after for _, later in pairwise(switches)] + [float("inf")]
-
-    def is_right(exchange: VersionExchange) -> bool:
-        return any(
-            exchange.answer == switch.version
-            and exchange.ended >= switch.before
-            and exchange.sent <= end
-            for switch, end in zip(switches, ends, strict=True)
-        )
-
-    answered = [exchange for exchange in exchanges if exchange.answer is not None]
-    return SwapReport(
-        swaps=len(switches) - 1,
-        sent=len(exchanges),
-        failed=[exchange for exchange in exchanges if exchange.answer is None],
-        wrong=[exchange for exchange in answered if not is_right(exchange)],
-        versions=Counter(str(exchange.answer) for exchange in answered),
-    )
-
-
 def swap_under_load(ground: Ground) -> Finding:
     """Swaps to and fro between two versions, then lets two swaps meet."""
     times = SHORT_SWAPS if ground.short else SWAPS
@@ -188,6 +133,39 @@ def swap_under_load(ground: Ground) -> Finding:
     return Finding(figures, tuple(faults))
 
 
+def swap_repeatedly(
+    service: Service,
+    management: TimedManagement,
+    archives: tuple[Path, Path],
+    image: bytes,
+    times: int,
+    pause: Callable[[], None],
+) -> list[Switch]:
+    """Swaps to and fro between two versions of a model.
+
+    Args:
+        service: The server and its store; its server talks through `management`.
+        management: Notes the switches.
+        archives: Two versions; the first is the default now.
+        image: What a new version is asked about first.
+        times: How many swaps.
+        pause: Called before the first swap and after each: lets some requests through.
+
+    Returns:
+        The changes of the default version, with the first version's beginning.
+
+    Raises:
+        ServiceError: A swap failed.
+    """
+    first = ArchiveName.parse(archives[0].name)
+    management.switches = [Switch(first.version, 0.0, 0.0)]
+    pause()
+    for number in range(times):
+        service.swap(archives[(number + 1) % 2], image)
+        pause()
+    return management.switches
+
+
 def _two_at_once(server: LocalServer, ground: Ground) -> list[tuple[int, str]]:
     """Starts `manage.py swap` to version 2 twice; returns the exit code and last words of both."""
     words = ("swap", ground.archives[1], "--model-store", ground.store)
@@ -199,3 +177,25 @@ def _two_at_once(server: LocalServer, ground: Ground) -> list[tuple[int, str]]:
     said = [process.communicate(timeout=READY_LIMIT_S)[1] for process in both]
     lasts = [(text.splitlines() or [""])[-1] for text in said]
     return [(process.returncode, last) for process, last in zip(both, lasts, strict=True)]
+
+
+def judge_swaps(exchanges: Sequence[VersionExchange], switches: Sequence[Switch]) -> SwapReport:
+    """Compares who answered with who should have."""
+    ends = [later.after for _, later in pairwise(switches)] + [float("inf")]
+
+    def is_right(exchange: VersionExchange) -> bool:
+        return any(
+            exchange.answer == switch.version
+            and exchange.ended >= switch.before
+            and exchange.sent <= end
+            for switch, end in zip(switches, ends, strict=True)
+        )
+
+    answered = [exchange for exchange in exchanges if exchange.answer is not None]
+    return SwapReport(
+        swaps=len(switches) - 1,
+        sent=len(exchanges),
+        failed=[exchange for exchange in exchanges if exchange.answer is None],
+        wrong=[exchange for exchange in answered if not is_right(exchange)],
+        versions=Counter(str(exchange.answer) for exchange in answered),
+    )

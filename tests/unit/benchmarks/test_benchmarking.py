@@ -184,10 +184,14 @@ def test_a_requests_time_is_divided_without_a_rest_unaccounted_for():
         Stages(size, 2.0 * size, 5.0 * size, 1.0 * size, 30.0 * size, 0.5) for size in (1, 2, 4, 8)
     )
     (time,) = profile({place: figures}, {"ours": stages})
-    assert (time.worker_ms, time.at_once, time.batch) == (205.0, pytest.approx(4.1), 4)
+    assert (time.worker_ms, time.at_once, time.stages.size) == (205.0, pytest.approx(4.1), 4)
     assert time.wait_ms + time.transport_ms + time.worker_ms == pytest.approx(time.total_ms)
     assert time.rest_ms == pytest.approx(205.0 - 4 * 38.0 - 0.5)
     assert list(profile({place: figures}, {})) == []
+    assert time.as_json().keys() == {
+        *("contender", "clients", "at_once", "batch", "total_ms", "wait_ms", "transport_ms"),
+        *("worker_ms", "decode_ms", "align_ms", "resize_ms", "engine_ms", "answer_ms", "rest_ms"),
+    }
 
 
 def test_tables_hold_every_figure():
