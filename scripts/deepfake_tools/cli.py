@@ -1,4 +1,4 @@
-"""What command lines have in common: their parser, and how they read numbers and addresses."""
+"""What command lines have in common: parser, numbers and addresses, and word of progress."""
 
 import argparse
 import math
@@ -63,14 +63,20 @@ def given(args: argparse.Namespace, *names: str) -> list[str]:
     ]
 
 
-def seconds(text: str) -> float:
+def say(text: str) -> None:
+    """Prints how far a run is, or why there is none, beside its result on standard output."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def seconds(text: str, most: float = math.inf) -> float:
     """Reads a time limit in seconds, as an argument's `type`."""
     try:
         limit = float(text)
     except ValueError:
         limit = math.nan
-    if not 0 < limit < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    if not (0 < limit <= most and limit < math.inf):
+        span = "above 0" if most == math.inf else f"from 0 to {most:g}"
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds {span}")
     return limit
 
 

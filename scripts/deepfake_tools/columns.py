@@ -33,3 +33,9 @@ def wrapped_table(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> str:
             padded = (part.ljust(width) for part, width in zip(parts, widths, strict=True))
             lines.append("  ".join(padded).rstrip())
     return "\n".join(lines)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Forms a table in Markdown, whose first row is the header."""
+    header, *body = rows
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *body))

@@ -1,4 +1,7 @@
-"""A module of this package and its job in, its running process out, which ends with the block."""
+"""Processes that measure or are measured: how one is started and ended, and what it is asked.
+
+A job is a dataclass, given as JSON in a file; what a process prints is JSON too.
+"""
 
 import os
 import signal
@@ -6,19 +9,50 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
+from clip_deepfake.card import Feature
 
-from benchmarks import ROOT
-from benchmarks.cells import BenchmarkError
+from benchmarks import ROOT, SCRIPTS
+from benchmarks.measurements import BenchmarkError
 
-SCRIPTS = ROOT / "scripts"
 LAST_LINES = 15
 END_LIMIT_S = 10.0
 
 # Nothing that is measured may wait for a network, or tell anybody of this run.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+
+
+Runtime = Literal["transformers", "OpenVINO float32", "OpenVINO bfloat16"]
+"""What a rival computes with."""
+
+
+@dataclass(frozen=True)
+class RivalJob:
+    """A checkpoint of transformers to judge with.
+
+    Attributes:
+        folder: Checkpoint, processor's settings and head.
+        architecture: Name of transformers' class.
+        feature: What the head reads.
+        normalize: Whether it is brought to length 1 before.
+        runtime: What computes: transformers itself, or what OpenVINO makes of it.
+        images: The image to judge, where one is.
+        port: Where to serve, where that is asked.
+        batch_size: The server's.
+    """
+
+    folder: str
+    architecture: str
+    feature: Feature
+    normalize: bool
+    runtime: Runtime = "transformers"
+    images: tuple[str, ...] = ()
+    port: int = 0
+    batch_size: int = 8
 
 
 class Child:

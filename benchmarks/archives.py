@@ -1,22 +1,27 @@
-"""A model's name in, the archives to measure out: of the Hub's weights, or of random ones."""
+"""The archives to measure: built, of the Hub's weights or of random ones, and unpacked."""
 
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import yaml
+from clip_deepfake.card import Card, read_card
 from deepfake_tools.demonstration.random_clip import (
     SMALLEST_TEXT,
     VISION_SHAPES,
     clip_config,
     write_clip,
 )
-from deepfake_tools.inspection import served_name
+from deepfake_tools.inspection import ArchiveName, inspect_archive, served_name
+from deepfake_tools.packaging.archive import CONFIG
 from deepfake_tools.packaging.hub import DEFAULT_MODEL
 
-from benchmarks.cells import BenchmarkError
-from benchmarks.child import SCRIPTS
+from benchmarks import SCRIPTS
+from benchmarks.measurements import BenchmarkError
 
 # What each archive is built with, further options of build_mar.py.
 # CALIBRATION stands for a folder of images.
@@ -87,3 +92,56 @@ def _build(
         if built.returncode:
             raise BenchmarkError(f"no archive of {model}: {built.stderr.strip()}")
     return sorted(store.glob("*.mar"))
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """An archive and its content.
+
+    Attributes:
+        path: Of the file.
+        name: Served name and version.
+        folder: Its content.
+        card: The detector's.
+        batch_size: Requests that a worker takes at once.
+        label: What the figures are listed under.
+    """
+
+    path: Path
+    name: ArchiveName
+    folder: Path
+    card: Card
+    batch_size: int
+    label: str
+
+
+def unpack(paths: Sequence[Path], scratch: Path) -> list[Unpacked]:
+    """Checks and unpacks archives.
+
+    Args:
+        paths: Of files as build_mar.py names them.
+        scratch: Gets a folder for each.
+
+    Returns:
+        They, labelled by their precision, or by their file names where that would be the same.
+
+    Raises:
+        ArchiveError: One is damaged.
+    """
+    archives = [_unpack(path, scratch / str(number)) for number, path in enumerate(paths)]
+    labels = [archive.label for archive in archives]
+    return [
+        archive
+        if labels.count(archive.label) == 1
+        else replace(archive, label=f"{archive.label} ({archive.path.stem})")
+        for archive in archives
+    ]
+
+
+def _unpack(path: Path, folder: Path) -> Unpacked:
+    name = inspect_archive(path)
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(folder)
+    card = read_card(folder)
+    config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    return Unpacked(path.resolve(), name, folder, card, int(config["batchSize"]), card.precision)

@@ -19,21 +19,27 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from benchmarks.cells import BenchmarkError, Way
-from benchmarks.checkpoint import write_checkpoint
+from benchmarks.archives import Unpacked, unpack
 from benchmarks.contenders import in_process_job, run_in_process
-from benchmarks.jobs import Logits, RivalJob, Runtime, largest_difference
 from benchmarks.litserve_app import DetectorAPI
+from benchmarks.measurements import (
+    BenchmarkError,
+    Logits,
+    Measurements,
+    RunSettings,
+    Scenario,
+    largest_difference,
+)
 from benchmarks.photographs import write_images
-from benchmarks.plan import Plan, Record
+from benchmarks.processes import RivalJob, Runtime
 from benchmarks.rivals import (
     CLIP_PROCESSOR,
     OPENCV,
     ScriptContender,
     line_up_rivals,
     preprocessings,
+    write_checkpoint,
 )
-from benchmarks.unpacked import Unpacked, unpack
 from tests.building import Builder
 
 Build = Callable[..., Unpacked]
@@ -51,9 +57,9 @@ def build(builder: Builder, small_clip: Path, tmp_path: Path) -> Build:
 
 
 @pytest.fixture
-def plan(examples: list[Path], tmp_path: Path) -> Plan:
+def settings(examples: list[Path], tmp_path: Path) -> RunSettings:
     images = write_images(examples, tmp_path / "images", 3)
-    return Plan(tuple(images), (1, 2), 0.1, 0.0, None, False, Path("none"), tmp_path)
+    return RunSettings(tuple(images), (1, 2), 0.1, 0.0, None, False, Path("none"), tmp_path)
 
 
 def test_archives_of_one_precision_are_told_apart_by_their_files(build: Build, tmp_path: Path):
@@ -67,16 +73,16 @@ def test_archives_of_one_precision_are_told_apart_by_their_files(build: Build, t
     assert [archive.batch_size for archive in found] == [8, 8, 3]
 
 
-def logits_after(archive: Unpacked, plan: Plan) -> dict[str, tuple[Logits, ...]]:
-    job = in_process_job(archive, plan, preprocessings=preprocessings(archive.card))
-    return run_in_process(job, plan).logits_after
+def logits_after(archive: Unpacked, settings: RunSettings) -> dict[str, tuple[Logits, ...]]:
+    job = in_process_job(archive, settings, preprocessings=preprocessings(archive.card))
+    return run_in_process(job, settings).logits_after
 
 
-def served_by(job: RivalJob, plan: Plan) -> list[Logits]:
+def served_by(job: RivalJob, settings: RunSettings) -> list[Logits]:
     """What LitServe would answer, by the calls that it makes."""
     api = DetectorAPI(job)
     api.setup("cpu")
-    texts = [base64.b64encode(image.read_bytes()).decode() for image in plan.images]
+    texts = [base64.b64encode(image.read_bytes()).decode() for image in settings.images]
     inputs = api.batch([api.decode_request({"image_data": text}) for text in texts])
     answers = [api.encode_response(output) for output in api.unbatch(api.predict(inputs))]
     return [tuple(answer["logits"]) for answer in answers]
@@ -92,12 +98,17 @@ def served_by(job: RivalJob, plan: Plan) -> list[Logits]:
     ],
 )
 def test_litserve_has_the_archives_logits(
-    build: Build, plan: Plan, feature: str, runtime: Runtime, preparation: str, most: float
+    build: Build,
+    settings: RunSettings,
+    feature: str,
+    runtime: Runtime,
+    preparation: str,
+    most: float,
 ):
     archive = build("--feature", feature)
-    job = replace(write_checkpoint(archive, plan.scratch / "checkpoint"), runtime=runtime)
-    ours = logits_after(archive, plan)[preparation]
-    for one, other in zip(served_by(job, plan), ours, strict=True):
+    job = replace(write_checkpoint(archive, settings.scratch / "checkpoint"), runtime=runtime)
+    ours = logits_after(archive, settings)[preparation]
+    for one, other in zip(served_by(job, settings), ours, strict=True):
         assert largest_difference(one, other) < most
 
 
@@ -127,23 +138,23 @@ def of_type(kind: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ["dinov2", "siglip", "classifier"])
 def test_other_encoders_have_the_same_rivals(
-    builder: Builder, plan: Plan, kind: str, tmp_path: Path
+    builder: Builder, settings: RunSettings, kind: str, tmp_path: Path
 ):
     path = builder("--model", of_type(kind, tmp_path / kind), "--served-name", "other").path
     archive = unpack([path], tmp_path / "unpacked")[0]
-    job = write_checkpoint(archive, plan.scratch / "checkpoint")
-    ours = logits_after(archive, plan)
+    job = write_checkpoint(archive, settings.scratch / "checkpoint")
+    ours = logits_after(archive, settings)
     for runtime, preparation in (("transformers", CLIP_PROCESSOR), ("OpenVINO float32", OPENCV)):
-        answers = served_by(replace(job, runtime=runtime), plan)
+        answers = served_by(replace(job, runtime=runtime), settings)
         for one, other in zip(answers, ours[preparation], strict=True):
             assert largest_difference(one, other) < 1e-3
 
 
 @pytest.mark.parametrize("bfloat16", [True, False])
 def test_a_rival_in_bfloat16_is_measured_where_the_processor_has_it(
-    build: Build, plan: Plan, bfloat16: bool
+    build: Build, settings: RunSettings, bfloat16: bool
 ):
-    job = write_checkpoint(build(), plan.scratch / "checkpoint")
+    job = write_checkpoint(build(), settings.scratch / "checkpoint")
     expected = {CLIP_PROCESSOR: ((1.0,),), OPENCV: ((2.0,),)}
     found = line_up_rivals(job, expected, bfloat16=bfloat16)
     assert [(rival.name, rival.expected[0][0]) for rival in found] == [
@@ -154,33 +165,33 @@ def test_a_rival_in_bfloat16_is_measured_where_the_processor_has_it(
     ]
 
 
-def test_a_new_process_per_image_has_them_too(build: Build, plan: Plan):
+def test_a_new_process_per_image_has_them_too(build: Build, settings: RunSettings):
     archive = build()
-    job = write_checkpoint(archive, plan.scratch / "checkpoint")
-    record = Record(lambda _: None)
-    ours = logits_after(archive, plan)[CLIP_PROCESSOR]
-    ScriptContender("script", job, ours).measure(1, plan, record)
-    assert record.differences["script"] < 1e-3
-    assert [cell.place.way for cell in record.cells] == [Way.SCRIPT]
+    job = write_checkpoint(archive, settings.scratch / "checkpoint")
+    measurements = Measurements(lambda _: None)
+    ours = logits_after(archive, settings)[CLIP_PROCESSOR]
+    ScriptContender("script", job, ours).measure(1, settings, measurements)
+    assert measurements.differences["script"] < 1e-3
+    assert [cell.place.way for cell in measurements.cells] == [Scenario.SCRIPT]
 
 
-def test_one_process_is_measured_with_its_stages(build: Build, plan: Plan):
-    result = run_in_process(in_process_job(build(), plan, stages=True), plan)
+def test_one_process_is_measured_with_its_stages(build: Build, settings: RunSettings):
+    result = run_in_process(in_process_job(build(), settings, stages=True), settings)
     assert [timing.size for timing in result.passes] == [1, 2, 4, 8]
     assert [one.size for one in result.stages] == [1, 2, 4, 8]
     assert all(min(timing.times_ms) > 0 for timing in (*result.passes, result.judged))
-    assert len(result.logits) == len(plan.images)
+    assert len(result.logits) == len(settings.images)
 
 
-def test_code_of_another_place_is_refused(build: Build, plan: Plan):
+def test_code_of_another_place_is_refused(build: Build, settings: RunSettings):
     archive = build()
     shutil.rmtree(archive.folder / "clip_deepfake")
     with pytest.raises(BenchmarkError, match="clip_deepfake was imported from"):
-        run_in_process(in_process_job(archive, plan), plan)
+        run_in_process(in_process_job(archive, settings), settings)
 
 
-def test_an_archive_without_an_encoder_has_no_rival(build: Build, plan: Plan):
+def test_an_archive_without_an_encoder_has_no_rival(build: Build, settings: RunSettings):
     archive = build()
     card = msgspec.structs.replace(archive.card, files={"encoder.xml": "0" * 64})
     with pytest.raises(BenchmarkError, match="give a float32 archive of the same detector"):
-        write_checkpoint(replace(archive, card=card), plan.scratch / "checkpoint")
+        write_checkpoint(replace(archive, card=card), settings.scratch / "checkpoint")

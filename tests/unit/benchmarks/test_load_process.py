@@ -2,22 +2,18 @@
 
 import base64
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from benchmarks.cells import BenchmarkError, Figures
-from benchmarks.jobs import LoadJob
-from benchmarks.load_run import Reading, run_load
-from benchmarks.plan import Plan, Record
+from benchmarks.load import RequestTemplate
+from benchmarks.load_process import LoadJob, ServerUsage, measure_load
+from benchmarks.measurements import BenchmarkError, Figures, Measurements
+from tests.unit.benchmarks.conftest import ANSWER_S, Answer
 
-ANSWER_S = 0.02
 LOGITS = {b"first": (1.0, -1.0), b"second": (0.25, 2.0), b"third": (3.0, 0.5)}
-Answer = Callable[[bytes], tuple[int, object]]
 
 
 def rightly(body: bytes) -> tuple[int, object]:
@@ -25,49 +21,16 @@ def rightly(body: bytes) -> tuple[int, object]:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Answer], int]]:
-    servers: list[ThreadingHTTPServer] = []
-
-    def start(answer: Answer) -> int:
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                time.sleep(ANSWER_S)  # what is measured
-                status, content = answer(body)
-                text = json.dumps(content).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        return server.server_port
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-@pytest.fixture
-def load(tmp_path: Path) -> Callable[..., tuple[Figures, Record]]:
-    def run(port: int, *, form: str = "bytes", clients: int = 3) -> tuple[Figures, Record]:
+def load(tmp_path: Path) -> Callable[..., tuple[Figures, Measurements]]:
+    def run(port: int, *, form: str = "bytes", clients: int = 3) -> tuple[Figures, Measurements]:
         images = []
         for content in LOGITS:
             images.append(tmp_path / content.decode())
             images[-1].write_bytes(content)
         job = LoadJob(
-            port=port,
-            path="/predict",
-            headers={"Content-Type": "application/octet-stream"},
+            template=RequestTemplate(
+                port, "/predict", {"Content-Type": "application/octet-stream"}
+            ),
             form=form,  # type: ignore[arg-type]
             images=tuple(map(str, images)),
             expected=tuple(LOGITS.values()),
@@ -76,9 +39,9 @@ def load(tmp_path: Path) -> Callable[..., tuple[Figures, Record]]:
             warm_up_s=0.05,
             seconds=0.6,
         )
-        plan = Plan(tuple(images), (clients,), 0.6, 0.05, None, False, Path("none"), tmp_path)
-        record = Record(lambda _: None)
-        return run_load("stub", job, plan, record, lambda: Reading(0.0, 0.0), lambda: 7.0), record
+        found = Measurements(lambda _: None)
+        usage = ServerUsage(0.0, 0.0)
+        return measure_load("stub", job, tmp_path, found, lambda: usage, lambda: 7.0), found
 
     return run
 
@@ -90,11 +53,11 @@ def test_answers_are_counted_timed_and_compared(serve, load):
         asked.append(body)
         return 200, {"logits": [value + 0.005 for value in LOGITS[body]]}
 
-    figures, record = load(serve(nearly))
+    figures, found = load(serve(nearly))
     # Three clients, each of which waits for an answer that takes 20 ms: Little's law.
     assert figures.images_per_s * figures.mean_ms / 1e3 == pytest.approx(3, rel=0.25)
     assert 1e3 * ANSWER_S <= figures.p50_ms <= figures.p95_ms <= figures.p99_ms
-    assert record.differences == {"stub": pytest.approx(0.005)}
+    assert found.differences == {"stub": pytest.approx(0.005)}
     assert (figures.memory_mb, figures.memory_growth) == (7.0, None)
     assert set(asked) == set(LOGITS)
 
