@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from deepfake_tools.evaluation.figures import Bin, Histogram, Interval, Metrics, Point
-from deepfake_tools.evaluation.page import Html
 from deepfake_tools.evaluation.perturbations import KINDS, PerturbedRun
 
 # Stand-ins, each replaced by the page's own colour, so that a drawing follows dark mode and print.
@@ -44,7 +44,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def roc(points: Sequence[Point]) -> Html:
+def roc(points: Sequence[Point]) -> Markup:
     """Draws the ROC curve over the line of chance."""
 
     def draw(axes: Axes) -> None:
@@ -57,7 +57,7 @@ def roc(points: Sequence[Point]) -> Html:
     return _drawing("roc", "ROC curve: true positive rate over false positive rate", draw)
 
 
-def precision_recall(points: Sequence[Point], fake_share: float) -> Html:
+def precision_recall(points: Sequence[Point], fake_share: float) -> Markup:
     """Draws the precision-recall curve over the line of chance, the share of fakes."""
 
     def draw(axes: Axes) -> None:
@@ -71,7 +71,7 @@ def precision_recall(points: Sequence[Point], fake_share: float) -> Html:
     return _drawing("pr", "Precision-recall curve, fake as the positive class", draw)
 
 
-def scores(histogram: Histogram, threshold: float | None) -> Html:
+def scores(histogram: Histogram, threshold: float | None) -> Markup:
     """Draws the scores of each class, as shares of that class."""
     classes = [
         ("real", histogram.real, REAL, "-"),
@@ -95,7 +95,7 @@ def scores(histogram: Histogram, threshold: float | None) -> Html:
     return _drawing("scores", "Histogram of the probability of fake, by true label", draw)
 
 
-def calibration(bins: Sequence[Bin]) -> Html:
+def calibration(bins: Sequence[Bin]) -> Markup:
     """Draws the reliability diagram, each bin's dot as large as its share of the images."""
 
     def draw(axes: Axes) -> None:
@@ -112,7 +112,7 @@ def calibration(bins: Sequence[Bin]) -> Html:
     return _drawing("reliability", "Reliability diagram in 15 bins", draw)
 
 
-def robustness(plain: Metrics, runs: Sequence[PerturbedRun]) -> list[Html]:
+def robustness(plain: Metrics, runs: Sequence[PerturbedRun]) -> list[Markup]:
     """Draws AUC with its interval against strength, a drawing for each kind of perturbation.
 
     Each begins with the images as they are, and all have one scale.
@@ -133,7 +133,7 @@ def robustness(plain: Metrics, runs: Sequence[PerturbedRun]) -> list[Html]:
     ]
 
 
-def _strengths(kind: str, plain: Metrics, runs: list[PerturbedRun], limits: Interval) -> Html:
+def _strengths(kind: str, plain: Metrics, runs: list[PerturbedRun], limits: Interval) -> Markup:
     # The mildest first, so that every drawing is read from left to right.
     runs.sort(key=lambda run: run.perturbation.strength, reverse=KINDS[kind].milder_when_larger)
     steps = [plain, *(run.metrics for run in runs)]
@@ -161,7 +161,7 @@ def _unit_square(axes: Axes) -> None:
 
 def _drawing(
     name: str, description: str, draw: Callable[[Axes], None], height: float = 3.3
-) -> Html:
+) -> Markup:
     """Returns a drawing as an `svg` element that can stand in a page with others.
 
     Args:
@@ -188,4 +188,4 @@ def _drawing(
     drawing = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", drawing)
     for stand_in, colour in COLOURS.items():
         drawing = drawing.replace(stand_in, colour)
-    return Html(drawing)
+    return Markup(drawing)

@@ -14,7 +14,14 @@ import pytest
 from deepfake_tools.evaluation.metrics import measure
 from deepfake_tools.evaluation.outcomes import Outcome, Totals
 from deepfake_tools.evaluation.perturbations import Perturbation, PerturbedRun
-from deepfake_tools.evaluation.report import Report, format_report, write_report
+from deepfake_tools.evaluation.report import (
+    TEMPLATE,
+    Report,
+    _environment,
+    format_report,
+    write_report,
+)
+from jinja2 import UndefinedError
 from PIL import Image
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
@@ -29,6 +36,7 @@ TOTALS = Totals(
     threshold=0.5,
 )
 VOID = {"meta", "img"}
+FAILED = Outcome(0, "a.png", 1, "", None, None, 0.1, "timeout", "no answer")
 
 
 class Page(HTMLParser):
@@ -147,6 +155,37 @@ def test_what_files_and_servers_say_stays_text(tmp_path: Path):
     assert f"real image {path}" in [image["alt"] for image in page.all("img")]
 
 
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("Ünïcode 名前.jpg", "Ünïcode 名前.jpg"),
+        ("two\nlines\tand a tab", "two lines and a tab"),
+        ("evil\u202egnp.exe", "evil\ufffdgnp.exe"),
+        ("\x00\x1b[31mred", "\ufffd\ufffd[31mred"),
+        ("not UTF-8: \udcff", "not UTF-8: \ufffd"),
+        ("ideographic\u3000space", "ideographic space"),
+        ("{{ 7 * 7 }}{% raw %}", "{{ 7 * 7 }}{% raw %}"),
+    ],
+)
+def test_what_would_not_be_seen_as_it_stands_is_replaced(text: str, seen: str):
+    source = format_report(report([FAILED], replace(TOTALS, model=text, command=text)))
+    assert f"<h1>Deepfake detection report: {seen}</h1>" in source
+    assert f"<pre>{seen}</pre>" in source
+
+
+def test_a_table_says_what_it_shows_and_what_names_its_rows():
+    page = opened([replace(FAILED, error="<kind> & co")])
+    (caption,) = [d["aria-label"] for d in page.all("div") if d.get("role") == "region"]
+    assert caption == "Images that failed, by kind"
+    assert f"{caption} Kind Images <kind> & co 1" in page.text
+    assert [cell["scope"] for cell in page.all("th")] == ["col", "col", "row"]
+
+
+def test_a_report_without_its_data_fails_instead_of_leaving_gaps():
+    with pytest.raises(UndefinedError, match="'totals' is undefined"):
+        _environment().get_template(TEMPLATE).render(metrics=measure([]))
+
+
 def test_drawings_do_not_share_names():
     page = opened(outcomes(), perturbed=RUNS)
     names = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
@@ -231,7 +270,7 @@ def test_without_labels_the_page_says_why_and_shows_the_scores():
 
 
 def test_a_run_in_which_everything_failed_has_a_page():
-    page = opened([Outcome(0, "a.png", 1, "", None, None, 0.1, "timeout", "no answer")])
+    page = opened([FAILED])
     assert "no image was judged" in page.text
     assert "Images that failed, by kind Kind Images timeout 1" in page.text
     assert page.all("svg") == []
