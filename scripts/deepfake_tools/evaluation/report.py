@@ -177,7 +177,7 @@ def _speed(metrics: Metrics, totals: Totals) -> Iterator[Row]:
     yield "Repeated requests", _thousands(totals.retries)
 
 
-def _failures(metrics: Metrics) -> list[Row]:
+def _failures(metrics: Metrics) -> Sequence[Row]:
     """Returns how many images failed by kind, the most frequent kinds by themselves."""
     kinds = sorted(metrics.failed.items(), key=lambda kind: -kind[1])
     rows = [(kind, _thousands(images)) for kind, images in kinds[:MAX_FAILURES]]

@@ -28,7 +28,7 @@ def test_a_wheel_has_every_file_of_the_packages(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, source)
     build = ["-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", "out"]
-    subprocess.run([sys.executable, *build, "source"], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, *build, "./source"], cwd=tmp_path, check=True)
     (wheel,) = (tmp_path / "out").iterdir()
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
