@@ -72,7 +72,10 @@ def precision_recall(points: Sequence[Point], fake_share: float) -> Markup:
 
 
 def scores(histogram: Histogram, threshold: float | None) -> Markup:
-    """Draws the scores of each class, as shares of that class."""
+    """Draws the scores of each class to its own highest bar, and says how many images it has.
+
+    On one scale, be it of counts or of shares, a class of few images flattens the others.
+    """
     classes = [
         ("real", histogram.real, REAL, "-"),
         ("fake", histogram.fake, FAKE, "--"),
@@ -83,14 +86,15 @@ def scores(histogram: Histogram, threshold: float | None) -> Markup:
         for name, counts, colour, line in classes:
             if not sum(counts):
                 continue
-            shares = [count / sum(counts) for count in counts]
+            heights = [count / max(counts) for count in counts]
+            label = f"{name} ({sum(counts):,})"
             edges = [i / len(counts) for i in range(len(counts) + 1)]
-            axes.stairs(shares, edges, fill=True, color=colour, alpha=0.25)
-            axes.stairs(shares, edges, color=colour, linewidth=1.5, linestyle=line, label=name)
+            axes.stairs(heights, edges, fill=True, color=colour, alpha=0.25)
+            axes.stairs(heights, edges, color=colour, linewidth=1.5, linestyle=line, label=label)
         if threshold is not None:
             axes.axvline(threshold, color=INK, linewidth=0.8, linestyle=":", label="threshold")
-        axes.set(xlabel="probability of fake", ylabel="share of the class", xlim=(0, 1))
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=3, columnspacing=1)
+        axes.set(xlabel="probability of fake", ylabel="share of its highest bar", xlim=(0, 1))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=2, columnspacing=1)
 
     return _drawing("scores", "Histogram of the probability of fake, by true label", draw)
 

@@ -218,6 +218,18 @@ def test_drawings_say_what_they_show():
     ]
 
 
+def test_a_class_of_one_image_leaves_the_others_their_height():
+    made = outcomes()
+    made.append(replace(made[0], label=None))
+    drawing = format_report(report(made)).split('aria-label="Histogram')[1].split("</svg>")[0]
+    bars = re.findall(r'<path d="([^"]*)"[^>]*style="fill: var\(--(\w+)\); opacity', drawing)
+    assert {colour for _, colour in bars} == {"real", "fake", "other"}
+    tops = [min(map(float, re.findall(r"[ML] \S+ (\S+)", path))) for path, _ in bars]
+    assert tops == pytest.approx([tops[0]] * len(bars))
+    for label in ("real (30)", "fake (30)", "no label (1)"):
+        assert f">{label}</text>" in drawing
+
+
 def test_the_headline_has_every_figure_with_its_interval():
     made = report(outcomes())
     text = Page(format_report(made)).text
