@@ -338,8 +338,8 @@ def exit_code(ending: Ending, journal: Journal, variants: list[Perturbation | No
         return SIGNALLED + ending.signal
     if ending.failure is not None:
         return ending.failure.exit_code
-    records = (record for place in range(len(variants)) for record in journal.records(place))
-    return max((record.exit_code for record in records), default=0)
+    outcomes = (one for place in range(len(variants)) for one in journal.outcomes(place))
+    return max((outcome.exit_code for outcome in outcomes), default=0)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from deepfake_tools.client.concurrency import Throttle
 from deepfake_tools.client.diagnosis import Diagnosis
 from deepfake_tools.client.face_crops import AlignedTwiceError, shows_alignment
 from deepfake_tools.client.payloads import PendingImage, group, read_image
-from deepfake_tools.client.records import Record
 from deepfake_tools.errors import (
     ImageRefusedError,
     RequestTooLargeError,
@@ -25,6 +24,7 @@ from deepfake_tools.errors import (
     TokenError,
     WorkerFailedError,
 )
+from deepfake_tools.evaluation.outcomes import Outcome
 from deepfake_tools.torchserve.answers import DetectorInfo, ServedVerdict
 from deepfake_tools.torchserve.api import InferenceAPI
 from deepfake_tools.torchserve.connection import Token
@@ -60,23 +60,6 @@ class RetryPolicy:
     seconds: float
     attempt_seconds: float
     retries: int
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """What came of one image's last request.
-
-    Attributes:
-        result: The verdict, or why there is none.
-        seconds: That request's.
-        retries: How many requests there were before it.
-        is_given: Whether it is the server's own word on the image, be it a refusal.
-    """
-
-    result: ServedVerdict | ServiceError
-    seconds: float
-    retries: int = 0
-    is_given: bool = True
 
 
 class Asker:
@@ -127,32 +110,28 @@ class Asker:
         self._aligns = aligns
         self.detector = detector
 
-    def ask(self, images: Sequence[PendingImage]) -> tuple[list[Record], int]:
+    def ask(self, images: Sequence[PendingImage]) -> list[Outcome]:
         """Asks about some images, in as few requests as their size allows.
 
         Returns:
-            A record for each, and how many of them the server has answered.
+            What became of each.
 
         Raises:
             ServiceError: Every later request would fail in the same way.
             RunEndedError: The run is over.
         """
-        records = []
-        answered = 0
-        bodies: dict[int, bytes] = {}
+        outcomes = []
+        loaded = []
         changed = any(image.changes for image in images)
         detector = self._introduced() if changed else None
         for image in images:
             try:
-                bodies[image.place] = read_image(image, detector)
+                loaded.append((image, read_image(image, detector)))
             except ServiceError as error:
-                records.append(_record(image.place, _Answer(error, 0.0, is_given=False)))
-        for places in list(group(bodies)):
-            answers = self._ask_several([bodies.pop(place) for place in places])
-            for place, answer in zip(places, answers, strict=True):
-                records.append(_record(place, answer))
-                answered += answer.is_given
-        return records, answered
+                outcomes.append(_outcome(image, error, 0.0))
+        for together in group(loaded):
+            outcomes += self._ask_several(together)
+        return outcomes
 
     def _introduced(self) -> DetectorInfo:
         """Returns the detector that images are prepared for, asking it about one of our own first.
@@ -162,37 +141,53 @@ class Asker:
         """
         with self._introduction:
             if self.detector is None:
-                result = self._ask_one(canary_image()).result
+                result, *_ = self._insist(canary_image())
                 if isinstance(result, ServiceError) and not _is_answer(result):
                     raise result
         return self.detector or UNKNOWN
 
-    def _ask_several(self, images: Sequence[bytes]) -> list[_Answer]:
+    def _ask_several(self, images: Sequence[tuple[PendingImage, bytes]]) -> list[Outcome]:
         """Asks in one request; when that fails, about each image by itself.
 
         Of several images one may be what kills the worker, or makes the request too large.
         """
         if len(images) == 1:
-            return [self._ask_one(images[0])]
+            return [self._ask_one(*images[0])]
         start = time.monotonic()
         try:
-            results = self._attempt(images, self._retry_policy.attempt_seconds)
+            results = self._attempt(
+                [body for _, body in images], self._retry_policy.attempt_seconds
+            )
         except ServiceError as error:
             if error.is_general:
                 raise self._diagnosis.explain(error) from error
-            alone = [self._ask_one(image) for image in images]
+            alone = [self._ask_one(*image) for image in images]
             return [dataclasses.replace(alone[0], retries=alone[0].retries + 1), *alone[1:]]
         seconds = time.monotonic() - start
-        return [_Answer(result, seconds) for result in results]
+        self._throttle.note_answers(len(results))
+        return [
+            _outcome(image, result, seconds)
+            for (image, _), result in zip(images, results, strict=True)
+        ]
 
-    def _ask_one(self, image: bytes) -> _Answer:
+    def _ask_one(self, image: PendingImage, body: bytes) -> Outcome:
+        result, seconds, retries = self._insist(body)
+        self._throttle.note_answers(_is_answer(result))
+        return _outcome(image, result, seconds, retries)
+
+    def _insist(self, image: bytes) -> tuple[ServedVerdict | ServiceError, float, int]:
+        """Asks about one image until there is an answer, or none to be expected.
+
+        Returns:
+            The verdict, or why there is none; the last request's seconds; the requests before it.
+        """
         deadline = time.monotonic() + self._retry_policy.seconds
         for retries in count():
             start = time.monotonic()
             limit = min(self._retry_policy.attempt_seconds, max(deadline - start, 0.001))
             try:
                 (result,) = self._attempt([image], limit)
-                return _Answer(result, time.monotonic() - start, retries)
+                return result, time.monotonic() - start, retries
             except ServiceError as error:
                 failure = error
             # Of many clients that one failure hit together, each comes back at a time of its own.
@@ -203,7 +198,7 @@ class Asker:
                 break
             self._throttle.rest(pause)
         seconds = time.monotonic() - start
-        return _Answer(self._lose(failure), seconds, retries, is_given=False)
+        return self._lose(failure), seconds, retries
 
     def _may_pass(self, failure: ServiceError) -> bool:
         """Whether to ask again.
@@ -293,11 +288,11 @@ class Asker:
             )
 
 
-def _is_answer(error: ServiceError) -> bool:
-    """Whether the failure is a word on this one image."""
-    if isinstance(error, WorkerFailedError):
-        return error.kind != WorkerFailedError.kind
-    return isinstance(error, ImageRefusedError | RequestTooLargeError)
+def _is_answer(result: ServedVerdict | ServiceError) -> bool:
+    """Whether it is the server's own word on this one image, be it a refusal."""
+    if isinstance(result, WorkerFailedError):
+        return result.kind != WorkerFailedError.kind
+    return isinstance(result, ServedVerdict | ImageRefusedError | RequestTooLargeError)
 
 
 def _in_words(detector: DetectorInfo) -> str:
@@ -308,21 +303,29 @@ def _in_words(detector: DetectorInfo) -> str:
     )
 
 
-def _record(place: int, answer: _Answer) -> Record:
-    result = answer.result
+def _outcome(
+    pending: PendingImage, result: ServedVerdict | ServiceError, seconds: float, retries: int = 0
+) -> Outcome:
+    outcome = Outcome(
+        index=pending.index,
+        path=pending.image.path,
+        label=pending.image.label,
+        folder=pending.image.folder,
+        variant=pending.variant,
+        prediction=None,
+        fake_probability=None,
+        seconds=seconds,
+        retries=retries,
+    )
     if isinstance(result, ServedVerdict):
-        return Record(
-            place,
-            answer.seconds,
-            answer.retries,
+        return dataclasses.replace(
+            outcome,
             prediction=result.prediction,
             fake_probability=result.fake_probability,
             margin=result.margin,
         )
-    return Record(
-        place,
-        answer.seconds,
-        answer.retries,
+    return dataclasses.replace(
+        outcome,
         error=result.kind,
         message=str(result),
         exit_code=result.exit_code,

@@ -7,10 +7,16 @@ from dataclasses import dataclass
 ABOVE_ZERO, BELOW_ONE = math.ulp(0.0), 1 - math.ulp(0.5)
 """The probabilities next to 0 and to 1, which have log odds."""
 
+LABELS = {0: "REAL", 1: "FAKE", None: "N/A"}
+"""The words for a prediction or a true label."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one image: a prediction, or a failure.
+
+    One record from the answer to the files: threads hand it on, the journal keeps it, figures and
+    tables are made of it.
 
     Attributes:
         index: 0-based position in the run, in the sorted order of the images.
@@ -25,6 +31,10 @@ class Outcome:
         message: The failure in one line.
         margin: Its logit, which tells apart images whose probabilities round to 0 or 1; None when
             it failed, or was judged by an archive that says none.
+        variant: The position of the run's variant, such as a perturbation; 0 is the first.
+        retries: How many times its request was repeated.
+        exit_code: Of the failure.
+        is_passing: Whether it is worth asking again.
     """
 
     index: int
@@ -37,6 +47,17 @@ class Outcome:
     error: str | None = None
     message: str | None = None
     margin: float | None = None
+    variant: int = 0
+    retries: int = 0
+    exit_code: int = 0
+    is_passing: bool = False
+
+    @property
+    def confidence(self) -> float:
+        """The probability of the label given; 0 when it failed."""
+        if self.fake_probability is None:
+            return 0.0
+        return self.fake_probability if self.prediction else 1 - self.fake_probability
 
     @property
     def score(self) -> float | None:

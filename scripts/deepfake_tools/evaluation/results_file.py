@@ -12,13 +12,12 @@ from deepfake_tools.evaluation.figures import (
     Interval,
     Metrics,
 )
-from deepfake_tools.evaluation.outcomes import Outcome, Totals
+from deepfake_tools.evaluation.outcomes import LABELS, Outcome, Totals
 from deepfake_tools.evaluation.perturbations import PerturbedRun
 from deepfake_tools.files import replacing
 
 TITLE = "Deepfake Detection Results (HuggingFace Model)"
 RULE = "=" * 80
-LABELS = {0: "REAL", 1: "FAKE", None: "N/A"}
 NAMES_NEEDED = "- Images with 'real' or 'fake' in directory names"
 SAMPLE_NAMES = 5
 
