@@ -21,7 +21,8 @@ from deepfake_tools.client.face_crops import (
 )
 from deepfake_tools.client.images import Collection, CollectionError, collect
 from deepfake_tools.client.journal import Identity, Journal, JournalError, open_journal
-from deepfake_tools.client.run import Ending, Target, ask_all
+from deepfake_tools.client.run import Ending, ask_all
+from deepfake_tools.client.target import Target
 from deepfake_tools.errors import ModelNotServedError, ServiceError, exit_code_table
 from deepfake_tools.evaluation.export import Files
 from deepfake_tools.evaluation.metrics import measure

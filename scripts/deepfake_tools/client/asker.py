@@ -5,16 +5,15 @@ import random
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import ClassVar
 
 from deepfake_tools.canary import canary_image
 from deepfake_tools.client.concurrency import Throttle
-from deepfake_tools.client.diagnosis import Diagnosis
+from deepfake_tools.client.diagnosis import explain
 from deepfake_tools.client.face_crops import AlignedTwiceError, shows_alignment
 from deepfake_tools.client.payloads import PendingImage, group, read_image
+from deepfake_tools.client.target import Target
 from deepfake_tools.errors import (
     ImageRefusedError,
     RequestTooLargeError,
@@ -28,7 +27,6 @@ from deepfake_tools.evaluation.outcomes import Outcome
 from deepfake_tools.torchserve.answers import DetectorInfo, ServedVerdict
 from deepfake_tools.torchserve.api import InferenceAPI
 from deepfake_tools.torchserve.connection import Token
-from deepfake_tools.torchserve.tokens import Credentials
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 10.0
@@ -47,35 +45,14 @@ class DetectorChangedError(ServiceError):
     is_general = True
 
 
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How long and how often to ask.
-
-    Attributes:
-        seconds: For one image, all attempts together.
-        attempt_seconds: For one attempt.
-        retries: How many times a request is repeated.
-    """
-
-    seconds: float
-    attempt_seconds: float
-    retries: int
-
-
 class Asker:
     """Asks one model about images; threads share it.
 
     Args:
-        server: The inference API's address.
-        name: The served name.
-        credentials: The token.
-        retry_policy: How long and how often to ask.
+        target: Whom to ask, and how insistently.
         throttle: Says whether anything was answered so far, and waits.
-        diagnosis: Explains what has failed for good.
         detector: What an earlier session's answers came from.
         version: The version to ask; the default one if None.
-        ca: A file with the certificates to trust over https.
-        aligns: Whether the images' changes align faces.
 
     Attributes:
         detector: What the answers come from; None before the first verdict.
@@ -83,31 +60,18 @@ class Asker:
 
     def __init__(
         self,
-        server: str,
-        name: str,
-        credentials: Credentials,
-        retry_policy: RetryPolicy,
+        target: Target,
         throttle: Throttle,
-        diagnosis: Diagnosis,
         detector: DetectorInfo | None = None,
         version: str | None = None,
-        ca: Path | None = None,
-        *,
-        aligns: bool = False,
     ) -> None:
-        self._server = server
-        self._name = name
-        self._version = version
-        self._ca = ca
-        self._credentials = credentials
-        self._retry_policy = retry_policy
+        self._target = target
         self._throttle = throttle
-        self._diagnosis = diagnosis
+        self._version = version
         self._own = threading.local()
         self._lock = threading.Lock()
         self._introduction = threading.Lock()
         self._lost = 0
-        self._aligns = aligns
         self.detector = detector
 
     def ask(self, images: Sequence[PendingImage]) -> list[Outcome]:
@@ -155,12 +119,10 @@ class Asker:
             return [self._ask_one(*images[0])]
         start = time.monotonic()
         try:
-            results = self._attempt(
-                [body for _, body in images], self._retry_policy.attempt_seconds
-            )
+            results = self._attempt([body for _, body in images], self._target.attempt_seconds)
         except ServiceError as error:
             if error.is_general:
-                raise self._diagnosis.explain(error) from error
+                raise explain(error, self._target) from error
             alone = [self._ask_one(*image) for image in images]
             return [dataclasses.replace(alone[0], retries=alone[0].retries + 1), *alone[1:]]
         seconds = time.monotonic() - start
@@ -181,10 +143,10 @@ class Asker:
         Returns:
             The verdict, or why there is none; the last request's seconds; the requests before it.
         """
-        deadline = time.monotonic() + self._retry_policy.seconds
+        deadline = time.monotonic() + self._target.seconds
         for retries in count():
             start = time.monotonic()
-            limit = min(self._retry_policy.attempt_seconds, max(deadline - start, 0.001))
+            limit = min(self._target.attempt_seconds, max(deadline - start, 0.001))
             try:
                 (result,) = self._attempt([image], limit)
                 return result, time.monotonic() - start, retries
@@ -194,7 +156,7 @@ class Asker:
             pause = min(FIRST_PAUSE_SECONDS * 2**retries, LONGEST_PAUSE_SECONDS)
             pause *= random.uniform(0.5, 1)
             out_of_time = time.monotonic() + pause >= deadline
-            if not self._may_pass(failure) or retries >= self._retry_policy.retries or out_of_time:
+            if not self._may_pass(failure) or retries >= self._target.retries or out_of_time:
                 break
             self._throttle.rest(pause)
         seconds = time.monotonic() - start
@@ -210,7 +172,7 @@ class Asker:
             # A server that has answered is not at a wrong address: it is being restarted.
             return failure.is_passing or isinstance(failure, ServerUnreachableError)
         if failure.is_passing:
-            cause = self._diagnosis.explain(failure)
+            cause = explain(failure, self._target)
             if cause is not failure:
                 raise cause
         return failure.is_passing
@@ -222,11 +184,11 @@ class Asker:
             ServiceError: The failure is not this image's alone.
         """
         if failure.is_general or isinstance(failure, ServerBusyError):
-            raise self._diagnosis.explain(failure)
+            raise explain(failure, self._target)
         with self._lock:
             self._lost += 1
             lost = self._lost
-        cause = self._diagnosis.explain(failure)
+        cause = explain(failure, self._target)
         if cause.is_general or lost >= LOST_IN_A_ROW:
             raise cause
         return cause
@@ -237,13 +199,13 @@ class Asker:
         try:
             results = self._send(api, images, limit)
         except TokenError:
-            if not self._credentials.replace(token):
+            if not self._target.credentials.replace(token):
                 raise
             api, _ = self._api()
             results = self._send(api, images, limit)
         for result in results:
-            if self._aligns and shows_alignment(result):
-                raise AlignedTwiceError(self._name)
+            if self._target.cut is not None and shows_alignment(result):
+                raise AlignedTwiceError(self._target.model)
             if isinstance(result, ServedVerdict):
                 self._check_detector(result.detector)
         with self._lock:
@@ -254,9 +216,13 @@ class Asker:
         self, api: InferenceAPI, images: Sequence[bytes], limit: float
     ) -> list[ServedVerdict | ServiceError]:
         if len(images) > 1:
-            return api.predict_several(self._name, images, version=self._version, timeout=limit)
+            return api.predict_several(
+                self._target.model, images, version=self._version, timeout=limit
+            )
         try:
-            return [api.predict(self._name, images[0], version=self._version, timeout=limit)]
+            return [
+                api.predict(self._target.model, images[0], version=self._version, timeout=limit)
+            ]
         except ServiceError as error:
             if not _is_answer(error):
                 raise
@@ -264,9 +230,11 @@ class Asker:
 
     def _api(self) -> tuple[InferenceAPI, Token | None]:
         """Returns this thread's own connection, which has the current token."""
-        token = self._credentials.token
+        token = self._target.credentials.token
         if getattr(self._own, "token", self) != token:
-            api = InferenceAPI(self._server, token, self._retry_policy.attempt_seconds, self._ca)
+            api = InferenceAPI(
+                self._target.server, token, self._target.attempt_seconds, self._target.ca
+            )
             self._own.api, self._own.token = api, token
         return self._own.api, token
 
@@ -282,7 +250,7 @@ class Asker:
         known = self.detector
         if dataclasses.replace(found, engine=known.engine) != known:
             raise DetectorChangedError(
-                f"{self._name} answers as {_in_words(found)} now, and answered as "
+                f"{self._target.model} answers as {_in_words(found)} now, and answered as "
                 f"{_in_words(known)} before: one file cannot hold both; start anew, without "
                 "--resume"
             )

@@ -6,57 +6,20 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from deepfake_tools.client.asker import Asker, RetryPolicy
+from deepfake_tools.client.asker import Asker
 from deepfake_tools.client.concurrency import RequestPool, Throttle
-from deepfake_tools.client.diagnosis import Diagnosis
 from deepfake_tools.client.images import Collection
 from deepfake_tools.client.journal import Journal
 from deepfake_tools.client.payloads import Change, PendingImage
+from deepfake_tools.client.target import Target
 from deepfake_tools.errors import ServiceError
 from deepfake_tools.evaluation.outcomes import LABELS, Outcome
 from deepfake_tools.evaluation.perturbations import Perturbation, perturb
 from deepfake_tools.interrupts import Interruption
 from deepfake_tools.progress import Progress
 from deepfake_tools.torchserve.answers import DetectorInfo
-from deepfake_tools.torchserve.tokens import Credentials
 
-SHORTEST_ATTEMPT_SECONDS = 5.0
 SHOWN_ERRORS = 10
-
-
-@dataclass(frozen=True)
-class Target:
-    """Whom to ask, and how insistently.
-
-    Attributes:
-        model: The served name.
-        server: The inference API's address.
-        management: The management API's address.
-        credentials: The inference token.
-        key_file: TorchServe's key file (--key-file).
-        seconds: How long to wait for an image's answer, all attempts together.
-        retries: How many times a request is repeated.
-        concurrency: Most requests on their way at a time.
-        ca: A file with the certificates to trust over https.
-        cut: Leaves the face of each image; None sends images as they are.
-    """
-
-    model: str
-    server: str
-    management: str
-    credentials: Credentials
-    key_file: Path | None
-    seconds: float
-    retries: int
-    concurrency: int
-    ca: Path | None = None
-    cut: Change | None = None
-
-    @property
-    def retry_policy(self) -> RetryPolicy:
-        """A request that the server has lost must leave time to ask again."""
-        attempt = min(self.seconds, max(self.seconds / 4, SHORTEST_ATTEMPT_SECONDS))
-        return RetryPolicy(self.seconds, attempt, self.retries)
 
 
 @dataclass(frozen=True)
@@ -70,37 +33,6 @@ class Ending:
 
     failure: ServiceError | None = None
     signal: int | None = None
-
-
-def make_asker(
-    target: Target,
-    throttle: Throttle,
-    detector: DetectorInfo | None = None,
-    version: str | None = None,
-) -> Asker:
-    """Returns what asks a model, or one version of it, about a few images.
-
-    Args:
-        target: Whom to ask.
-        throttle: Says whether anything was answered so far, and waits.
-        detector: What an earlier session's answers came from.
-        version: The version to ask; the default one if None.
-    """
-    diagnosis = Diagnosis(
-        target.model, target.server, target.management, target.key_file, target.ca
-    )
-    return Asker(
-        target.server,
-        target.model,
-        target.credentials,
-        target.retry_policy,
-        throttle,
-        diagnosis,
-        detector,
-        version,
-        target.ca,
-        aligns=target.cut is not None,
-    )
 
 
 def ask_all(
@@ -119,8 +51,8 @@ def ask_all(
         journal: Takes the answers.
         interruption: Ends the session.
     """
-    throttle = Throttle(target.concurrency, target.retry_policy.attempt_seconds)
-    asker = make_asker(target, throttle, journal.detector)
+    throttle = Throttle(target.concurrency, target.attempt_seconds)
+    asker = Asker(target, throttle, journal.detector)
     console = Console(collection, journal)
     pool = RequestPool(asker.ask, throttle, min(target.concurrency, journal.places - journal.done))
     try:

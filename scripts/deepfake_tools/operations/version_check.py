@@ -6,10 +6,11 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import ClassVar, TypeAlias
 
+from deepfake_tools.client.asker import Asker
 from deepfake_tools.client.concurrency import Throttle
 from deepfake_tools.client.images import Image
 from deepfake_tools.client.payloads import PendingImage
-from deepfake_tools.client.run import Target, make_asker
+from deepfake_tools.client.target import Target
 from deepfake_tools.errors import ServiceError
 from deepfake_tools.evaluation.outcomes import LABELS, Outcome
 from deepfake_tools.percentiles import percentile
@@ -149,8 +150,8 @@ def version_asker(target: Target, version: str) -> Ask:
     Raises:
         ServiceError: When asking: every later request would fail in the same way.
     """
-    throttle = Throttle(1, target.retry_policy.attempt_seconds)
-    asker = make_asker(target, throttle, version=version)
+    throttle = Throttle(1, target.attempt_seconds)
+    asker = Asker(target, throttle, version=version)
 
     def ask(path: str) -> Outcome:
         throttle.enter()

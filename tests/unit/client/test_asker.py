@@ -6,12 +6,11 @@ from deepfake_tools.client.asker import (
     FIRST_PAUSE_SECONDS,
     LONGEST_PAUSE_SECONDS,
     Asker,
-    RetryPolicy,
 )
 from deepfake_tools.client.concurrency import Throttle
-from deepfake_tools.client.diagnosis import Diagnosis
 from deepfake_tools.client.images import Image
 from deepfake_tools.client.payloads import PendingImage
+from deepfake_tools.client.target import Target
 from deepfake_tools.torchserve.tokens import Credentials
 
 from tests.unit.torchserve_stub import (
@@ -41,17 +40,9 @@ def image(tmp_path: Path) -> PendingImage:
     return PendingImage(0, Image(str(path), None, ""))
 
 
-def make_asker(
-    address: str, throttle: Throttle, *, retries: int = 0, attempt_seconds: float = 10
-) -> Asker:
-    return Asker(
-        address,
-        "m",
-        Credentials(None, None, NOWHERE),
-        RetryPolicy(60, attempt_seconds, retries),
-        throttle,
-        Diagnosis("m", address, NOWHERE, None),
-    )
+def make_asker(address: str, throttle: Throttle, *, retries: int = 0, seconds: float = 60) -> Asker:
+    credentials = Credentials(None, None, NOWHERE)
+    return Asker(Target("m", address, NOWHERE, credentials, None, seconds, retries, 1), throttle)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +62,7 @@ def test_what_counts_as_answered_is_the_servers_own_word_on_an_image(
 ):
     with StubServer(lambda _: reply) as stub:
         throttle = Throttle(4, 10)
-        outcomes = make_asker(stub.address, throttle, attempt_seconds=0.5).ask([image])
+        outcomes = make_asker(stub.address, throttle, seconds=0.5).ask([image])
     assert len(outcomes) == 1
     assert throttle.answered == answered
 
