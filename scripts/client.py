@@ -4,7 +4,6 @@ import argparse
 import io
 import shlex
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 # A clone and `requests` are enough: how images are labelled is the detector package's to know,
@@ -270,7 +269,6 @@ def summarise(
         for place, variant in enumerate(variants)
         if variant is not None
     ]
-    detector = {} if journal.detector is None else asdict(journal.detector)
     judged = metrics.images + sum(one.metrics.images for one in perturbed)
     totals = Totals(
         seconds_wall=journal.seconds,
@@ -279,8 +277,7 @@ def summarise(
         command=command_line(),
         server=args.server,
         model=served_name(args.model),
-        threshold=detector.pop("threshold", None),
-        detector=detector,
+        detector=journal.detector,
     )
     missing = journal.places - journal.done
     return Run(len(collection.images), journal.outcomes, metrics, totals, missing, perturbed)
@@ -304,7 +301,7 @@ def tell(args: argparse.Namespace, collection: Collection, results: Run) -> None
             f"Results written to {args.output}",
             sep="\n",
         )
-    if results.totals.detector.get("head") == "untrained":
+    if results.totals.is_untrained:
         print(
             "warning: this detector's head is untrained: its predictions are chance, not evidence",
             file=sys.stderr,

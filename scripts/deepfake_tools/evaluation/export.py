@@ -105,9 +105,9 @@ class Files:
 def _write(option: str, path: Path, run: Run) -> None:
     if option == "report":
         # Its plots take matplotlib, which only this option needs.
-        from deepfake_tools.evaluation.report import Report, write_report
+        from deepfake_tools.evaluation.report import write_report
 
-        write_report(path, Report(run.metrics, run.totals, run.perturbed))
+        write_report(path, run)
     else:
         {"output": write_results, "json": write_json, "csv": write_csv}[option](path, run)
 
@@ -159,7 +159,8 @@ def _totals_path(path: Path) -> Path | None:
 def _totals(run: Run) -> dict[str, object]:
     return {
         "complete": run.is_complete,
-        "run": asdict(run.totals),
+        "run": asdict(run.totals)
+        | {"detector": run.totals.card, "threshold": run.totals.threshold},
         "metrics": _figures(run.metrics),
         "perturbed": {str(one.perturbation): _figures(one.metrics) for one in run.perturbed},
     }

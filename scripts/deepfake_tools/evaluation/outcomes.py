@@ -1,8 +1,9 @@
 """What became of images and of a whole run: the record that results, metrics and report share."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+
+from deepfake_tools.torchserve.answers import DetectorInfo
 
 ABOVE_ZERO, BELOW_ONE = math.ulp(0.0), 1 - math.ulp(0.5)
 """The probabilities next to 0 and to 1, which have log odds."""
@@ -79,8 +80,7 @@ class Totals:
         command: The command line, as it can be typed again.
         server: The inference address.
         model: The name asked for.
-        detector: The `detector` part of the answers, without the threshold.
-        threshold: FAKE is answered above this probability; None when it is not known.
+        detector: What judged the images; None when there was no verdict.
     """
 
     seconds_wall: float
@@ -89,5 +89,20 @@ class Totals:
     command: str
     server: str
     model: str
-    detector: Mapping[str, str | int | None]
-    threshold: float | None = None
+    detector: DetectorInfo | None
+
+    @property
+    def card(self) -> dict[str, str | int | None]:
+        """What the files list of the detector: all but the threshold; empty without a detector."""
+        known = {} if self.detector is None else asdict(self.detector)
+        return {name: value for name, value in known.items() if name != "threshold"}
+
+    @property
+    def threshold(self) -> float | None:
+        """FAKE is answered above this probability; None when it is not known."""
+        return None if self.detector is None else self.detector.threshold
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether the detector's head was never trained, so that the figures mean nothing."""
+        return self.detector is not None and self.detector.is_untrained

@@ -3,7 +3,6 @@
 import base64
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from deepfake_tools.evaluation.perturbations import (
     encode,
     smaller,
 )
+from deepfake_tools.evaluation.results_file import Run
 from deepfake_tools.files import replacing
 
 TEMPLATE = "report.html.jinja"
@@ -37,48 +37,31 @@ Row = tuple[str, ...]
 """A table's cells, or a name and what it stands for."""
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a report tells.
-
-    Attributes:
-        metrics: Of the images as they are.
-        totals: Of the run.
-        perturbed: One for each perturbation, in the order to show.
-        written: When.
-    """
-
-    metrics: Metrics
-    totals: Totals
-    perturbed: Sequence[PerturbedRun] = ()
-    written: datetime = field(default_factory=lambda: datetime.now(UTC))
-
-
-def write_report(path: Path, report: Report) -> None:
+def write_report(path: Path, run: Run) -> None:
     """Writes the page whole, or not at all.
 
     Args:
         path: The file to write; one that is there is replaced.
-        report: What it tells. The files of `metrics.mistakes` are read for their thumbnails.
+        run: What it tells. The files of `metrics.mistakes` are read for their thumbnails.
 
     Raises:
         OSError: The file cannot be written.
     """
     with replacing(path) as file:
-        file.write(format_report(report))
+        file.write(format_report(run, datetime.now(UTC)))
 
 
-def format_report(report: Report) -> str:
-    """Returns the page."""
-    metrics, totals = report.metrics, report.totals
-    kinds = dict.fromkeys(run.perturbation.kind for run in report.perturbed)
+def format_report(run: Run, written: datetime) -> str:
+    """Returns the page, which says when it was written."""
+    metrics, totals = run.metrics, run.totals
+    kinds = dict.fromkeys(one.perturbation.kind for one in run.perturbed)
     template = _environment().get_template(TEMPLATE)
     return template.render(
         metrics=metrics,
         totals=totals,
-        perturbed=report.perturbed,
-        written=report.written,
-        robustness=_robustness(metrics, report.perturbed),
+        perturbed=run.perturbed,
+        written=written,
+        robustness=_robustness(metrics, run.perturbed),
         units="; ".join(f"{kind}: {KINDS[kind].unit}" for kind in kinds),
         folders=_folders(metrics),
         speed=_speed(metrics, totals),
@@ -188,7 +171,7 @@ def _failures(metrics: Metrics) -> Sequence[Row]:
 
 def _card(totals: Totals) -> Iterator[Row]:
     yield "Asked for", totals.model
-    yield from ((name, str(value or "none")) for name, value in totals.detector.items())
+    yield from ((name, str(value or "none")) for name, value in totals.card.items())
     yield "FAKE above", "not known" if totals.threshold is None else f"{totals.threshold:g}"
     yield "Server", totals.server
 

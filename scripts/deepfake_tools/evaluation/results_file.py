@@ -182,7 +182,7 @@ def _summary(run: Run) -> Iterator[str]:
             f"INCOMPLETE: {run.missing} images were not asked; the same command with --resume "
             "goes on"
         )
-    if totals.detector.get("head") == "untrained":
+    if totals.is_untrained:
         yield UNTRAINED
     yield from _counts(metrics)
     yield from _accuracy(metrics)
@@ -283,9 +283,9 @@ def _figure(value: float | None) -> str:
 
 def _detector(totals: Totals) -> Iterator[str]:
     yield f"Model: {totals.model}"
-    if totals.detector:
-        known = {key: value for key, value in totals.detector.items() if value is not None}
-        yield "Detector: " + ", ".join(f"{key} {value}" for key, value in known.items())
+    if totals.detector is not None:
+        known = (f"{key} {value}" for key, value in totals.card.items() if value is not None)
+        yield f"Detector: {', '.join(known)}"
     if totals.threshold is not None:
         yield f"FAKE above: {totals.threshold:g}"
     yield f"Server: {totals.server}"
