@@ -274,7 +274,7 @@ def _perturbed(metrics: Metrics, runs: Sequence[PerturbedRun]) -> Iterator[str]:
 
 
 def _folder_name(folder: FolderMetrics) -> str:
-    return "?".join(folder.folder.splitlines()) or "."
+    return _one_line(folder.folder) or "."
 
 
 def _figure(value: float | None) -> str:
