@@ -12,7 +12,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "handler"))
 
 from deepfake_tools.canary import canary_image
 from deepfake_tools.client.images import CollectionError, collect
-from deepfake_tools.client.run import Target
+from deepfake_tools.client.target import Target
 from deepfake_tools.errors import ServiceError
 from deepfake_tools.files import read_regular
 from deepfake_tools.inspection import ArchiveName, served_name

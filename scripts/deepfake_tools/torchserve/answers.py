@@ -2,10 +2,17 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar, cast, get_args
 
-from deepfake_tools.errors import UnexpectedAnswerError, one_line
+from deepfake_tools.errors import (
+    ImageRefusedError,
+    ServiceError,
+    UnexpectedAnswerError,
+    WorkerFailedError,
+    one_line,
+)
 
 T = TypeVar("T")
 
@@ -63,19 +70,6 @@ class ServedVerdict:
     fake_probability: float
     detector: DetectorInfo
     margin: float | None = None
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """What stands in a list of answers where an image has no verdict.
-
-    Attributes:
-        status: That image's own HTTP status.
-        error: The detector's code and message.
-    """
-
-    status: int
-    error: dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -180,8 +174,8 @@ def parse_verdict(value: object) -> ServedVerdict:
     )
 
 
-def parse_entries(value: object, count: int) -> list[ServedVerdict | Refusal]:
-    """Returns what the detector gave on several images, in their order.
+def parse_entries(value: object, count: int) -> list[ServedVerdict | ServiceError]:
+    """Returns what the detector gave on several images, in their order: a verdict, or why not.
 
     Raises:
         UnexpectedAnswerError: It is no list of that length, or an entry is neither.
@@ -190,11 +184,24 @@ def parse_entries(value: object, count: int) -> list[ServedVerdict | Refusal]:
     if len(entries) != count:
         raise _unusable("length", f"{len(entries)} answers to {count} images")
     return [
-        Refusal(_field(entry, "status", int), _field(entry, "error", dict))
+        detector_failure(_field(entry, "status", int), _field(entry, "error", dict))
         if "error" in entry
         else parse_verdict(entry)
         for entry in entries
     ]
+
+
+def detector_failure(status: int, error: Mapping[str, object]) -> ServiceError:
+    """Turns the detector's error on one image into the failure that it stands for.
+
+    Args:
+        status: The image's own; a list of answers has another.
+        error: The code and the message.
+    """
+    code, message = one_line(error.get("code")), one_line(error.get("message"))
+    if status >= 500:
+        return WorkerFailedError(f"the detector failed with {code}: {message}", code)
+    return ImageRefusedError(f"refused as {code}: {message}", code)
 
 
 def parse_model_page(value: object) -> tuple[list[ServedModel], str | None]:

@@ -10,7 +10,6 @@ from deepfake_tools.errors import ServiceError, UnexpectedAnswerError
 from deepfake_tools.inspection import version_order
 from deepfake_tools.torchserve.answers import (
     ModelVersion,
-    Refusal,
     ServedModel,
     ServedVerdict,
     parse_customized,
@@ -19,7 +18,7 @@ from deepfake_tools.torchserve.answers import (
     parse_verdict,
     parse_versions,
 )
-from deepfake_tools.torchserve.connection import Endpoint, Purpose, Token, detector_failure
+from deepfake_tools.torchserve.connection import Endpoint, Purpose, Token
 
 INFERENCE_ADDRESS = "http://127.0.0.1:8080"
 MANAGEMENT_ADDRESS = "http://127.0.0.1:8081"
@@ -100,10 +99,7 @@ class InferenceAPI:
         answer = self._server.call(
             "POST", path, body=body, content_type=content_type, timeout=timeout
         )
-        return [
-            detector_failure(entry.status, entry.error) if isinstance(entry, Refusal) else entry
-            for entry in parse_entries(answer, len(images))
-        ]
+        return parse_entries(answer, len(images))
 
 
 class ManagementAPI:
