@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from deepfake_tools.columns import table
+from deepfake_tools.text_table import table
 
 from benchmarks.cells import Cell, Figures, Place
 from benchmarks.goals import Goal

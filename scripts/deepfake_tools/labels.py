@@ -15,8 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from deepfake_tools.columns import table
 from deepfake_tools.files import read_regular
+from deepfake_tools.text_table import table
 
 Label = Literal[0, 1]
 """0 for real, 1 for fake."""

@@ -57,7 +57,7 @@ def count_points(path: Path) -> PointCount:
 
 def _check_size(path: Path) -> None:
     # Here, since the process that reads the predictor has this file and the handler's alone.
-    from deepfake_tools.mistaken import START_BYTES, what_instead
+    from deepfake_tools.untrusted_files import START_BYTES, what_instead
 
     try:
         # Opened, since a folder has a size as well.

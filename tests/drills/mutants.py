@@ -12,7 +12,7 @@ from itertools import cycle
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
-from deepfake_tools.columns import table
+from deepfake_tools.text_table import table
 from deepfake_tools.torchserve.connection import Purpose
 from deepfake_tools.torchserve.local_server import LocalServer
 from deepfake_tools.torchserve.tokens import find_key

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from deepfake_tools.columns import wrapped_table
+from deepfake_tools.text_table import wrapped_table
 from deepfake_tools.torchserve.local_server import LocalServer
 
 from tests.drills import image_cases, registration_cases, token_cases

@@ -18,8 +18,7 @@ from deepfake_tools.client.images import Image
 from deepfake_tools.client.records import Record, from_line, to_line
 from deepfake_tools.errors import OutputError, ServiceError
 from deepfake_tools.evaluation.outcomes import Outcome
-from deepfake_tools.files import is_kept
-from deepfake_tools.locks import try_lock
+from deepfake_tools.files import is_kept, try_lock
 from deepfake_tools.torchserve.answers import DetectorInfo
 
 NOWHERE = -1

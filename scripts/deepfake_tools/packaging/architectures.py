@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import (
 
 from deepfake_tools.packaging.hub import BuildError, Snapshot
 from deepfake_tools.packaging.image_processors import own_side
-from deepfake_tools.packaging.json_file import read_json_object
+from deepfake_tools.untrusted_files import read_json_object
 
 WITH_TEXT: Mapping[str, str] = {
     "clip": "CLIPVisionModelWithProjection",
@@ -86,7 +86,7 @@ def read_architecture(snapshot: Snapshot, feature: Feature | None = None) -> Arc
     """
     settings = _read_json(snapshot.folder / "config.json", snapshot.name)
     kind = str(settings.get("model_type"))
-    _refuse_strangers(kind, snapshot.name)
+    _refuse_unsupported(kind, snapshot.name)
     try:
         # From the dictionary, so that nothing else of the folder is read, let alone run.
         config = AutoConfig.for_model(**settings)
@@ -111,7 +111,7 @@ def _fed_side(architecture: Architecture, config: PretrainedConfig, snapshot: Sn
     return side
 
 
-def _refuse_strangers(kind: str, name: str) -> None:
+def _refuse_unsupported(kind: str, name: str) -> None:
     tower = kind.removesuffix("_vision_model")
     if kind in REFUSED:
         raise BuildError(f"{name} is a model of type {kind!r}: {REFUSED[kind]}")

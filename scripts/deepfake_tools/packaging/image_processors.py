@@ -18,7 +18,7 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from deepfake_tools.packaging.hub import PROCESSOR_SETTINGS, BuildError
-from deepfake_tools.packaging.json_file import read_json_object
+from deepfake_tools.untrusted_files import read_json_object
 
 RESAMPLE = {2: "bilinear", 3: "bicubic"}
 """Pillow's numbers for its filters."""

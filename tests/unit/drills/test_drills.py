@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from clip_deepfake.errors import DetectorError
 from clip_deepfake.images import decode
-from deepfake_tools.columns import table, wrapped_table
+from deepfake_tools.text_table import table, wrapped_table
 from deepfake_tools.torchserve.local_server import LocalServer
 from PIL import Image
 

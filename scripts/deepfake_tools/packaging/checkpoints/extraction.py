@@ -13,9 +13,9 @@ from deepfake_tools.packaging.checkpoints.families import Family
 from deepfake_tools.packaging.checkpoints.fit import Fit
 from deepfake_tools.packaging.checkpoints.layouts import fold_chain
 from deepfake_tools.packaging.checkpoints.shapes import HEAD_WIDTH, POSITIONS, SETTINGS, configure
+from deepfake_tools.packaging.encoders import Tower, check_finite, make_tower
 from deepfake_tools.packaging.heads import Head
 from deepfake_tools.packaging.hub import BuildError
-from deepfake_tools.packaging.weights import Tower, check_finite, make_tower
 
 
 @dataclass(frozen=True)

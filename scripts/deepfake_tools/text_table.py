@@ -1,15 +1,18 @@
-"""Rows of text in, columns that stand below one another out."""
+"""Tables of plain text: cells of a column stand below one another."""
 
 import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Aligns columns: those of numbers to the right."""
+def table(rows: Sequence[Sequence[str]], *, numbers_right: bool = True) -> str:
+    """Aligns columns: those of numbers to the right, unless told otherwise."""
     columns = list(zip(*rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
-    numeric = [all(cell[:1].isdigit() or not cell for cell in column[1:]) for column in columns]
+    numeric = [
+        numbers_right and all(cell[:1].isdigit() or not cell for cell in column[1:])
+        for column in columns
+    ]
     return "\n".join(
         "  ".join(
             cell.rjust(width) if right else cell.ljust(width)
