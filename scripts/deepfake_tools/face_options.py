@@ -1,4 +1,4 @@
-"""The options about faces on a command line in, how faces are aligned out."""
+"""Options that say how faces are found and aligned: --landmark-model and its companions."""
 
 import argparse
 from dataclasses import dataclass

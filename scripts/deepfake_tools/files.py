@@ -23,6 +23,14 @@ from deepfake_tools.errors import OutputError
 Named = tuple[str, Path]
 """An option, or what else a file is known by to the user, and the file."""
 
+KINDS = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
 
 class SameFileError(Exception):
     """One file is named twice; the one-line message says by what."""
@@ -178,15 +186,6 @@ def _make_like(descriptor: int, found: os.stat_result) -> None:
     with suppress(PermissionError):
         os.fchown(descriptor, found.st_uid, found.st_gid)
     os.fchmod(descriptor, stat.S_IMODE(found.st_mode))
-
-
-KINDS = (
-    (stat.S_ISDIR, "a directory"),
-    (stat.S_ISFIFO, "a FIFO"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
 
 
 def read_regular(path: str | Path) -> bytes:

@@ -1,4 +1,4 @@
-"""Signals: Ctrl-C and its like, as an orderly end, an interrupted change, or not just now."""
+"""Signals: lets Ctrl-C and its like end a command in order, or not just now."""
 
 import signal
 from collections.abc import Iterator

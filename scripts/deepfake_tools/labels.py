@@ -60,6 +60,10 @@ COMPOUNDS: Mapping[str, Label | None] = {
 
 LONGEST_COMPOUND = 3
 
+MOST_ROWS = 20
+NONE = "none"
+AMBIGUOUS = "none: the name says both"
+
 SPELLINGS: Mapping[str, Label] = {"0": REAL, "real": REAL, "1": FAKE, "fake": FAKE}
 COLUMNS = ["path", "label"]
 
@@ -224,11 +228,6 @@ def _entry(row: Mapping[str | None, str | None], place: str, folder: Path) -> tu
     if known is None:
         raise LabelError(f"{place}: {label!r} is no label; use {', '.join(SPELLINGS)}")
     return Path(os.path.abspath(folder / path)), known  # noqa: PTH100 - resolve() follows links
-
-
-MOST_ROWS = 20
-NONE = "none"
-AMBIGUOUS = "none: the name says both"
 
 
 class LabelCounts:

@@ -1,4 +1,4 @@
-"""A landmark predictor's file in, the number of points that it places out.
+"""Checks a dlib landmark predictor's file, in a process of its own.
 
 dlib believes what a file says of its own size: a damaged one of a few bytes takes all memory there
 is. So it is read first by a process that may take little memory and time, and may crash.

@@ -1,4 +1,4 @@
-"""A checkpoint's ``config.json`` in, which of transformers' vision models it is out."""
+"""Which of transformers' vision models a checkpoint is, by its ``config.json``."""
 
 import json
 from collections.abc import Mapping
@@ -54,6 +54,18 @@ CLASSIFIER_SUFFIX = "ForImageClassification"
 
 SINGLE_LABEL = "single_label_classification"
 """What transformers calls it when one of a classifier's outputs holds: a softmax reads them."""
+
+UNTOLD = {
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "id2label",
+    "label2id",
+    "text_config",
+    "torch_dtype",
+    "transformers_version",
+}
+"""Settings that tell where a model was, what its outputs are called, or how its other half is."""
 
 
 @dataclass(frozen=True)
@@ -182,19 +194,6 @@ def settings_of(config: PretrainedConfig) -> dict[str, Any]:
     """What decides the arithmetic: complete, so that defaults that change later do not matter."""
     fields: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
     return {key: value for key, value in fields.items() if key not in UNTOLD}
-
-
-UNTOLD = {
-    "_name_or_path",
-    "architectures",
-    "dtype",
-    "id2label",
-    "label2id",
-    "text_config",
-    "torch_dtype",
-    "transformers_version",
-}
-"""Settings that tell where a model was, what its outputs are called, or how its other half is."""
 
 
 def _read_json(path: Path, name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The parts of a detector in, one reproducible ``.mar`` out."""
+"""Writes a detector's parts as one reproducible ``.mar``."""
 
 import json
 import shutil

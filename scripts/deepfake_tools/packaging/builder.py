@@ -1,4 +1,4 @@
-"""The parts of a detector in, a verified archive in the store out."""
+"""Builds an archive: gathers the parts, computes the self-test, traces, measures, packs."""
 
 import importlib.metadata
 import math

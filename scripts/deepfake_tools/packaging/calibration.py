@@ -1,4 +1,4 @@
-"""A folder in, images to calibrate and to measure a detector with out; or fixed pictures."""
+"""Images to calibrate and to measure a detector with: a folder's, or fixed pictures."""
 
 import hashlib
 import random

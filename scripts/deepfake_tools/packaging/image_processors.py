@@ -1,4 +1,4 @@
-"""A repository's own image processor in, preprocessing that gives the same pixels out.
+"""Translates a repository's own image processor into this project's preprocessing.
 
 transformers' processor says what it does, and is not what serves: the card's steps are followed by
 one function, in the builder, in training and in a worker. Whether they do the same is found by

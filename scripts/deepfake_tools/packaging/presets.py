@@ -1,4 +1,4 @@
-"""A preset's name or a JSON file in, preprocessing for the card out."""
+"""Presets of preprocessing, by name, from a JSON file, or the encoder's own."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the command line names in, the parts of a detector out."""
+"""Gathers the parts of a detector, from wherever the command line names them."""
 
 import re
 from collections.abc import Callable

@@ -13,7 +13,7 @@ import build_mar
 import pytest
 import torch
 from deepfake_tools.demonstration.random_clip import random_weights
-from deepfake_tools.packaging.checkpoints.fit import recognise
+from deepfake_tools.packaging.checkpoints.recognition import recognise
 from deepfake_tools.packaging.checkpoints.shapes import read_shapes
 from deepfake_tools.packaging.hub import BuildError
 from safetensors.torch import load_file, save_file

@@ -8,7 +8,7 @@ from pathlib import Path
 import build_mar
 import pytest
 import torch
-from deepfake_tools.packaging.checkpoints.files import read_contents
+from deepfake_tools.packaging.checkpoints.contents import read_contents
 from deepfake_tools.packaging.hub import BuildError
 from deepfake_tools.packaging.pickles import load_pickle
 from deepfake_tools.untrusted_files import MAX_BYTES, read_json_object

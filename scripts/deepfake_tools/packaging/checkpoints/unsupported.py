@@ -1,4 +1,4 @@
-"""Checkpoints that are known, but are no encoder with a linear head: a file in, the reason out."""
+"""Checkpoints that are known and cannot be packaged, each with the reason."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

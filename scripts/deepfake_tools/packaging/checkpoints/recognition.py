@@ -1,4 +1,4 @@
-"""A checkpoint's tensors in, the family that they fit out, or a list of what does not fit."""
+"""Recognises a checkpoint: which family its tensors fit, or what does not fit."""
 
 import re
 from collections import Counter, defaultdict
@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor
 
+from deepfake_tools.packaging.checkpoints.contents import COUNTER
 from deepfake_tools.packaging.checkpoints.families import FAMILIES, Family, gend_word
-from deepfake_tools.packaging.checkpoints.files import COUNTER
 from deepfake_tools.packaging.checkpoints.shapes import FIRST_LAYER, Dimension, Shape
 from deepfake_tools.packaging.checkpoints.unsupported import find_unsupported
 from deepfake_tools.packaging.encoders import FLOATS

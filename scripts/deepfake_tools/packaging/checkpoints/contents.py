@@ -1,4 +1,4 @@
-"""A checkpoint's file in, its tensors by name, out of their wrappers, out."""
+"""Reads the tensors of a checkpoint's file, and takes them out of their wrappers."""
 
 import zipfile
 from collections.abc import Mapping
