@@ -20,7 +20,6 @@ from deepfake_tools.packaging.encoders import (
     default_feature,
     default_preset,
     feature_size,
-    files_digest,
     find_encoder,
     read_encoder,
 )
@@ -134,7 +133,7 @@ def _with_own_head(options: BuildOptions, path: Path, report: Report) -> Parts:
     card = msgspec.structs.replace(
         card,
         file=path.name,
-        sha256=files_digest([path]),
+        sha256=file_digest(path),
         overridden=overridden,
         history=trained.history,
     )
