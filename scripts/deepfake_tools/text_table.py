@@ -1,8 +1,6 @@
 """Tables of plain text: cells of a column stand below one another."""
 
-import textwrap
 from collections.abc import Sequence
-from itertools import zip_longest
 
 
 def table(rows: Sequence[Sequence[str]], *, numbers_right: bool = True) -> str:
@@ -20,19 +18,3 @@ def table(rows: Sequence[Sequence[str]], *, numbers_right: bool = True) -> str:
         ).rstrip()
         for row in rows
     )
-
-
-def wrapped_table(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> str:
-    """Aligns columns that are no wider than this, of cells that go on in the next line.
-
-    Args:
-        rows: The first one is the header.
-        widths: Of each column, in characters.
-    """
-    lines = []
-    for row in rows:
-        cells = [textwrap.wrap(cell, width) for cell, width in zip(row, widths, strict=True)]
-        for parts in zip_longest(*cells, fillvalue=""):
-            padded = (part.ljust(width) for part, width in zip(parts, widths, strict=True))
-            lines.append("  ".join(padded).rstrip())
-    return "\n".join(lines)

@@ -20,6 +20,7 @@ class DetectorInfo:
     """The card's short form: what judged an image.
 
     Attributes:
+        head: "untrained" where its verdicts mean nothing.
         faces: Whether it aligns faces itself: "largest" or "all"; None where it does not.
         threshold: FAKE is answered above this probability; None where an archive that an earlier
             version built does not say it.
@@ -37,11 +38,6 @@ class DetectorInfo:
     orientation: Orientation = "opencv-5"
     face_side: int = 224
     threshold: float | None = None
-
-    @property
-    def is_untrained(self) -> bool:
-        """Whether the head was never trained, so that the verdict means nothing."""
-        return self.head == "untrained"
 
 
 @dataclass(frozen=True)
