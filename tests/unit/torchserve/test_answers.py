@@ -38,6 +38,9 @@ def test_an_untrained_head_is_handed_on_as_one():
         ("confidence", "0.8"),
         ("fake_probability", 1.5),
         ("fake_probability", True),
+        ("fake_probability", 10**400),
+        ("margin", 10**400),
+        ("margin", float("inf")),
         ("detector", "clip"),
     ],
 )
