@@ -8,7 +8,7 @@ import torch
 from clip_deepfake.engines import Engine, Logits, Pixels, run_pass
 from clip_deepfake.errors import EngineMemoryError
 from clip_deepfake.torch_engine import TorchEngine
-from deepfake_tools.columns import markdown_table
+from deepfake_tools.text_table import markdown_table
 
 from benchmarks.gpu_models import Model, make_module, make_pixels
 

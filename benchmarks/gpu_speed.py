@@ -14,7 +14,7 @@ from clip_deepfake.images import decode
 from clip_deepfake.preprocessing import squash
 from clip_deepfake.system import available_cores
 from clip_deepfake.torch_engine import TorchEngine
-from deepfake_tools.columns import markdown_table
+from deepfake_tools.text_table import markdown_table
 
 from benchmarks.gpu_models import (
     Model,

@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepfake_tools.columns import table
 from deepfake_tools.files import replacing
+from deepfake_tools.text_table import table
 
 from benchmarks.contenders import ArchiveContender
 from benchmarks.goals import Goal, Subject, find_goals

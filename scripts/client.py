@@ -6,8 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-# A clone and `requests` are enough: how images are labelled is the detector package's to know,
-# and it need not be installed.
+# A clone and `requests` are enough: the detector's package need not be installed.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "handler"))
 
 from deepfake_tools.cli import CommandParser, at_least

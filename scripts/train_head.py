@@ -8,17 +8,17 @@ from typing import get_args
 
 from clip_deepfake.card import Feature
 from clip_deepfake.digests import file_digest
-from deepfake_tools.cli import CommandParser
-from deepfake_tools.dataset import TrainingError, require_data
+from deepfake_tools.cli import CommandParser, rate, seed
 from deepfake_tools.errors import OutputError
 from deepfake_tools.face_options import add_face_options, read_face_options
 from deepfake_tools.files import SameFileError, check_outputs, is_kept
 from deepfake_tools.interrupts import reliable_interrupts
 from deepfake_tools.labels import LabelError
 from deepfake_tools.memory import REMEDY, is_out_of_memory
-from deepfake_tools.packaging.head_file import TrainedHead
+from deepfake_tools.packaging.heads import TrainedHead
 from deepfake_tools.packaging.hub import DEFAULT_MODEL, BuildError
 from deepfake_tools.packaging.presets import PRESETS
+from deepfake_tools.training.dataset import TrainingError, require_data
 
 EPILOG = """\
 examples:
@@ -74,12 +74,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     head.add_argument(
         "--target-fpr",
-        type=_rate,
+        type=rate,
         metavar="RATE",
         help="share of real images that may be called fake, such as 0.01 (default: the threshold "
         "of the best balanced accuracy)",
     )
-    head.add_argument("--seed", type=_seed, default=0, help="of the splits (default: %(default)s)")
+    head.add_argument("--seed", type=seed, default=0, help="of the splits (default: %(default)s)")
     head.add_argument(
         "--cache",
         type=Path,
@@ -92,22 +92,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("give --data DIR, --labels FILE.csv, or both")
     found.faces = read_face_options(parser, found)
     return found
-
-
-def _rate(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a rate from 0 to below 1")
-    return value
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 1 << 32:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2**32 - 1")
-    return int(text)
 
 
 def train(arguments: argparse.Namespace) -> TrainedHead:

@@ -70,10 +70,7 @@ def say(text: str) -> None:
 
 def seconds(text: str, most: float = math.inf) -> float:
     """Reads a time limit in seconds, as an argument's `type`."""
-    try:
-        limit = float(text)
-    except ValueError:
-        limit = math.nan
+    limit = _number(text)
     if not (0 < limit <= most and limit < math.inf):
         span = "above 0" if most == math.inf else f"from 0 to {most:g}"
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds {span}")
@@ -82,13 +79,18 @@ def seconds(text: str, most: float = math.inf) -> float:
 
 def not_negative(text: str) -> float:
     """Reads a number from 0 on, such as seconds to wait, as an argument's `type`."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
+    number = _number(text)
     if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
     return number
+
+
+def rate(text: str) -> float:
+    """Reads a share that is less than all, as an argument's `type`."""
+    share = _number(text)
+    if not 0 <= share < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate from 0 to below 1")
+    return share
 
 
 def fraction(text: str) -> float:
@@ -97,6 +99,13 @@ def fraction(text: str) -> float:
     if share > 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a share between 0 and 1")
     return share
+
+
+def seed(text: str) -> int:
+    """Reads what NumPy and scikit-learn take as a seed, as an argument's `type`."""
+    if not text.isdecimal() or int(text) >= 1 << 32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2**32 - 1")
+    return int(text)
 
 
 def listen_address(text: str) -> tuple[str, int]:
@@ -126,3 +135,11 @@ def at_least(lowest: int, highest: int | None = None) -> Callable[[str], int]:
         return number
 
     return read
+
+
+def _number(text: str) -> float:
+    """Not a number where the text is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

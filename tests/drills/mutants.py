@@ -9,7 +9,7 @@ from http import HTTPStatus
 from itertools import cycle
 from typing import TypeAlias
 
-from deepfake_tools.columns import table
+from deepfake_tools.text_table import table
 from deepfake_tools.torchserve.local_server import LocalServer
 
 from benchmarks.load import Load, prediction

@@ -17,8 +17,7 @@ from typing import Any, BinaryIO, ClassVar
 from deepfake_tools.client.images import Image
 from deepfake_tools.errors import OutputError, ServiceError
 from deepfake_tools.evaluation.outcomes import Outcome
-from deepfake_tools.files import is_kept
-from deepfake_tools.locks import try_lock
+from deepfake_tools.files import is_kept, try_lock
 from deepfake_tools.torchserve.answers import DetectorInfo
 
 NOWHERE = -1

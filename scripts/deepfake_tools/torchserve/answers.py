@@ -1,8 +1,8 @@
 """What TorchServe and the detector answer: untrusted JSON, checked and typed."""
 
 import json
-import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar, cast, get_args
 
@@ -20,6 +20,7 @@ Orientation = Literal["opencv-4", "opencv-5", "pillow"]
 """As in `clip_deepfake.images`, which needs more libraries than a client has."""
 
 LARGEST_SIDE = 4096
+MOST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class DetectorInfo:
     """The card's short form: what judged an image.
 
     Attributes:
+        head: "untrained" where its verdicts mean nothing.
         faces: Whether it aligns faces itself: "largest" or "all"; None where it does not.
         threshold: FAKE is answered above this probability; None where an archive that an earlier
             version built does not say it.
@@ -44,11 +46,6 @@ class DetectorInfo:
     orientation: Orientation = "opencv-5"
     face_side: int = 224
     threshold: float | None = None
-
-    @property
-    def is_untrained(self) -> bool:
-        """Whether the head was never trained, so that the verdict means nothing."""
-        return self.head == "untrained"
 
 
 @dataclass(frozen=True)
@@ -156,18 +153,16 @@ def parse_verdict(value: object) -> ServedVerdict:
         prediction=prediction,
         confidence=_probability(answer, "confidence"),
         fake_probability=_probability(answer, "fake_probability"),
-        margin=_margin(answer),
+        margin=_optional(answer, "margin", _finite),
         detector=DetectorInfo(
             model=_text(detector, "model"),
-            commit=None if detector.get("commit") is None else _text(detector, "commit"),
+            commit=_optional(detector, "commit", _text),
             version=_text(detector, "version"),
             head=_text(detector, "head"),
             precision=_text(detector, "precision"),
             engine=_text(detector, "engine"),
-            faces=None if detector.get("faces") is None else _text(detector, "faces"),
-            threshold=None
-            if detector.get("threshold") is None
-            else _probability(detector, "threshold"),
+            faces=_optional(detector, "faces", _text),
+            threshold=_optional(detector, "threshold", _probability),
             orientation=_orientation(detector),
             face_side=_side(detector),
         ),
@@ -256,9 +251,23 @@ def _version(entry: dict[str, object]) -> ModelVersion:
     )
 
 
+def _optional(
+    answer: dict[str, object], key: str, read: Callable[[dict[str, object], str], T]
+) -> T | None:
+    return None if answer.get(key) is None else read(answer, key)
+
+
 def _probability(answer: dict[str, object], key: str) -> float:
+    value = _finite(answer, key)
+    if 0 <= value <= 1:
+        return value
+    raise _unusable(key, answer[key])
+
+
+def _finite(answer: dict[str, object], key: str) -> float:
     value = answer.get(key)
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
+    # Compared, not converted: JSON holds integers that no float does.
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST:
         return float(value)
     raise _unusable(key, value)
 
@@ -276,15 +285,6 @@ def _side(detector: dict[str, object]) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST_SIDE:
         return value
     raise _unusable("face_side", value)
-
-
-def _margin(answer: dict[str, object]) -> float | None:
-    value = answer.get("margin")
-    if value is None:
-        return None
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    raise _unusable("margin", value)
 
 
 def _text(answer: dict[str, object], key: str) -> str:

@@ -25,12 +25,12 @@ MANAGEMENT_ADDRESS = "http://127.0.0.1:8081"
 PAGE_SIZE = 100
 
 
-class InferenceAPI:
-    """The port that answers predictions.
+class _API:
+    """One port.
 
     Args:
         address: Such as http://127.0.0.1:8080.
-        token: An inference token; None where the server runs without tokens.
+        token: A token for this API; None where the server runs without tokens.
         timeout: Seconds for a call, its whole answer included, unless it says otherwise.
         ca: A file with the certificates to trust over https; None for requests' own choice.
     """
@@ -39,6 +39,10 @@ class InferenceAPI:
         self, address: str, token: Token | None, timeout: float = 60.0, ca: Path | None = None
     ) -> None:
         self._server = Endpoint(address, token, timeout, ca)
+
+
+class InferenceAPI(_API):
+    """The port that answers predictions."""
 
     def predict(
         self,
@@ -102,20 +106,8 @@ class InferenceAPI:
         return parse_entries(answer, len(images))
 
 
-class ManagementAPI:
-    """The port that lists and changes the models. Every call raises ServiceError.
-
-    Args:
-        address: Such as http://127.0.0.1:8081.
-        token: A management token; None where the server runs without tokens.
-        timeout: Seconds for a call, its whole answer included, unless it says otherwise.
-        ca: A file with the certificates to trust over https; None for requests' own choice.
-    """
-
-    def __init__(
-        self, address: str, token: Token | None, timeout: float = 60.0, ca: Path | None = None
-    ) -> None:
-        self._server = Endpoint(address, token, timeout, ca)
+class ManagementAPI(_API):
+    """The port that lists and changes the models. Every call raises ServiceError."""
 
     def renew_token(self, purpose: Purpose) -> None:
         """Ends a token for everybody; the server writes the new one into its own key file.

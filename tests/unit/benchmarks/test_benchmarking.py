@@ -6,8 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from deepfake_tools.columns import table
 from deepfake_tools.percentiles import percentile
+from deepfake_tools.text_table import table
 from PIL import Image
 
 from benchmarks.archives import BUILDS, build_archives

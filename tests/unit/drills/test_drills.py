@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from clip_deepfake.errors import DetectorError
 from clip_deepfake.images import decode
-from deepfake_tools.columns import table, wrapped_table
+from deepfake_tools.text_table import table
 from deepfake_tools.torchserve.local_server import LocalServer
 from PIL import Image
 
@@ -23,6 +23,7 @@ from tests.drills.drill import VersionExchange
 from tests.drills.kills import rate, recovery_s
 from tests.drills.lies import lie, numbers
 from tests.drills.mutations import FORMATS, MUTATIONS, mutants, originals
+from tests.drills.security import wrapped_table
 from tests.drills.soak import Trend, Usage, finding, trend
 
 

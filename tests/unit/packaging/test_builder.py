@@ -18,9 +18,9 @@ from clip_deepfake.detector import Detector
 from clip_deepfake.errors import LoadError
 from clip_deepfake.loading import load_detector
 from clip_deepfake.verdicts import Verdict
-from deepfake_tools.packaging.archive import ServingOptions
 from deepfake_tools.packaging.builder import BuildOptions, Built, build
 from deepfake_tools.packaging.hub import BuildError
+from deepfake_tools.packaging.serving_options import ServingOptions
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPVisionConfig, CLIPVisionModel
 

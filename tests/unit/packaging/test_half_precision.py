@@ -20,7 +20,7 @@ from clip_deepfake.loading import load_detector, self_test_pixels
 from clip_deepfake.preprocessing import CLIP_MEAN, CLIP_STD
 from clip_deepfake.system import has_bfloat16
 from clip_deepfake.verdicts import Verdict
-from deepfake_tools.dataset import find_images
+from deepfake_tools.image_files import find_images
 from deepfake_tools.packaging.builder import Built
 from deepfake_tools.packaging.calibration import fixed_sample
 from deepfake_tools.packaging.hub import BuildError

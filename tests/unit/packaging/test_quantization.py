@@ -17,7 +17,7 @@ from clip_deepfake.card import Deviation, Quantization, read_card
 from clip_deepfake.detector import Detector
 from clip_deepfake.loading import load_detector
 from clip_deepfake.verdicts import Verdict
-from deepfake_tools.dataset import find_images
+from deepfake_tools.image_files import find_images
 from deepfake_tools.packaging import quantization
 from deepfake_tools.packaging.hub import BuildError
 from sklearn.metrics import roc_auc_score

@@ -17,9 +17,9 @@ from clip_deepfake.loading import load_detector
 from clip_deepfake.torch_engine import TorchEngine
 from clip_deepfake.verdicts import Verdict
 from deepfake_tools.packaging.architectures import read_architecture
-from deepfake_tools.packaging.head_file import TrainedHead, read_head_file
+from deepfake_tools.packaging.encoders import read_tower
+from deepfake_tools.packaging.heads import TrainedHead, read_head_file
 from deepfake_tools.packaging.hub import fetch_settings, fetch_weights
-from deepfake_tools.packaging.weights import read_tower
 from deepfake_tools.training.features import BATCH
 from deepfake_tools.training.splits import plan_splits
 from PIL import Image

@@ -1,10 +1,11 @@
-"""A card and TorchServe's settings in, the seconds after which a worker counts as hung out.
+"""TorchServe's settings for one model: workers, batches, and after what time a worker is hung.
 
-Estimated from the work, not timed: the archive is built on one machine and serves on another, and
-the same inputs must give the same archive.
+That time is estimated from the work, not timed: the archive is built on one machine and serves on
+another, and the same inputs must give the same archive.
 """
 
 import math
+from dataclasses import dataclass
 
 from clip_deepfake.card import Card
 
@@ -26,6 +27,38 @@ FULL_BATCHES = 10
 """A worker that takes so many times as long as a slow machine would is taken for hung."""
 
 SHORTEST_S = 10
+
+
+@dataclass(frozen=True)
+class ServingOptions:
+    """TorchServe's settings for one model.
+
+    Attributes:
+        workers: processes, each with the weights in its memory.
+        batch_size: requests that a worker takes at once.
+        batch_delay_ms: how long a worker waits for a batch to fill. Requests that wait in this
+            window are lost when the worker dies, and under load the queue fills a batch anyway.
+        response_timeout_s: after this a worker that does not answer is replaced; None lets the
+            builder estimate it.
+        startup_timeout_s: after this a worker that does not come up is given up.
+    """
+
+    workers: int = 1
+    batch_size: int = 8
+    batch_delay_ms: int = 1
+    response_timeout_s: int | None = None
+    startup_timeout_s: int = 120
+
+    def to_yaml(self) -> str:
+        """The settings as TorchServe reads them out of the archive."""
+        return (
+            f"minWorkers: {self.workers}\n"
+            f"maxWorkers: {self.workers}\n"
+            f"batchSize: {self.batch_size}\n"
+            f"maxBatchDelay: {self.batch_delay_ms}\n"
+            f"responseTimeout: {self.response_timeout_s}\n"
+            f"startupTimeout: {self.startup_timeout_s}\n"
+        )
 
 
 def response_timeout_s(card: Card, batch_size: int) -> int:

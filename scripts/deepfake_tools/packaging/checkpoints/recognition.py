@@ -1,4 +1,4 @@
-"""A checkpoint's tensors in, the family that they fit out, or a list of what does not fit."""
+"""Recognises a checkpoint: which family its tensors fit, or what does not fit."""
 
 import re
 from collections import Counter, defaultdict
@@ -8,12 +8,12 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor
 
+from deepfake_tools.packaging.checkpoints.contents import COUNTER
 from deepfake_tools.packaging.checkpoints.families import FAMILIES, Family, gend_word
-from deepfake_tools.packaging.checkpoints.files import COUNTER
 from deepfake_tools.packaging.checkpoints.shapes import FIRST_LAYER, Dimension, Shape
-from deepfake_tools.packaging.checkpoints.strangers import find_stranger
+from deepfake_tools.packaging.checkpoints.unsupported import find_unsupported
+from deepfake_tools.packaging.encoders import FLOATS
 from deepfake_tools.packaging.hub import BuildError
-from deepfake_tools.packaging.weights import FLOATS
 
 EVERYWHERE = ("*position_ids", COUNTER)
 """Patterns of what any family's file may hold and no detector needs."""
@@ -75,9 +75,9 @@ def recognise(file: str, tensors: Mapping[str, Tensor], settings: Mapping[str, o
         BuildError: when there is none, with the nearest reading of what the file might be; or when
             its settings speak of another encoder.
     """
-    stranger = find_stranger(tensors)
-    if stranger is not None:
-        raise BuildError(f"{file} is {stranger.title}: {stranger.reason}")
+    unsupported = find_unsupported(tensors)
+    if unsupported is not None:
+        raise BuildError(f"{file} is {unsupported.title}: {unsupported.reason}")
     fits = [compare(family, tensors) for family in FAMILIES]
     exact = [fit for fit in fits if not fit.faults]
     for fit in exact:

@@ -1,4 +1,4 @@
-"""A detector's parts in, the engines of workers on this machine and on others out.
+"""The engines of workers on this machine and on others, for the builder to measure.
 
 What rounds is not the same everywhere. OpenVINO multiplies in bfloat16 on a processor that has it,
 PyTorch rounds every result on a GPU, in either half precision, and other CPUs compute in float32
@@ -24,16 +24,29 @@ Tensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Way:
+class Traced:
+    """A detector with its graph.
+
+    Attributes:
+        card: with the self-test's logits.
+        graph: OpenVINO's, of the encoder, from uint8 pixels to float32 features.
+    """
+
+    card: Card
+    graph: Any
+
+
+@dataclass(frozen=True)
+class Backend:
     """How some worker computes.
 
     Attributes:
         engine: that does so here.
-        said: the engine's name; where it only emulates, this too.
+        description: the engine's name; where it only emulates, this too.
     """
 
     engine: Engine
-    said: str
+    description: str
 
 
 def torch_engine(card: Card, tensors: Tensors, head: Tensors) -> TorchEngine:
@@ -53,21 +66,20 @@ def torch_engine(card: Card, tensors: Tensors, head: Tensors) -> TorchEngine:
     return TorchEngine(build_module(encoder, card.head, head, width), CPU)
 
 
-def emulation(card: Card, tensors: Tensors, head: Tensors, precision: Precision) -> Way:
+def emulation(card: Card, tensors: Tensors, head: Tensors, precision: Precision) -> Backend:
     """Every result rounded to half precision, as on a GPU; arguments as ``torch_engine``'s."""
     rounded = {name: tensor.to(DTYPES[precision]) for name, tensor in tensors.items()}
     engine = torch_engine(card, rounded, head)
-    return Way(engine, f"emulated by rounding ({engine.name})")
+    return Backend(engine, f"emulated by rounding ({engine.name})")
 
 
-def openvino_way(
-    card: Card, graph: Any, head: Tensors, precision: Precision, *, bfloat16: bool | None = None
-) -> Way:
+def openvino_backend(
+    traced: Traced, head: Tensors, precision: Precision, *, bfloat16: bool | None = None
+) -> Backend:
     """OpenVINO on the CPU.
 
     Args:
-        card: of the detector.
-        graph: of its encoder.
+        traced: the detector.
         head: ``weight`` and ``bias``.
         precision: of the detector.
         bfloat16: as ``OpenVinoEngine`` has it.
@@ -75,7 +87,8 @@ def openvino_way(
     Raises:
         LoadError: when the head does not fit the card.
     """
+    card = traced.card
     weights = {name: tensor.numpy() for name, tensor in head.items()}
     linear = LinearHead(card.head, weights, card.encoder.feature_size(card.head.feature))
-    engine = OpenVinoEngine(graph, linear, precision, bfloat16=bfloat16)
-    return Way(engine, engine.name)
+    engine = OpenVinoEngine(traced.graph, linear, precision, bfloat16=bfloat16)
+    return Backend(engine, engine.name)

@@ -1,4 +1,4 @@
-"""Checkpoints that are known, but are no encoder with a linear head: a file in, the reason out."""
+"""Checkpoints that are known and cannot be packaged, each with the reason."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 
 @dataclass(frozen=True)
-class Stranger:
+class Unsupported:
     """A kind of checkpoint that cannot be packaged.
 
     Attributes:
@@ -44,33 +44,33 @@ GEND_ON_PE_REASON = (
     f"timm's models need torchvision, which this project does without; {GENDS_SERVED}"
 )
 
-STRANGERS = (
-    Stranger("LoRA or another peft adapter", ("*lora_[AB]*",), _LORA),
-    Stranger("RINE (ECCV 2024)", ("alpha", "proj1.*", "proj2.*"), _RINE),
-    Stranger("D3", ("query.weight", "key.weight", "value.weight"), _D3),
-    Stranger("D3", ("attention_head.query.weight",), _D3),
-    Stranger("FatFormer (CVPR 2024)", ("*forgery_aware_adapter*",), _FATFORMER),
-    Stranger("FatFormer (CVPR 2024)", ("*language_guided_alignment*",), _FATFORMER),
-    Stranger("FatFormer (CVPR 2024)", ("*text_guided_interactor*",), _FATFORMER),
-    Stranger("Forensics Adapter (CVPR 2025)", ("clip_model.*", "adapter.*"), _ADAPTER),
-    Stranger("Forensics Adapter (CVPR 2025)", ("rec_attn_clip.*",), _ADAPTER),
-    Stranger("AIDE (ICLR 2025)", ("hpf.hpf.weight",), _AIDE),
-    Stranger("AIDE (ICLR 2025)", ("openclip_convnext_xxl.*",), _AIDE),
-    Stranger(GEND_ON_PE, ("feature_extractor.backbone.blocks.*",), GEND_ON_PE_REASON),
-    Stranger(
+UNSUPPORTED = (
+    Unsupported("LoRA or another peft adapter", ("*lora_[AB]*",), _LORA),
+    Unsupported("RINE (ECCV 2024)", ("alpha", "proj1.*", "proj2.*"), _RINE),
+    Unsupported("D3", ("query.weight", "key.weight", "value.weight"), _D3),
+    Unsupported("D3", ("attention_head.query.weight",), _D3),
+    Unsupported("FatFormer (CVPR 2024)", ("*forgery_aware_adapter*",), _FATFORMER),
+    Unsupported("FatFormer (CVPR 2024)", ("*language_guided_alignment*",), _FATFORMER),
+    Unsupported("FatFormer (CVPR 2024)", ("*text_guided_interactor*",), _FATFORMER),
+    Unsupported("Forensics Adapter (CVPR 2025)", ("clip_model.*", "adapter.*"), _ADAPTER),
+    Unsupported("Forensics Adapter (CVPR 2025)", ("rec_attn_clip.*",), _ADAPTER),
+    Unsupported("AIDE (ICLR 2025)", ("hpf.hpf.weight",), _AIDE),
+    Unsupported("AIDE (ICLR 2025)", ("openclip_convnext_xxl.*",), _AIDE),
+    Unsupported(GEND_ON_PE, ("feature_extractor.backbone.blocks.*",), GEND_ON_PE_REASON),
+    Unsupported(
         "GenD (WACV 2026) on DINOv2", ("feature_extractor.backbone.encoder.layer.*",), GENDS_SERVED
     ),
-    Stranger("CLIP with a ResNet", ("*visual.attnpool.*",), _RESNET),
-    Stranger("CLIP", ("vision_model.embeddings.class_embedding",), _NO_HEAD),
-    Stranger("CLIP's vision tower", ("embeddings.class_embedding",), _NO_HEAD),
-    Stranger("CLIP under OpenAI's names", ("visual.class_embedding",), _NO_HEAD),
+    Unsupported("CLIP with a ResNet", ("*visual.attnpool.*",), _RESNET),
+    Unsupported("CLIP", ("vision_model.embeddings.class_embedding",), _NO_HEAD),
+    Unsupported("CLIP's vision tower", ("embeddings.class_embedding",), _NO_HEAD),
+    Unsupported("CLIP under OpenAI's names", ("visual.class_embedding",), _NO_HEAD),
 )
 
 
-def find_stranger(names: Iterable[str]) -> Stranger | None:
+def find_unsupported(names: Iterable[str]) -> Unsupported | None:
     """Returns what a file with tensors of these names is known to be, if it cannot be packaged."""
     names = list(names)
-    for stranger in STRANGERS:
-        if all(any(fnmatchcase(name, sign) for name in names) for sign in stranger.signs):
-            return stranger
+    for kind in UNSUPPORTED:
+        if all(any(fnmatchcase(name, sign) for name in names) for sign in kind.signs):
+            return kind
     return None

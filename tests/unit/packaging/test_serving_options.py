@@ -2,8 +2,8 @@ import msgspec
 import pytest
 from clip_deepfake.card import Card, Limits
 from deepfake_tools.packaging.architectures import Architecture, settings_of
-from deepfake_tools.packaging.time_limits import DECODING, response_timeout_s
-from deepfake_tools.packaging.weights import make_tower
+from deepfake_tools.packaging.encoders import make_tower
+from deepfake_tools.packaging.serving_options import DECODING, response_timeout_s
 
 from tests.unit.towers import published
 

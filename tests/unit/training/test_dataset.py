@@ -2,8 +2,9 @@ import os
 from pathlib import Path
 
 import pytest
-from deepfake_tools.dataset import LabelledImage, TrainingError, find_images, read_dataset
+from deepfake_tools.image_files import find_images
 from deepfake_tools.labels import LabelError
+from deepfake_tools.training.dataset import LabelledImage, TrainingError, read_dataset
 
 
 def touch(root: Path, *names: str) -> None:

@@ -1,11 +1,11 @@
-"""A folder or a CSV file in, paths of images with their labels out."""
+"""The images to train on: found in a folder or listed in a CSV file, each with its label."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepfake_tools.image_files import LeftOut, walk_images
+from deepfake_tools.image_files import LeftOut, find_images
 from deepfake_tools.labels import Label, LabelCounts, read_folder, read_labels
 
 
@@ -93,17 +93,3 @@ def _label(
     label = listed.get(Path(os.path.abspath(path)))  # noqa: PTH100 - as `read_labels` spells it
     counts.add_listed(name, label)
     return label
-
-
-def find_images(folder: Path, left_out: LeftOut | None = None) -> Iterator[Path]:
-    """Yields the image files in a folder and below it, as ``walk_images`` finds them.
-
-    Args:
-        folder: where to look.
-        left_out: counts what is not taken.
-
-    Raises:
-        OSError: when a folder cannot be read.
-    """
-    for _, images in walk_images(folder, left_out):
-        yield from map(Path, images)

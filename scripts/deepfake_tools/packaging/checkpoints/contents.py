@@ -1,4 +1,4 @@
-"""A checkpoint's file in, its tensors by name, out of their wrappers, out."""
+"""Reads the tensors of a checkpoint's file, and takes them out of their wrappers."""
 
 import zipfile
 from collections.abc import Mapping
@@ -9,9 +9,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from deepfake_tools.mistaken import START_BYTES, what_instead
 from deepfake_tools.packaging.hub import BuildError
-from deepfake_tools.packaging.weights import check_plain, load_pickle
+from deepfake_tools.packaging.pickles import check_plain, load_pickle
+from deepfake_tools.untrusted_files import START_BYTES, what_instead
 
 WRAPPERS = ("state_dict", "model")
 """Entries that hold the tensors where a file holds more than them."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from clip_deepfake.errors import LoadError
 from deepfake_tools.packaging.hub import BuildError
-from deepfake_tools.packaging.weights import load_pickle
+from deepfake_tools.packaging.pickles import load_pickle
 from deepfake_tools.predictor_file import count_points
 
 from tests.building import Builder

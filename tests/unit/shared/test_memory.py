@@ -1,10 +1,11 @@
 import importlib
+import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from deepfake_tools.memory import is_out_of_memory
+from deepfake_tools.memory import is_out_of_memory, memory_limit
 
 
 def failure_of(allocate) -> BaseException:
@@ -24,6 +25,14 @@ def test_other_failures_are_not_taken_for_it():
     assert not is_out_of_memory(failure_of(lambda: torch.ones(2) @ torch.ones(3)))
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_a_memory_limit_ends_with_its_block() -> None:
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(MemoryError), memory_limit(64 << 20):
+        bytearray(1 << 30)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+    assert len(bytearray(128 << 20)) == 128 << 20
 
 
 @pytest.mark.parametrize(
