@@ -272,9 +272,7 @@ def test_a_worker_reaches_nothing_and_imports_no_more_than_it_needs(
 OVERLAPPING = """
 import signal, sys
 from pathlib import Path
-from clip_deepfake.system import has_bfloat16
 from clip_deepfake.loading import load_detector
-from clip_deepfake.encoder import Encoder
 
 first, second = (load_detector(Path(folder)) for folder in sys.argv[1:])
 del first

@@ -110,6 +110,18 @@ RUNS = (
 )
 
 
+@pytest.fixture(scope="module")
+def plain() -> str:
+    """The page of 60 images in two folders."""
+    return format_report(report(outcomes()))
+
+
+@pytest.fixture(scope="module")
+def with_perturbations() -> str:
+    """The page of the same images, and of RUNS."""
+    return format_report(report(outcomes(), perturbed=RUNS))
+
+
 def test_the_page_asks_for_nothing_outside_itself(tmp_path: Path):
     path = tmp_path / "a.png"
     Image.new("RGB", (30, 20), "red").save(path)
@@ -147,8 +159,8 @@ def test_what_files_and_servers_say_stays_text(tmp_path: Path):
     assert f"real image {path}" in [image["alt"] for image in page.all("img")]
 
 
-def test_drawings_do_not_share_names():
-    page = opened(outcomes(), perturbed=RUNS)
+def test_drawings_do_not_share_names(with_perturbations: str):
+    page = Page(with_perturbations)
     names = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert [name for name, times in Counter(names).items() if times > 1] == []
     used = set()
@@ -159,16 +171,15 @@ def test_drawings_do_not_share_names():
     assert used <= set(names)
 
 
-def test_drawings_take_the_page_s_colours():
-    source = format_report(report(outcomes(), perturbed=RUNS))
-    assert "#0102" not in source
+def test_drawings_take_the_page_s_colours(with_perturbations: str):
+    assert "#0102" not in with_perturbations
     # Else the colour would be matplotlib's own, and unreadable in dark mode.
-    drawn = re.sub(r"<style>.*?</style>", "", source, count=1, flags=re.DOTALL)
+    drawn = re.sub(r"<style>.*?</style>", "", with_perturbations, count=1, flags=re.DOTALL)
     assert set(re.findall(r"(?:fill|stroke): (#\w+)", drawn)) == set()
 
 
-def test_drawings_say_what_they_show():
-    labels = [svg["aria-label"] for svg in opened(outcomes(), perturbed=RUNS).all("svg")]
+def test_drawings_say_what_they_show(with_perturbations: str):
+    labels = [svg["aria-label"] for svg in Page(with_perturbations).all("svg")]
     assert [label.split(":")[0] for label in labels] == [
         "ROC curve",
         "Precision-recall curve, fake as the positive class",
@@ -179,10 +190,9 @@ def test_drawings_say_what_they_show():
     ]
 
 
-def test_the_headline_has_every_figure_with_its_interval():
-    made = report(outcomes())
-    text = Page(format_report(made)).text
-    metrics = made.metrics
+def test_the_headline_has_every_figure_with_its_interval(plain: str):
+    metrics = measure(outcomes())
+    text = Page(plain).text
     assert metrics.auc_interval is not None
     low, high = metrics.auc_interval
     assert f"AUC {metrics.auc:.4f} {low:.4f} to {high:.4f} PR-AUC {metrics.pr_auc:.4f}" in text
@@ -199,8 +209,8 @@ def test_the_headline_has_every_figure_with_its_interval():
     assert "60 images judged: 30 real, 30 fake. 2025-03-01 12:30 UTC" in text
 
 
-def test_video_auc_stands_there_only_with_videos():
-    assert "videos" not in opened(outcomes()).text.split("Definitions")[0]
+def test_video_auc_stands_there_only_with_videos(plain: str):
+    assert "videos" not in Page(plain).text.split("Definitions")[0]
     frames = [
         replace(o, path=f"{'fake' if o.label else 'real'}/{i // 10:03}/{i:03}.png")
         for i, o in enumerate(outcomes())
@@ -209,18 +219,18 @@ def test_video_auc_stands_there_only_with_videos():
     assert f"Video AUC {made.metrics.video_auc:.4f} 12 videos" in Page(format_report(made)).text
 
 
-def test_the_run_the_card_and_the_command():
-    text = opened(outcomes()).text
+def test_the_run_the_card_and_the_command(plain: str):
+    text = Page(plain).text
     assert "Rate 1234.5 images a second Latency p50 100 ms, p95 100 ms, p99 100 ms" in text
     assert "Repeated requests 3" in text
     assert "commit none head trained FAKE above 0.5 Server http://127.0.0.1:8080" in text
     assert TOTALS.command in text
 
 
-def test_an_untrained_head_is_said_in_words():
+def test_an_untrained_head_is_said_in_words(plain: str):
     untrained = replace(TOTALS, detector={"head": "untrained"})
     assert "head is untrained: its predictions are chance" in opened(outcomes(), untrained).text
-    assert "untrained" not in opened(outcomes()).text
+    assert "untrained" not in Page(plain).text
 
 
 def test_without_labels_the_page_says_why_and_shows_the_scores():
@@ -256,10 +266,9 @@ def test_one_folder_needs_no_table():
     assert opened(outcomes(folders=[""])).all("table") == []
 
 
-def test_perturbations_have_a_row_each_and_a_drawing_for_each_kind():
-    made = report(outcomes(), perturbed=RUNS)
-    page = Page(format_report(made))
-    plain = made.metrics.auc
+def test_perturbations_have_a_row_each_and_a_drawing_for_each_kind(with_perturbations: str):
+    page = Page(with_perturbations)
+    plain = measure(outcomes()).auc
     assert plain is not None
     for run in RUNS:
         auc = run.metrics.auc
@@ -267,7 +276,7 @@ def test_perturbations_have_a_row_each_and_a_drawing_for_each_kind():
         change = f"{auc - plain:+.4f}".replace("-", "\N{MINUS SIGN}")
         assert f"{run.perturbation} {auc:.4f} {change}" in page.text
     # The mildest first, whatever the order in which they were asked for.
-    drawing = format_report(made).split('aria-label="AUC against the strength of jpeg"')[1]
+    drawing = with_perturbations.split('aria-label="AUC against the strength of jpeg"')[1]
     ticks = re.findall(r">(none|90|50)</text>", drawing.split("</svg>")[0])
     assert ticks == ["none", "90", "50"]
 
@@ -314,8 +323,8 @@ def test_large_and_detailed_mistakes_do_not_make_a_large_page(tmp_path: Path):
     assert len(source) < 1_000_000
 
 
-def test_the_same_run_gives_the_same_page():
-    assert format_report(report(outcomes())) == format_report(report(outcomes()))
+def test_the_same_run_gives_the_same_page(plain: str):
+    assert format_report(report(outcomes())) == plain
 
 
 def test_the_page_replaces_an_older_one_and_leaves_nothing_else(tmp_path: Path):
