@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,14 @@ class Running:
 
     Attributes:
         pid: of its process.
+        over: whether its end was waited for.
         out: the file that its standard output goes to.
         err: the file that its standard error goes to.
     """
 
     def __init__(self, fork: "Fork", words: list[str], out: Path, err: Path) -> None:
         self._fork, self._words = fork, words
-        self.pid = fork.answer()
+        self.pid, self.over = fork.answer(), False
         self.out, self.err = out, err
 
     def wait_for(self, words: str, file: Path) -> None:
@@ -46,7 +48,7 @@ class Running:
         """Waits for its end, which comes by force after so many seconds."""
         limit = threading.Timer(timeout, os.kill, (self.pid, signal.SIGKILL))
         limit.start()
-        code = self._fork.answer()
+        code, self.over = self._fork.answer(), True
         in_time = limit.is_alive()
         limit.cancel()
         said = self.out.read_text(), self.err.read_text()
@@ -69,6 +71,7 @@ class Fork:
 
     def __init__(self, folder: Path, *modules: str, home: Path | None = None) -> None:
         self._folder, self._count = folder, 0
+        self._last: Running | None = None
         self.home = Path.home() if home is None else home
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.forking", *modules],
@@ -85,7 +88,15 @@ class Fork:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._end_last()
         self._process.communicate()
+
+    def _end_last(self) -> None:
+        """Ends what a test that failed has left behind."""
+        if self._last is not None and not self._last.over:
+            with suppress(ProcessLookupError):
+                os.kill(self._last.pid, signal.SIGKILL)
+            self._last.wait()
 
     def answer(self) -> int:
         """Waits for the next number: of the process that was begun, or the code that it ended with.
@@ -105,7 +116,7 @@ class Fork:
         env: Mapping[str, str] = os.environ,
         largest_file: int | None = None,
     ) -> Running:
-        """Starts `python WORDS`, a script or `-c` and a program, as soon as the last one is over.
+        """Starts `python WORDS`, a script or `-c` and a program; there is one at a time.
 
         Args:
             words: What stands after `python`.
@@ -113,6 +124,7 @@ class Fork:
             env: Its environment.
             largest_file: In bytes; what goes beyond fails, as on a full disk.
         """
+        self._end_last()
         self._count += 1
         out, err = (self._folder / f"{self._count}.{kind}" for kind in ("out", "err"))
         arguments = [str(word) for word in words]
@@ -127,7 +139,8 @@ class Fork:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
-        return Running(self, arguments, out, err)
+        self._last = Running(self, arguments, out, err)
+        return self._last
 
     def run(self, *words: object, **options: Any) -> "subprocess.CompletedProcess[str]":
         """Starts it likewise, and waits for its end."""
