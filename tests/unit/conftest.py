@@ -102,9 +102,9 @@ def pair(small_clip: Path, tinted: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fork]:
-    """Runs client.py; what it imports besides `requests` is there already."""
+    """Runs client.py; what it imports, and what it imports for folders, is there already."""
     libraries = ("cv2", "jinja2", "matplotlib.figure", "numpy", "PIL.Image", "sklearn.metrics")
-    with Fork(tmp_path_factory.mktemp("clients"), "requests", *libraries) as fork:
+    with Fork(tmp_path_factory.mktemp("clients"), "client", *libraries) as fork:
         yield fork
 
 

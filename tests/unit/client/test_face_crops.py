@@ -147,10 +147,10 @@ def test_what_is_no_predictor_is_a_wrong_argument(
 
 
 WITHOUT_DLIB = f"""
-import importlib.util, runpy, sys
-found = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *more: None if name == "dlib" else found(name, *more)
-sys.path.insert(0, {str(CLIENT.parent)!r})
+import runpy
+from deepfake_tools import extras
+found = extras.find_spec
+extras.find_spec = lambda name: None if name == "dlib" else found(name)
 runpy.run_path({str(CLIENT)!r}, run_name="__main__")
 """
 
