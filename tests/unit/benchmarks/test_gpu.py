@@ -164,7 +164,9 @@ def test_speed_counts_images_of_whole_passes():
 
     speed = images_per_s(work, 4, 0.02)
     measured = calls[gpu_speed.WARM_UPS :]
-    assert speed == pytest.approx(4 * len(measured) / 0.02, rel=0.2)
+    # A busy machine may keep it waiting beyond its time, which counts.
+    took = max(0.02, measured[-1] - measured[0])
+    assert speed == pytest.approx(4 * len(measured) / took, rel=0.2)
 
 
 def test_contenders_are_measured_by_size_and_compiled_ones_where_compiling_works(

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,14 +35,21 @@ GPU = torch.device("meta")
 """Stands for a GPU: torch takes modules there, on any machine."""
 
 
-@pytest.fixture
-def card(small_card: Card, tmp_path: Path) -> Card:
-    """A card whose weights lie in ``tmp_path``."""
-    model = reference()
-    write_encoder(model.state_dict(), tmp_path)
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an encoder, its graph and a head."""
+    folder = tmp_path_factory.mktemp("weights")
+    write_encoder(reference().state_dict(), folder)
     torch.manual_seed(0)
-    save_file(torch.nn.Linear(64, 2).state_dict(), tmp_path / "head.safetensors")
-    return msgspec.structs.replace(small_card, encoder=shape_of(model))
+    save_file(torch.nn.Linear(64, 2).state_dict(), folder / "head.safetensors")
+    return folder
+
+
+@pytest.fixture
+def card(small_card: Card, weights: Path, tmp_path: Path) -> Card:
+    """A card whose weights lie in ``tmp_path``."""
+    shutil.copytree(weights, tmp_path, dirs_exist_ok=True)
+    return msgspec.structs.replace(small_card, encoder=shape_of(reference()))
 
 
 def write_encoder(tensors: dict[str, torch.Tensor], folder: Path) -> None:
