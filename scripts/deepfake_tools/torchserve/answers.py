@@ -47,6 +47,11 @@ class DetectorInfo:
     face_side: int = 224
     threshold: float | None = None
 
+    @property
+    def is_untrained(self) -> bool:
+        """Whether the head was never trained, so that the verdict means nothing."""
+        return self.head == "untrained"
+
 
 @dataclass(frozen=True)
 class ServedVerdict:

@@ -162,9 +162,13 @@ def test_speed_counts_images_of_whole_passes():
     def work() -> None:
         calls.append(time.perf_counter())
 
+    begun = time.perf_counter()
     speed = images_per_s(work, 4, 0.02)
+    whole = time.perf_counter() - begun
     measured = calls[gpu_speed.WARM_UPS :]
-    assert speed == pytest.approx(4 * len(measured) / 0.02, rel=0.2)
+    assert whole > 0.02
+    # Passes took no less than from the first to the last, and no more than all of it.
+    assert 4 * len(measured) / whole < speed < 4 * len(measured) / (measured[-1] - measured[0])
 
 
 def test_contenders_are_measured_by_size_and_compiled_ones_where_compiling_works(

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -43,28 +44,40 @@ from benchmarks.rivals import (
 from tests.building import Builder
 
 Build = Callable[..., Unpacked]
+LogitsOf = Callable[..., dict[str, tuple[Logits, ...]]]
 
 pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 
 
-@pytest.fixture
-def build(builder: Builder, small_clip: Path, tmp_path: Path) -> Build:
-    def run(*options: str) -> Unpacked:
-        path = builder("--model", small_clip, "--served-name", "small", *options).path
-        return unpack([path], tmp_path / path.stem)[0]
+@pytest.fixture(scope="module")
+def build(small_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Builds each archive once; nobody may change what it gives."""
+    options = ("--model", small_clip, "--served-name", "small")
+
+    @cache
+    def run(*more: str) -> Unpacked:
+        folder = tmp_path_factory.mktemp("archive")
+        return unpack([Builder(folder)(*options, *more).path], folder)[0]
 
     return run
 
 
-@pytest.fixture
-def settings(examples: list[Path], tmp_path: Path) -> RunSettings:
-    images = write_images(examples, tmp_path / "images", 3)
-    return RunSettings(tuple(images), (1, 2), 0.1, 0.0, None, False, Path("none"), tmp_path)
+@pytest.fixture(scope="module")
+def settings(examples: list[Path], tmp_path_factory: pytest.TempPathFactory) -> RunSettings:
+    folder = tmp_path_factory.mktemp("settings")
+    images = write_images(examples, folder / "images", 3)
+    return RunSettings(tuple(images), (1, 2), 0.1, 0.0, None, False, Path("none"), folder)
+
+
+@pytest.fixture(scope="module")
+def logits_of(build: Build, settings: RunSettings) -> LogitsOf:
+    """An archive's own, by the options that it was built with."""
+    return cache(lambda *options: logits_after(build(*options), settings))
 
 
 def test_archives_of_one_precision_are_told_apart_by_their_files(build: Build, tmp_path: Path):
-    built = [build(), build(), build("--precision", "bfloat16", "--batch-size", "3")]
-    found = unpack([one.path for one in built], tmp_path / "all")
+    second, rounded = ("--version", "2"), ("--precision", "bfloat16", "--batch-size", "3")
+    found = unpack([build(*options).path for options in ((), second, rounded)], tmp_path)
     assert [archive.label for archive in found] == [
         "float32 (small@1)",
         "float32 (small@2)",
@@ -100,14 +113,16 @@ def served_by(job: RivalJob, settings: RunSettings) -> list[Logits]:
 def test_litserve_has_the_archives_logits(
     build: Build,
     settings: RunSettings,
+    logits_of: LogitsOf,
+    tmp_path: Path,
     feature: str,
     runtime: Runtime,
     preparation: str,
     most: float,
 ):
-    archive = build("--feature", feature)
-    job = replace(write_checkpoint(archive, settings.scratch / "checkpoint"), runtime=runtime)
-    ours = logits_after(archive, settings)[preparation]
+    options = ("--feature", feature)
+    job = replace(write_checkpoint(build(*options), tmp_path / "checkpoint"), runtime=runtime)
+    ours = logits_of(*options)[preparation]
     for one, other in zip(served_by(job, settings), ours, strict=True):
         assert largest_difference(one, other) < most
 
@@ -142,7 +157,7 @@ def test_other_encoders_have_the_same_rivals(
 ):
     path = builder("--model", of_type(kind, tmp_path / kind), "--served-name", "other").path
     archive = unpack([path], tmp_path / "unpacked")[0]
-    job = write_checkpoint(archive, settings.scratch / "checkpoint")
+    job = write_checkpoint(archive, tmp_path / "checkpoint")
     ours = logits_after(archive, settings)
     for runtime, preparation in (("transformers", CLIP_PROCESSOR), ("OpenVINO float32", OPENCV)):
         answers = served_by(replace(job, runtime=runtime), settings)
@@ -152,9 +167,9 @@ def test_other_encoders_have_the_same_rivals(
 
 @pytest.mark.parametrize("bfloat16", [True, False])
 def test_a_rival_in_bfloat16_is_measured_where_the_processor_has_it(
-    build: Build, settings: RunSettings, bfloat16: bool
+    build: Build, tmp_path: Path, bfloat16: bool
 ):
-    job = write_checkpoint(build(), settings.scratch / "checkpoint")
+    job = write_checkpoint(build(), tmp_path / "checkpoint")
     expected = {CLIP_PROCESSOR: ((1.0,),), OPENCV: ((2.0,),)}
     found = line_up_rivals(job, expected, bfloat16=bfloat16)
     assert [(rival.name, rival.expected[0][0]) for rival in found] == [
@@ -165,11 +180,16 @@ def test_a_rival_in_bfloat16_is_measured_where_the_processor_has_it(
     ]
 
 
-def test_a_new_process_per_image_has_them_too(build: Build, settings: RunSettings):
-    archive = build()
-    job = write_checkpoint(archive, settings.scratch / "checkpoint")
+def test_a_new_process_per_image_has_them_too(
+    build: Build,
+    settings: RunSettings,
+    logits_of: LogitsOf,
+    tmp_path: Path,
+):
+    options = ("--feature", "pooler_output")
+    job = write_checkpoint(build(*options), tmp_path / "checkpoint")
     measurements = Measurements(lambda _: None)
-    ours = logits_after(archive, settings)[CLIP_PROCESSOR]
+    ours = logits_of(*options)[CLIP_PROCESSOR]
     ScriptContender("script", job, ours).measure(1, settings, measurements)
     assert measurements.differences["script"] < 1e-3
     assert [cell.place.way for cell in measurements.cells] == [Scenario.SCRIPT]
@@ -183,15 +203,15 @@ def test_one_process_is_measured_with_its_stages(build: Build, settings: RunSett
     assert len(result.logits) == len(settings.images)
 
 
-def test_code_of_another_place_is_refused(build: Build, settings: RunSettings):
-    archive = build()
+def test_code_of_another_place_is_refused(build: Build, settings: RunSettings, tmp_path: Path):
+    (archive,) = unpack([build().path], tmp_path)
     shutil.rmtree(archive.folder / "clip_deepfake")
     with pytest.raises(BenchmarkError, match="clip_deepfake was imported from"):
         run_in_process(in_process_job(archive, settings), settings)
 
 
-def test_an_archive_without_an_encoder_has_no_rival(build: Build, settings: RunSettings):
+def test_an_archive_without_an_encoder_has_no_rival(build: Build, tmp_path: Path):
     archive = build()
     card = msgspec.structs.replace(archive.card, files={"encoder.xml": "0" * 64})
     with pytest.raises(BenchmarkError, match="give a float32 archive of the same detector"):
-        write_checkpoint(replace(archive, card=card), settings.scratch / "checkpoint")
+        write_checkpoint(replace(archive, card=card), tmp_path / "checkpoint")

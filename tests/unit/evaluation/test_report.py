@@ -129,6 +129,18 @@ RUNS = (
 )
 
 
+@pytest.fixture(scope="module")
+def plain() -> str:
+    """The page of 60 images in two folders."""
+    return page_of(run_of(outcomes()))
+
+
+@pytest.fixture(scope="module")
+def with_perturbations() -> str:
+    """The page of the same images, and of RUNS."""
+    return page_of(run_of(outcomes(), perturbed=RUNS))
+
+
 def test_the_page_asks_for_nothing_outside_itself(tmp_path: Path):
     path = tmp_path / "a.png"
     Image.new("RGB", (30, 20), "red").save(path)
@@ -197,8 +209,8 @@ def test_a_report_without_its_data_fails_instead_of_leaving_gaps():
         _environment().get_template(TEMPLATE).render(metrics=measure([]))
 
 
-def test_drawings_do_not_share_names():
-    page = opened(outcomes(), perturbed=RUNS)
+def test_drawings_do_not_share_names(with_perturbations: str):
+    page = Page(with_perturbations)
     names = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert [name for name, times in Counter(names).items() if times > 1] == []
     used = set()
@@ -209,16 +221,15 @@ def test_drawings_do_not_share_names():
     assert used <= set(names)
 
 
-def test_drawings_take_the_page_s_colours():
-    source = page_of(run_of(outcomes(), perturbed=RUNS))
-    assert "#0102" not in source
+def test_drawings_take_the_page_s_colours(with_perturbations: str):
+    assert "#0102" not in with_perturbations
     # Else the colour would be matplotlib's own, and unreadable in dark mode.
-    drawn = re.sub(r"<style>.*?</style>", "", source, count=1, flags=re.DOTALL)
+    drawn = re.sub(r"<style>.*?</style>", "", with_perturbations, count=1, flags=re.DOTALL)
     assert set(re.findall(r"(?:fill|stroke): (#\w+)", drawn)) == set()
 
 
-def test_drawings_say_what_they_show():
-    labels = [svg["aria-label"] for svg in opened(outcomes(), perturbed=RUNS).all("svg")]
+def test_drawings_say_what_they_show(with_perturbations: str):
+    labels = [svg["aria-label"] for svg in Page(with_perturbations).all("svg")]
     assert [label.split(":")[0] for label in labels] == [
         "ROC curve",
         "Precision-recall curve, fake as the positive class",
@@ -241,10 +252,9 @@ def test_a_class_of_one_image_leaves_the_others_their_height():
         assert f">{label}</text>" in drawing
 
 
-def test_the_headline_has_every_figure_with_its_interval():
-    made = run_of(outcomes())
-    text = Page(page_of(made)).text
-    metrics = made.metrics
+def test_the_headline_has_every_figure_with_its_interval(plain: str):
+    metrics = measure(outcomes())
+    text = Page(plain).text
     assert metrics.auc_interval is not None
     low, high = metrics.auc_interval
     assert f"AUC {metrics.auc:.4f} {low:.4f} to {high:.4f} PR-AUC {metrics.pr_auc:.4f}" in text
@@ -261,8 +271,8 @@ def test_the_headline_has_every_figure_with_its_interval():
     assert "60 images judged: 30 real, 30 fake. 2025-03-01 12:30 UTC" in text
 
 
-def test_video_auc_stands_there_only_with_videos():
-    assert "videos" not in opened(outcomes()).text.split("Definitions")[0]
+def test_video_auc_stands_there_only_with_videos(plain: str):
+    assert "videos" not in Page(plain).text.split("Definitions")[0]
     frames = [
         replace(o, path=f"{'fake' if o.label else 'real'}/{i // 10:03}/{i:03}.png")
         for i, o in enumerate(outcomes())
@@ -271,8 +281,8 @@ def test_video_auc_stands_there_only_with_videos():
     assert f"Video AUC {made.metrics.video_auc:.4f} 12 videos" in Page(page_of(made)).text
 
 
-def test_the_run_the_card_and_the_command():
-    text = opened(outcomes()).text
+def test_the_run_the_card_and_the_command(plain: str):
+    text = Page(plain).text
     assert "Rate 1234.5 images a second Latency p50 100 ms, p95 100 ms, p99 100 ms" in text
     assert "Repeated requests 3" in text
     assert "commit none version 1 head trained precision float32 engine openvino" in text
@@ -280,10 +290,10 @@ def test_the_run_the_card_and_the_command():
     assert TOTALS.command in text
 
 
-def test_an_untrained_head_is_said_in_words():
+def test_an_untrained_head_is_said_in_words(plain: str):
     untrained = replace(TOTALS, detector=replace(DETECTOR, head="untrained"))
     assert "head is untrained: its predictions are chance" in opened(outcomes(), untrained).text
-    assert "untrained" not in opened(outcomes()).text
+    assert "untrained" not in Page(plain).text
 
 
 def test_without_labels_the_page_says_why_and_shows_the_scores():
@@ -322,10 +332,9 @@ def test_one_folder_needs_no_table():
     assert opened(outcomes(folders=[""])).all("table") == []
 
 
-def test_perturbations_have_a_row_each_and_a_drawing_for_each_kind():
-    made = run_of(outcomes(), perturbed=RUNS)
-    page = Page(page_of(made))
-    plain = made.metrics.auc
+def test_perturbations_have_a_row_each_and_a_drawing_for_each_kind(with_perturbations: str):
+    page = Page(with_perturbations)
+    plain = measure(outcomes()).auc
     assert plain is not None
     for run in RUNS:
         auc = run.metrics.auc
@@ -333,7 +342,7 @@ def test_perturbations_have_a_row_each_and_a_drawing_for_each_kind():
         change = f"{auc - plain:+.4f}".replace("-", "\N{MINUS SIGN}")
         assert f"{run.perturbation} {auc:.4f} {change}" in page.text
     # The mildest first, whatever the order in which they were asked for.
-    drawing = page_of(made).split('aria-label="AUC against the strength of jpeg"')[1]
+    drawing = with_perturbations.split('aria-label="AUC against the strength of jpeg"')[1]
     ticks = re.findall(r">(none|90|50)</text>", drawing.split("</svg>")[0])
     assert ticks == ["none", "90", "50"]
 
@@ -380,8 +389,8 @@ def test_large_and_detailed_mistakes_do_not_make_a_large_page(tmp_path: Path):
     assert len(source) < 1_000_000
 
 
-def test_the_same_run_gives_the_same_page():
-    assert page_of(run_of(outcomes())) == page_of(run_of(outcomes()))
+def test_the_same_run_gives_the_same_page(plain: str):
+    assert page_of(run_of(outcomes())) == plain
 
 
 def test_the_page_replaces_an_older_one_and_leaves_nothing_else(tmp_path: Path):
