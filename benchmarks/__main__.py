@@ -12,16 +12,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from deepfake_tools.cli import CommandParser
+from deepfake_tools.cli import CommandParser, at_least, say, seconds
 from deepfake_tools.errors import ServiceError
 from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.interrupts import reliable_interrupts
 from deepfake_tools.torchserve.local_server import LocalServerError
 
-from benchmarks import ROOT
-from benchmarks.cells import BenchmarkError
+from benchmarks import PHOTOGRAPHS, ROOT
+from benchmarks.measurements import BenchmarkError
 
-PHOTOGRAPHS = sorted((ROOT / "examples").glob("*.jpg"))
 IMAGES = 16
 CALIBRATION_IMAGES = 80
 WARM_UP_S = 1.0
@@ -57,9 +56,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="N,N",
         help="(default: 1,4,16,64)",
     )
-    parser.add_argument("--rounds", type=_count, default=3, help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=at_least(1), default=3, help="(default: %(default)s)")
     parser.add_argument(
-        "--seconds", type=_seconds, default=8.0, help="of each measurement (default: %(default)s)"
+        "--seconds", type=seconds, default=8.0, help="of each measurement (default: %(default)s)"
     )
     parser.add_argument("--versus", action="store_true", help="measure LitServe and scripts too")
     parser.add_argument(
@@ -70,24 +69,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return int(text)
-
-
 def _counts(text: str) -> tuple[int, ...]:
-    return tuple(sorted({_count(part) for part in text.split(",")}))
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
-    return value
+    return tuple(sorted({at_least(1)(part) for part in text.split(",")}))
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -111,14 +94,14 @@ def benchmark(arguments: argparse.Namespace, scratch: Path) -> None:
     """Measures what the command line asks for, prints it and writes the files."""
     check(arguments)
     # Their libraries are those of the extra.
+    from benchmarks.archives import unpack
+    from benchmarks.contenders import archive_contenders, line_up, measure
     from benchmarks.machine import describe_machine
-    from benchmarks.outcome import Outcome
-    from benchmarks.plan import Plan
-    from benchmarks.rounds import enter, line_up, measure
-    from benchmarks.unpacked import unpack
+    from benchmarks.measurements import RunSettings
+    from benchmarks.report import BenchmarkReport, write_plot
 
     machine = describe_machine()
-    plan = Plan(
+    settings = RunSettings(
         images=tuple(choose_images(arguments.images, scratch)),
         clients=arguments.clients,
         seconds=arguments.seconds,
@@ -128,19 +111,17 @@ def benchmark(arguments: argparse.Namespace, scratch: Path) -> None:
         config=ROOT / "config.properties",
         scratch=scratch,
     )
-    archives = choose_archives(arguments, scratch, bfloat16=machine.has_bfloat16)
-    entries = enter(unpack(archives, scratch), plan)
-    contenders = line_up(entries, plan, versus=arguments.versus, stages=arguments.profile)
-    record = measure(contenders, plan, arguments.rounds, say)
-    outcome = Outcome(machine, plan, arguments.rounds, entries, record)
-    print(outcome.text())
+    paths = choose_archives(arguments, scratch, bfloat16=machine.has_bfloat16)
+    archives = archive_contenders(unpack(paths, scratch), settings, stages=arguments.profile)
+    contenders = line_up(archives, settings, versus=arguments.versus)
+    measurements = measure(contenders, settings, arguments.rounds, say)
+    report = BenchmarkReport(machine, settings, arguments.rounds, archives, measurements)
+    print(report.text())
     if arguments.json:
-        outcome.write_json(arguments.json)
+        report.write_json(arguments.json)
     if arguments.plot:
-        from benchmarks.plot import write_plot
-
-        model, cores = entries[0].archive.card.model.name, f"{machine.cores} cores"
-        write_plot(arguments.plot, outcome.medians, f"{model}, {machine.cpu}, {cores}")
+        model, cores = archives[0].archive.card.model.name, f"{machine.cores} cores"
+        write_plot(arguments.plot, report.medians, f"{model}, {machine.cpu}, {cores}")
 
 
 def choose_images(folder: Path | None, scratch: Path) -> list[Path]:
@@ -152,7 +133,7 @@ def choose_images(folder: Path | None, scratch: Path) -> list[Path]:
 
 def choose_archives(arguments: argparse.Namespace, scratch: Path, *, bfloat16: bool) -> list[Path]:
     """Returns the archives to measure, built where none is given."""
-    from benchmarks.defaults import BFLOAT16_BUILD, BUILDS, build_archives
+    from benchmarks.archives import BFLOAT16_BUILD, BUILDS, build_archives
     from benchmarks.photographs import write_images
 
     if arguments.archive:
@@ -160,11 +141,6 @@ def choose_archives(arguments: argparse.Namespace, scratch: Path, *, bfloat16: b
     write_images(PHOTOGRAPHS, scratch / "calibration", CALIBRATION_IMAGES)
     builds = (*BUILDS, BFLOAT16_BUILD) if bfloat16 else BUILDS
     return build_archives(arguments.model, builds, scratch / "calibration", scratch, say)
-
-
-def say(text: str) -> None:
-    """Prints how far the run is."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

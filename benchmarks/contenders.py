@@ -1,27 +1,27 @@
-"""An unpacked archive in, a round of its figures out: engine alone, one process, served."""
+"""What is measured in interleaved rounds: archives by themselves and served, and their rivals."""
 
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Protocol
-from urllib.parse import urlsplit
 
 import msgspec
+from clip_deepfake.card import ENCODER_FILE
 from clip_deepfake.preprocessing import Preprocessing
 from deepfake_tools.operations import rollout
 from deepfake_tools.percentiles import percentile
-from deepfake_tools.torchserve.connection import Purpose
 from deepfake_tools.torchserve.local_server import LocalServer
-from deepfake_tools.torchserve.tokens import find_key
 
-from benchmarks.cells import Cell, Figures, Place, Start, Way
-from benchmarks.child import child
-from benchmarks.counters import read_counters
-from benchmarks.jobs import InProcessJob, InProcessResult, LoadJob, Timing
-from benchmarks.load_run import Reading, run_load
-from benchmarks.plan import Plan, Record
-from benchmarks.unpacked import Unpacked
-from benchmarks.usage import Usage, busy_s, memory_mb
+from benchmarks.archives import Unpacked
+from benchmarks.in_process import InProcessJob, InProcessResult, Timing
+from benchmarks.load import prediction
+from benchmarks.load_process import LoadJob, ServerUsage, measure_served, read_counters
+from benchmarks.machine import ProcessTree, busy_s, memory_mb
+from benchmarks.measurements import Cell, Figures, Measurements, Place, RunSettings, Scenario, Start
+from benchmarks.processes import child
+from benchmarks.rivals import line_up_rivals, preprocessings, write_checkpoint
 
 READY_LIMIT_S = 180.0
 
@@ -29,95 +29,161 @@ READY_LIMIT_S = 180.0
 class Contender(Protocol):
     """Whatever is measured."""
 
-    def measure(self, number: int, plan: Plan, record: Record) -> None:
+    def measure(self, number: int, settings: RunSettings, measurements: Measurements) -> None:
         """Measures everything once, alone on the machine, as round ``number``."""
         ...
 
 
+@dataclass(frozen=True)
 class ArchiveContender:
     """An archive of this project.
 
-    Args:
+    Attributes:
         archive: What to measure.
-        answers: Its own, from one process, that all others are compared with.
+        answers: Its own to the settings' images, from one process, that all others are compared
+            with.
         stages: Whether to time the stages of a batch too.
     """
 
-    def __init__(self, archive: Unpacked, answers: InProcessResult, *, stages: bool) -> None:
-        self._archive = archive
-        self._name = archive.label
-        self._answers = answers
-        self._stages = stages
+    archive: Unpacked
+    answers: InProcessResult
+    stages: bool
 
-    def measure(self, number: int, plan: Plan, record: Record) -> None:
+    @property
+    def name(self) -> str:
+        """What its figures are listed under."""
+        return self.archive.label
+
+    def measure(self, number: int, settings: RunSettings, measurements: Measurements) -> None:
         """Measures it in one process, then behind a TorchServe of its own."""
-        self._measure_process(number, plan, record)
-        store = self._archive.path.parent
-        with LocalServer(store, plan.config, settings={"load_models": ""}) as server:
-            pids = self._register(server, number, record)
-            self._load(server, pids, max(plan.clients), plan.warm_up, record)
-            for clients in plan.clients:
-                figures = self._load(server, pids, clients, plan, record)
-                place = Place(self._name, Way.SERVED, clients)
-                record.add(Cell(place, number, figures))
+        self._measure_process(number, settings, measurements)
+        store = self.archive.path.parent
+        with LocalServer(store, settings.config, settings={"load_models": ""}) as server:
+            pids = self._register(server, number, measurements)
+            self._load(server, pids, number, settings, measurements)
 
-    def _measure_process(self, number: int, plan: Plan, record: Record) -> None:
-        job = in_process_job(self._archive, plan, stages=self._stages)
-        result = run_in_process(job, plan)
+    def _measure_process(
+        self, number: int, settings: RunSettings, measurements: Measurements
+    ) -> None:
+        job = in_process_job(self.archive, settings, stages=self.stages)
+        result = run_in_process(job, settings)
         for timing in result.passes:
-            place = Place(self._name, Way.ENGINE, timing.size)
-            record.add(Cell(place, number, _figures(timing, result.memory_mb)))
-        place = Place(self._name, Way.PROCESS, result.judged.size)
-        record.add(Cell(place, number, _figures(result.judged, result.memory_mb)))
-        record.stages[self._name] = result.stages
+            place = Place(self.name, Scenario.ENGINE, timing.size)
+            measurements.add(Cell(place, number, _figures(timing, result.memory_mb)))
+        place = Place(self.name, Scenario.PROCESS, result.judged.size)
+        measurements.add(Cell(place, number, _figures(result.judged, result.memory_mb)))
+        measurements.stages[self.name] = result.stages
 
-    def _register(self, server: LocalServer, number: int, record: Record) -> list[int]:
+    def _register(self, server: LocalServer, number: int, measurements: Measurements) -> list[int]:
         """Brings the archive up and returns its workers' process ids."""
         running = rollout.RunningServer(
             server.management(), server.inference(), server.logs, READY_LIMIT_S, lambda _: None
         )
         begun = time.perf_counter()
-        version = rollout.start(running, self._archive.name)
-        record.starts.append(Start(self._name, number, time.perf_counter() - begun))
+        version = rollout.start(running, self.archive.name)
+        measurements.starts.append(Start(self.name, number, time.perf_counter() - begun))
         return [worker.pid for worker in version.workers]
 
     def _load(
-        self, server: LocalServer, pids: list[int], clients: int, plan: Plan, record: Record
-    ) -> Figures:
-        name, usage = self._archive.name, Usage(server.pid or 0)
-        token = find_key(Purpose.INFERENCE, server.key_file)
+        self,
+        server: LocalServer,
+        pids: list[int],
+        number: int,
+        settings: RunSettings,
+        measurements: Measurements,
+    ) -> None:
+        name, tree = self.archive.name, ProcessTree(server.pid or 0)
         job = LoadJob(
-            port=urlsplit(server.inference_url).port or 0,
-            path=f"/predictions/{name.name}/{name.version}",
-            headers={
-                "Authorization": f"Bearer {token.value if token else ''}",
-                "Content-Type": "application/octet-stream",
-            },
+            template=prediction(server, name.name, name.version),
             form="bytes",
-            images=plan.image_names,
-            expected=self._answers.logits,
-            tolerance=self._answers.tolerance,
-            clients=clients,
-            warm_up_s=plan.warm_up_s,
-            seconds=plan.seconds,
+            images=settings.image_names,
+            expected=self.answers.logits,
+            tolerance=self.answers.tolerance,
         )
 
-        def read() -> Reading:
-            return Reading(
-                usage.cpu_s(),
-                busy_s(),
-                read_counters(server.metrics_url, name.name),
-            )
+        def read() -> ServerUsage:
+            counters = read_counters(server.metrics_url, name.name)
+            return ServerUsage(tree.cpu_s(), busy_s(), counters)
 
         def largest_mb() -> float:
             return max(memory_mb(pid) for pid in pids)
 
-        return run_load(self._name, job, plan, record, read, largest_mb)
+        measure_served(self.name, number, job, settings, measurements, read, largest_mb)
+
+
+def archive_contenders(
+    archives: Sequence[Unpacked], settings: RunSettings, *, stages: bool
+) -> list[ArchiveContender]:
+    """Asks each archive once, for what all later answers are compared with.
+
+    Args:
+        archives: All that take part.
+        settings: How to measure.
+        stages: Whether to time the stages of a batch too.
+
+    Raises:
+        BenchmarkError: One cannot be loaded.
+    """
+    return [ArchiveContender(one, _ask(one, settings), stages) for one in archives]
+
+
+def _ask(archive: Unpacked, settings: RunSettings) -> InProcessResult:
+    job = in_process_job(archive, settings, preprocessings=preprocessings(archive.card))
+    return run_in_process(replace(job, passes=(), seconds=0.0, warm_up_s=0.0), settings)
+
+
+def line_up(
+    ours: Sequence[ArchiveContender], settings: RunSettings, *, versus: bool
+) -> list[Contender]:
+    """Returns all that is to be measured.
+
+    Args:
+        ours: The archives.
+        settings: How to measure.
+        versus: Whether to measure the rivals too, with the weights of one of the archives.
+
+    Raises:
+        BenchmarkError: No archive holds weights that a rival can load.
+    """
+    if not versus:
+        return [*ours]
+    source = _source(ours)
+    job = write_checkpoint(source.archive, settings.scratch / "checkpoint")
+    expected = source.answers.logits_after
+    return [*ours, *line_up_rivals(job, expected, bfloat16=settings.bfloat16)]
+
+
+def _source(ours: Sequence[ArchiveContender]) -> ArchiveContender:
+    """Chooses whose weights the rivals get: float32 ones where there are some."""
+    able = [one for one in ours if ENCODER_FILE in one.archive.card.files]
+    exact = [one for one in able if one.archive.card.precision == "float32"]
+    return (exact or able or list(ours))[0]
+
+
+def measure(
+    contenders: Sequence[Contender],
+    settings: RunSettings,
+    rounds: int,
+    say: Callable[[str], None],
+) -> Measurements:
+    """Measures each contender in each round, alone on the machine.
+
+    Every other round goes backwards, so that a machine that grows slower or faster meanwhile
+    treats all alike.
+
+    Raises:
+        BenchmarkError: A contender failed, or answered wrongly: there are no figures then.
+    """
+    measurements = Measurements(say)
+    for number in range(1, rounds + 1):
+        for contender in contenders if number % 2 else reversed(contenders):
+            contender.measure(number, settings, measurements)
+    return measurements
 
 
 def in_process_job(
     archive: Unpacked,
-    plan: Plan,
+    settings: RunSettings,
     *,
     stages: bool = False,
     preprocessings: dict[str, Preprocessing] | None = None,
@@ -128,24 +194,24 @@ def in_process_job(
         sizes |= {2**power for power in range(archive.batch_size.bit_length())}
     return InProcessJob(
         folder=str(archive.folder),
-        images=plan.image_names,
+        images=settings.image_names,
         passes=tuple(sorted(sizes)),
         batch_size=archive.batch_size,
-        warm_up_s=plan.warm_up_s,
-        seconds=plan.seconds / 2,
-        gpu=plan.gpu,
+        warm_up_s=settings.warm_up_s,
+        seconds=settings.seconds / 2,
+        gpu=settings.gpu,
         stages=stages,
         preprocessings=preprocessings or {},
     )
 
 
-def run_in_process(job: InProcessJob, plan: Plan) -> InProcessResult:
+def run_in_process(job: InProcessJob, settings: RunSettings) -> InProcessResult:
     """Lets a process of the archive's own code do the job.
 
     Raises:
         BenchmarkError: The archive cannot be loaded, or an image not be judged.
     """
-    with child("in_process", job, plan.scratch, Path(job.folder)) as process:
+    with child("in_process", job, settings.scratch, Path(job.folder)) as process:
         (line,) = process.lines()
     return msgspec.json.decode(line, type=InProcessResult)
 

@@ -1,9 +1,9 @@
-"""Medians in, ratios of what was measured side by side out, each with the goal that it has."""
+"""The goals of a benchmark: ratios of what was measured side by side, and bounds."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.cells import Figures, Place, Way
+from benchmarks.measurements import Figures, Place, Scenario
 from benchmarks.rivals import LITSERVE, LITSERVE_BFLOAT16, LITSERVE_FLOAT32
 
 MANY_CLIENTS = 16
@@ -108,11 +108,11 @@ def _of_subject(
     name, precision = subject.contender, subject.precision
     is_large = subject.operations >= LARGE_OPERATIONS
     share = LARGE_SHARE if is_large else 1.0
-    served = _by_size(medians, name, Way.SERVED)
+    served = _by_size(medians, name, Scenario.SERVED)
     many = MANY_CLIENTS if MANY_CLIENTS in served else max(served)
     for rival in TIMES:
         yield from _against(subject, rival, share if rival == LITSERVE else 1.0, many, medians)
-    for size, process in _by_size(medians, name, Way.PROCESS).items():
+    for size, process in _by_size(medians, name, Scenario.PROCESS).items():
         ratio = served[many].images_per_s / process.images_per_s
         what = f"{_clients(many)}, against one process in batches of {size}"
         yield Goal(name, what, ratio, "times", share * OF_PROCESS)
@@ -127,8 +127,8 @@ def _against(
     subject: Subject, rival: str, share: float, many: int, medians: Mapping[Place, Figures]
 ) -> Iterator[Goal]:
     """Where the rival was measured."""
-    served = _by_size(medians, subject.contender, Way.SERVED)
-    against = _by_size(medians, rival, Way.SERVED)
+    served = _by_size(medians, subject.contender, Scenario.SERVED)
+    against = _by_size(medians, rival, Scenario.SERVED)
     times = TIMES[rival].get(subject.precision)
     wishes = {many: share * times.many, 1: share * times.one} if times else {many: None, 1: None}
     for clients in sorted(served.keys() & against.keys() & wishes.keys(), reverse=True):
@@ -155,7 +155,7 @@ def _clients(count: int) -> str:
     return "1 client" if count == 1 else f"{count} clients"
 
 
-def _by_size(medians: Mapping[Place, Figures], contender: str, way: Way) -> dict[int, Figures]:
+def _by_size(medians: Mapping[Place, Figures], contender: str, way: Scenario) -> dict[int, Figures]:
     return {
         place.size: figures
         for place, figures in medians.items()

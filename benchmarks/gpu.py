@@ -11,14 +11,21 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from deepfake_tools.cli import CommandParser
+from deepfake_tools.cli import CommandParser, say, seconds
 
-from benchmarks import ROOT
+from benchmarks import PHOTOGRAPHS
 
-PHOTOGRAPHS = sorted((ROOT / "examples").glob("*.jpg"))
+if TYPE_CHECKING:
+    from benchmarks.gpu_checks import Equality, Halving
+    from benchmarks.gpu_speed import Speed
+
 IMAGES = 64
 COMPILE_UNTIL_S = 300.0
 """After the start. What was being compiled then is finished, and measured."""
@@ -44,19 +51,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = CommandParser(description=__doc__, epilog=EPILOG)
     parser.add_argument(
-        "--seconds", type=_seconds, default=0.5, help="of each measurement (default: %(default)s)"
+        "--seconds",
+        type=partial(seconds, most=5),
+        default=0.5,
+        help="of each measurement (default: %(default)s)",
     )
     return parser.parse_args(arguments)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 5:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 5")
-    return value
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -77,7 +77,48 @@ def main(arguments: list[str] | None = None) -> int:
     return measure(found.seconds)
 
 
-def measure(seconds: float) -> int:
+@dataclass(frozen=True)
+class GpuReport:
+    """What was found on a GPU.
+
+    Attributes:
+        machine: What it ran on, in a line.
+        equalities: Of every model and precision.
+        halving: What became of a pass without room.
+        speeds: Of every model, contender and size.
+        decoded_per_s: Images a second that all cores decode and resize.
+        cores: How many they are.
+    """
+
+    machine: str
+    equalities: Sequence["Equality"]
+    halving: "Halving"
+    speeds: Sequence["Speed"]
+    decoded_per_s: float
+    cores: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether everything that must be equal is."""
+        return self.halving.holds and all(one.holds for one in self.equalities)
+
+    def text(self) -> str:
+        """Everything, as Markdown."""
+        from benchmarks.gpu_checks import equality_table
+        from benchmarks.gpu_speed import bounds_text, speed_table
+
+        return "\n\n".join(
+            [
+                self.machine,
+                equality_table(self.equalities),
+                str(self.halving),
+                speed_table(self.speeds),
+                bounds_text(self.speeds, self.decoded_per_s, self.cores),
+            ]
+        )
+
+
+def measure(seconds_each: float) -> int:
     """Checks and measures everything, prints it, and returns the exit code."""
     import torch
     import transformers
@@ -85,7 +126,6 @@ def measure(seconds: float) -> int:
 
     from benchmarks.gpu_checks import compare, halve_on_cuda
     from benchmarks.gpu_models import B32, DINOV2, L14
-    from benchmarks.gpu_report import GpuReport
     from benchmarks.gpu_speed import decoding_per_s, measure_speed
     from benchmarks.photographs import write_images
 
@@ -98,11 +138,11 @@ def measure(seconds: float) -> int:
     speeds = []
     for model in (B32, L14):
         say(f"speed of {model.name}")
-        speeds += measure_speed(model, device, seconds, deadline, say)
+        speeds += measure_speed(model, device, seconds_each, deadline, say)
     say("decoding")
     with tempfile.TemporaryDirectory(prefix="gpu-") as scratch:
         images = [path.read_bytes() for path in write_images(PHOTOGRAPHS, Path(scratch), IMAGES)]
-    decoded = decoding_per_s(images, B32.side, 4 * seconds)
+    decoded = decoding_per_s(images, B32.side, 4 * seconds_each)
     machine = (
         f"{torch.cuda.get_device_name(device)}, {available_cores()} cores, torch "
         f"{torch.__version__}, transformers {transformers.__version__}, "
@@ -111,11 +151,6 @@ def measure(seconds: float) -> int:
     report = GpuReport(machine, equalities, halving, speeds, decoded, available_cores())
     print(report.text())
     return OK if report.holds else UNEQUAL
-
-
-def say(text: str) -> None:
-    """Prints how far the run is, or why there is none."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""A GPU in, whether it answers as the CPU does, and what it does without memory, out."""
+"""Whether a GPU answers as the CPU does, and what becomes of a pass that has no room in it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from clip_deepfake.engines import Engine, Logits, Pixels, run_pass
 from clip_deepfake.errors import EngineMemoryError
 from clip_deepfake.torch_engine import TorchEngine
+from deepfake_tools.text_table import markdown_table
 
 from benchmarks.gpu_models import Model, make_module, make_pixels
 
@@ -67,6 +68,23 @@ def _fake_probability(logits: Logits) -> Logits:
     return probability
 
 
+def equality_table(equalities: Sequence[Equality]) -> str:
+    """Lists them, in Markdown."""
+    rows = [
+        (
+            one.model,
+            one.precision,
+            f"{one.logit:.1e}",
+            f"{one.probability:.1e}",
+            "" if one.wanted is None else f"{one.wanted:.0e}",
+            "" if one.wanted is None else ("yes" if one.holds else "NO"),
+        )
+        for one in equalities
+    ]
+    header = ("model", "GPU", "logit off CPU", "probability off", "at most", "holds")
+    return markdown_table([header, *rows])
+
+
 @dataclass(frozen=True)
 class Halving:
     """What became of a pass on a device without room for it.
@@ -93,6 +111,17 @@ class Halving:
             and sum(self.computed) == self.asked
             and self.difference <= LOGIT_TOLERANCE
         )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.asked} pictures of {self.model} in a GPU without room for them: passes of "
+            f"{_sizes(self.refused)} did not fit, passes of {_sizes(self.computed)} did; "
+            f"logits off by {self.difference:.1e}: {'holds' if self.holds else 'DOES NOT HOLD'}"
+        )
+
+
+def _sizes(sizes: Sequence[int]) -> str:
+    return ", ".join(map(str, sizes)) or "none"
 
 
 class _Counted:

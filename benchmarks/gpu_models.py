@@ -1,4 +1,4 @@
-"""Encoders of published size and random weights: our engine's module, and as scripts have it."""
+"""Models to measure a GPU with, of published size: as our engine and as scripts have them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

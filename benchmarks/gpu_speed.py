@@ -1,4 +1,4 @@
-"""A GPU in, images a second of our engine beside plain transformers out, and of decoding."""
+"""How fast a GPU is: our engine beside plain transformers, and decoding, in images a second."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ from clip_deepfake.images import decode
 from clip_deepfake.preprocessing import squash
 from clip_deepfake.system import available_cores
 from clip_deepfake.torch_engine import TorchEngine
+from deepfake_tools.text_table import markdown_table
 
 from benchmarks.gpu_models import (
     Model,
@@ -145,3 +146,33 @@ def decoding_per_s(images: Sequence[bytes], side: int, seconds: float) -> float:
             list(pool.map(lambda data: recipe.apply(decode(data, limit)), images))
 
         return images_per_s(prepare, len(images), seconds)
+
+
+def speed_table(speeds: Sequence[Speed]) -> str:
+    """Lists the contenders side by side, in Markdown."""
+    found = {(one.model, one.size, one.contender): f"{one.images_per_s:.0f}" for one in speeds}
+    rows = [
+        (model, str(size), *(found.get((model, size, who), "") for who in CONTENDERS))
+        for model, size in dict.fromkeys((one.model, one.size) for one in speeds)
+    ]
+    return markdown_table([("images a second", "in a pass", *CONTENDERS), *rows])
+
+
+def bounds_text(speeds: Sequence[Speed], decoded_per_s: float, cores: int) -> str:
+    """Says of each model whether decoding or the GPU is the bound.
+
+    Args:
+        speeds: Of every model, contender and size.
+        decoded_per_s: Images a second that all cores decode and resize.
+        cores: How many they are.
+    """
+    best: dict[str, float] = {}
+    for one in speeds:
+        if one.contender == OURS:
+            best[one.model] = max(one.images_per_s, best.get(one.model, 0.0))
+    return "\n".join(
+        f"{model}: {'decoding' if decoded_per_s < speed else 'the GPU'} is the bound: the GPU "
+        f"computes {speed:.0f} images a second, {cores} cores decode and resize "
+        f"{decoded_per_s:.0f}"
+        for model, speed in best.items()
+    )

@@ -1,4 +1,4 @@
-"""An unpacked archive in, how fast it is within one process out: engine, verdicts, stages.
+"""How fast an unpacked archive is within one process: its engine, its verdicts, its stages.
 
 It runs as a process of its own, by the archive's own code, as a worker would.
 """
@@ -6,6 +6,7 @@ It runs as a process of its own, by the archive's own code, as a worker would.
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import cycle, islice, pairwise
 from pathlib import Path
 from statistics import median
@@ -23,17 +24,81 @@ from clip_deepfake.preprocessing import Preprocessing
 from clip_deepfake.protocol import Request, form_answer
 from clip_deepfake.verdicts import Verdict
 
-from benchmarks.jobs import (
-    InProcessJob,
-    InProcessResult,
-    Logits,
-    Stages,
-    Timing,
-    largest_difference,
-)
-from benchmarks.usage import busy_s
+from benchmarks.machine import busy_s
+from benchmarks.measurements import Logits, Stages, largest_difference
 
 STAGE_REPEATS = 15
+
+
+@dataclass(frozen=True)
+class InProcessJob:
+    """An unpacked archive to measure in one process.
+
+    Attributes:
+        folder: Of the archive.
+        images: Image files.
+        passes: How many images the engine is given at once, by turns.
+        batch_size: How many images are judged at once.
+        warm_up_s: Seconds before each measurement.
+        seconds: Of each measurement.
+        gpu: CUDA device; None on a machine without.
+        stages: Whether to time the stages on the way too.
+        preprocessings: By name, whatever else than the card's logits are wanted after too.
+    """
+
+    folder: str
+    images: tuple[str, ...]
+    passes: tuple[int, ...]
+    batch_size: int
+    warm_up_s: float
+    seconds: float
+    gpu: int | None
+    stages: bool = False
+    preprocessings: dict[str, Preprocessing] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One thing, done again and again.
+
+    Attributes:
+        size: Images each time.
+        seconds: In all.
+        times_ms: Each time.
+        cpu_s: Processor time in all.
+        busy_s: Processor time of everything on the machine meanwhile.
+    """
+
+    size: int
+    seconds: float
+    times_ms: tuple[float, ...]
+    cpu_s: float
+    busy_s: float
+
+
+@dataclass(frozen=True)
+class InProcessResult:
+    """How fast an archive is in one process, and what its answers are.
+
+    Attributes:
+        engine: As the archive calls it.
+        tolerance: By which its logits may differ from machine to machine.
+        logits: Of each image.
+        passes: The engine alone.
+        judged: Bytes to verdicts.
+        memory_mb: Resident memory, in 10**6 bytes.
+        logits_after: Of each image, after each of the job's preprocessings in place of the card's.
+        stages: By batch size; empty where not asked for.
+    """
+
+    engine: str
+    tolerance: float
+    logits: tuple[Logits, ...]
+    passes: tuple[Timing, ...]
+    judged: Timing
+    memory_mb: float
+    logits_after: dict[str, tuple[Logits, ...]]
+    stages: tuple[Stages, ...]
 
 
 def measure(job: InProcessJob) -> InProcessResult:

@@ -1,4 +1,4 @@
-"""A job in, a LitServe that answers until it is ended out.
+"""The rival server: LitServe, which answers until it is ended.
 
 As LitServe's documentation serves images ("Speed up serving by 200x", its batched form): base64 in
 JSON, decoded and preprocessed on a pool of threads in `batch`, one worker, batches of 8, 10 ms.
@@ -10,12 +10,13 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import litserve
 import msgspec
 
-from benchmarks.jobs import RivalJob
+from benchmarks.predictors import open_predictor
+from benchmarks.processes import RivalJob
 
 BATCH_TIMEOUT_S = 0.01
 REQUEST_TIMEOUT_S = 120
@@ -30,7 +31,7 @@ class DetectorAPI(litserve.LitAPI):
 
     def setup(self, device: str) -> None:
         """Loads the model, in the worker process."""
-        self._judge = open_judge(self._job, device)
+        self._predictor = open_predictor(self._job, device)
         self._pool = ThreadPoolExecutor(os.cpu_count())
 
     def decode_request(self, request: dict[str, str]) -> str:
@@ -42,11 +43,11 @@ class DetectorAPI(litserve.LitAPI):
         return list(self._pool.map(self._prepare, inputs))
 
     def _prepare(self, text: str) -> Any:
-        return self._judge.prepare(base64.b64decode(text))
+        return self._predictor.prepare(base64.b64decode(text))
 
     def predict(self, x: Sequence[Any]) -> list[list[float]]:
         """Computes the logits."""
-        return self._judge.judge(x)
+        return self._predictor.predict(x)
 
     def unbatch(self, output: list[list[float]]) -> list[list[float]]:
         """Gives each request its own."""
@@ -55,30 +56,6 @@ class DetectorAPI(litserve.LitAPI):
     def encode_response(self, output: list[float]) -> dict[str, Any]:
         """Forms the answer."""
         return {"logits": output}
-
-
-class Judge(Protocol):
-    """Whatever prepares images, several at a time, and judges them."""
-
-    def prepare(self, data: bytes) -> Any:
-        """Maps an image file to what `judge` takes."""
-        ...
-
-    def judge(self, prepared: Sequence[Any]) -> list[list[float]]:
-        """Maps prepared images to their logits."""
-        ...
-
-
-def open_judge(job: RivalJob, device: str) -> Judge:
-    """Loads what prepares images and judges them."""
-    # Each process imports what it computes with.
-    if job.runtime == "transformers":
-        from benchmarks.transformers_judge import TransformersJudge
-
-        return TransformersJudge(job, device)
-    from benchmarks.openvino_judge import OpenVinoJudge
-
-    return OpenVinoJudge(job, device)
 
 
 def main() -> None:

@@ -1,13 +1,18 @@
-"""This machine -> what a reader of its figures has to know of it."""
+"""This machine: what a reader of its figures has to know of it, and what processes use of it."""
 
 import os
 import platform
 import re
 import shutil
 import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
 
 import psutil
 from clip_deepfake.system import BFLOAT16_PRODUCTS
@@ -41,6 +46,14 @@ LIBRARIES = (
     "torchvision",
     "transformers",
 )
+
+EVERY_S = 1.0
+
+SETTLED_S = 20.0
+"""After which a server has met every size of batch, and its memory should stay as it is."""
+
+LEAST_SETTLED = 10
+"""Readings after that; with fewer nothing is said of growth."""
 
 
 @dataclass(frozen=True)
@@ -105,3 +118,124 @@ def _version(library: str) -> str | None:
         return version(library)
     except PackageNotFoundError:
         return None
+
+
+class ProcessTree:
+    """A process and all that it has started, by now or later.
+
+    Args:
+        pid: The process.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._root = psutil.Process(pid)
+
+    def cpu_s(self) -> float:
+        """Returns the processor time of all that still run, and of the children that they had."""
+        total = 0.0
+        for process in self._processes():
+            try:
+                times = process.cpu_times()
+            except psutil.NoSuchProcess:
+                continue
+            total += times.user + times.system + times.children_user + times.children_system
+        return total
+
+    def largest_mb(self) -> float:
+        """Returns the resident memory of the largest one, in 10**6 bytes."""
+        return max(memory_mb(process.pid) for process in self._processes())
+
+    def _processes(self) -> Iterator[psutil.Process]:
+        yield self._root
+        yield from self._root.children(recursive=True)
+
+
+def busy_s() -> float:
+    """Returns the processor time of everything on the machine, and what others took of it."""
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    # Linux counts a guest's time in its user's too.
+    guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
+    return float(sum(times) - idle - guests)
+
+
+def memory_mb(pid: int) -> float:
+    """Returns the resident memory of a process in 10**6 bytes, 0 once it is gone."""
+    try:
+        return float(psutil.Process(pid).memory_info().rss / 1e6)
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+class MemorySample(NamedTuple):
+    """One reading.
+
+    Attributes:
+        at: As time.monotonic().
+        memory_mb: In 10**6 bytes.
+    """
+
+    at: float
+    memory_mb: float
+
+
+class MemoryTrace:
+    """Reads a memory at the beginning, once a second and at the end of a block.
+
+    Args:
+        read: Returns it, in 10**6 bytes.
+
+    Attributes:
+        samples: In the order of time.
+    """
+
+    def __init__(self, read: Callable[[], float]) -> None:
+        self._read = read
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.samples: list[MemorySample] = []
+
+    def __enter__(self) -> Self:
+        self._take()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._take()
+
+    @property
+    def largest_mb(self) -> float:
+        """The largest reading."""
+        return max(sample.memory_mb for sample in self.samples)
+
+    @property
+    def growth(self) -> float | None:
+        """See `settled_growth`."""
+        return settled_growth(self.samples)
+
+    def _watch(self) -> None:
+        while not self._ended.wait(EVERY_S):
+            self._take()
+
+    def _take(self) -> None:
+        self.samples.append(MemorySample(time.monotonic(), self._read()))
+
+
+def settled_growth(samples: Sequence[MemorySample]) -> float | None:
+    """Returns by what share the largest reading after the first 20 s exceeds the first of them.
+
+    Args:
+        samples: In the order of time.
+
+    Returns:
+        A share, 0 when it has only fallen; None when there are too few readings to say.
+    """
+    settled = [s.memory_mb for s in samples if s.at - samples[0].at >= SETTLED_S]
+    return max(settled) / settled[0] - 1 if len(settled) >= LEAST_SETTLED else None

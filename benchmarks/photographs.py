@@ -8,7 +8,7 @@ import numpy as np
 from clip_deepfake.card import Limits
 from clip_deepfake.images import RGB, decode
 
-from benchmarks.cells import BenchmarkError
+from benchmarks.measurements import BenchmarkError
 
 WIDTH, HEIGHT = 640, 480
 QUALITY = 90

@@ -3,28 +3,35 @@
 LitServe computes with transformers, or with what OpenVINO makes of the same model.
 """
 
+import json
 import socket
 import time
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import msgspec
-from clip_deepfake.card import Card
+from clip_deepfake.card import ENCODER_FILE, HEAD_FILE, Card
 from clip_deepfake.preprocessing import CenterCrop, Preprocessing, Resize, Step
 
-from benchmarks.cells import BenchmarkError, Cell, Figures, Place, Start, Way
-from benchmarks.child import Child, child
-from benchmarks.jobs import (
-    LoadJob,
+from benchmarks.archives import Unpacked
+from benchmarks.load import RequestTemplate
+from benchmarks.load_process import LoadJob, ServerUsage, measure_served
+from benchmarks.machine import ProcessTree, busy_s
+from benchmarks.measurements import (
+    BenchmarkError,
+    Cell,
+    Figures,
     Logits,
-    RivalJob,
-    Runtime,
+    Measurements,
+    Place,
+    RunSettings,
+    Scenario,
+    Start,
     largest_difference,
 )
-from benchmarks.load_run import Reading, run_load
-from benchmarks.plan import Plan, Record
-from benchmarks.usage import Usage, busy_s
+from benchmarks.processes import Child, RivalJob, Runtime, child
 
 LITSERVE = "LitServe"
 LITSERVE_FLOAT32 = "LitServe, OpenVINO float32"
@@ -34,6 +41,7 @@ SCRIPT = "script"
 CLIP_PROCESSOR = "CLIP's own preprocessing"
 OPENCV = "OpenCV's decoding and squash"
 
+WEIGHTS = "model.safetensors"
 READY_LIMIT_S = 180.0
 POLL_S = 0.1
 
@@ -79,40 +87,83 @@ def preparation(rival: str) -> str:
     return OPENCV if rival in (LITSERVE_FLOAT32, LITSERVE_BFLOAT16) else CLIP_PROCESSOR
 
 
+def write_checkpoint(archive: Unpacked, folder: Path) -> RivalJob:
+    """Writes `config.json`, `preprocessor_config.json` and links to the weights.
+
+    Args:
+        archive: With its encoder in safetensors.
+        folder: Where to; it is made.
+
+    Returns:
+        The job of judging with it, but for the image or the port.
+
+    Raises:
+        BenchmarkError: The archive holds the weights in another form.
+    """
+    if ENCODER_FILE not in archive.card.files:
+        raise BenchmarkError(
+            f"{archive.path} holds no {ENCODER_FILE} for transformers to load: with --versus, give "
+            "a float32 archive of the same detector too"
+        )
+    folder.mkdir()
+    card = archive.card
+    _write_json(folder / "config.json", _config(card))
+    _write_json(folder / "preprocessor_config.json", _processor(card))
+    (folder / WEIGHTS).symlink_to(archive.folder / ENCODER_FILE)
+    (folder / HEAD_FILE).symlink_to(archive.folder / HEAD_FILE)
+    return RivalJob(
+        str(folder), card.encoder.architecture, card.head.feature, card.head.l2_normalize
+    )
+
+
+def _config(card: Card) -> dict[str, object]:
+    return {"architectures": [card.encoder.architecture], **card.encoder.config}
+
+
+def _processor(card: Card) -> dict[str, object]:
+    side = card.encoder.image_size
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": side},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": side, "width": side},
+        "do_normalize": True,
+        "image_mean": card.preprocessing.mean,
+        "image_std": card.preprocessing.std,
+    }
+
+
+def _write_json(path: Path, content: dict[str, object]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
 class LitServeContender(Rival):
     """It behind LitServe."""
 
-    def measure(self, number: int, plan: Plan, record: Record) -> None:
+    def measure(self, number: int, settings: RunSettings, measurements: Measurements) -> None:
         """Starts the server, asks it, ends it."""
         job = replace(self.job, port=_free_port())
         begun = time.perf_counter()
-        with child("litserve_app", job, plan.scratch) as server:
+        with child("litserve_app", job, settings.scratch) as server:
             self._await_health(server, job.port)
-            record.starts.append(Start(self.name, number, time.perf_counter() - begun))
-            usage = Usage(server.pid)
-            self._load(job.port, usage, max(plan.clients), plan.warm_up, record)
-            for clients in plan.clients:
-                figures = self._load(job.port, usage, clients, plan, record)
-                record.add(Cell(Place(self.name, Way.SERVED, clients), number, figures))
+            measurements.starts.append(Start(self.name, number, time.perf_counter() - begun))
+            tree = ProcessTree(server.pid)
+            load = LoadJob(
+                template=RequestTemplate(
+                    job.port, "/predict", {"Content-Type": "application/json"}
+                ),
+                form="base64",
+                images=settings.image_names,
+                expected=self.expected,
+                tolerance=TOLERANCES[self.job.runtime],
+            )
 
-    def _load(self, port: int, usage: Usage, clients: int, plan: Plan, record: Record) -> Figures:
-        job = LoadJob(
-            port=port,
-            path="/predict",
-            headers={"Content-Type": "application/json"},
-            form="base64",
-            images=plan.image_names,
-            expected=self.expected,
-            tolerance=TOLERANCES[self.job.runtime],
-            clients=clients,
-            warm_up_s=plan.warm_up_s,
-            seconds=plan.seconds,
-        )
+            def read() -> ServerUsage:
+                return ServerUsage(tree.cpu_s(), busy_s())
 
-        def read() -> Reading:
-            return Reading(usage.cpu_s(), busy_s())
-
-        return run_load(self.name, job, plan, record, read, usage.largest_mb)
+            measure_served(self.name, number, load, settings, measurements, read, tree.largest_mb)
 
     def _await_health(self, server: Child, port: int) -> None:
         deadline = time.monotonic() + READY_LIMIT_S
@@ -126,12 +177,12 @@ class LitServeContender(Rival):
 class ScriptContender(Rival):
     """A process that imports transformers, loads the weights, judges one image and ends."""
 
-    def measure(self, number: int, plan: Plan, record: Record) -> None:
+    def measure(self, number: int, settings: RunSettings, measurements: Measurements) -> None:
         """Judges one image, another one each round."""
-        index = number % len(plan.images)
-        job = replace(self.job, images=(plan.image_names[index],))
+        index = number % len(settings.images)
+        job = replace(self.job, images=(settings.image_names[index],))
         begun = time.perf_counter()
-        with child("research_script", job, plan.scratch) as script:
+        with child("predictors", job, settings.scratch) as script:
             (line,) = script.lines()
         seconds = time.perf_counter() - begun
         difference = largest_difference(
@@ -139,9 +190,11 @@ class ScriptContender(Rival):
         )
         if not difference <= TOLERANCES[self.job.runtime]:
             raise BenchmarkError(f"{self.name}: {job.images[0]}: logits off by {difference:g}")
-        record.note_difference(self.name, difference)
-        place, latency = Place(self.name, Way.SCRIPT, 1), 1e3 * seconds
-        record.add(Cell(place, number, Figures(1 / seconds, latency, latency, latency, latency)))
+        measurements.note_difference(self.name, difference)
+        place, latency = Place(self.name, Scenario.SCRIPT, 1), 1e3 * seconds
+        measurements.add(
+            Cell(place, number, Figures(1 / seconds, latency, latency, latency, latency))
+        )
 
 
 def line_up_rivals(

@@ -12,11 +12,11 @@ from deepfake_tools.cli import CommandParser, at_least, fraction, given
 from deepfake_tools.face_options import add_face_options, read_face_options
 from deepfake_tools.interrupts import reliable_interrupts
 from deepfake_tools.memory import REMEDY, is_out_of_memory
-from deepfake_tools.packaging.archive import ServingOptions
 from deepfake_tools.packaging.build_options import BuildOptions, Measuring
 from deepfake_tools.packaging.deviation import describe as describe_deviation
 from deepfake_tools.packaging.hub import DEFAULT_MODEL, BuildError, import_with_hub
 from deepfake_tools.packaging.presets import PRESETS
+from deepfake_tools.packaging.serving_options import ServingOptions
 
 if TYPE_CHECKING:
     from deepfake_tools.packaging.builder import Built

@@ -4,11 +4,9 @@ import argparse
 import io
 import shlex
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
-# A clone and `requests` are enough: how images are labelled is the detector package's to know,
-# and it need not be installed.
+# A clone and `requests` are enough: the detector's package need not be installed.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "handler"))
 
 from deepfake_tools.cli import CommandParser, at_least
@@ -21,7 +19,8 @@ from deepfake_tools.client.face_crops import (
 )
 from deepfake_tools.client.images import Collection, CollectionError, collect
 from deepfake_tools.client.journal import Identity, Journal, JournalError, open_journal
-from deepfake_tools.client.run import Ending, Target, ask_all
+from deepfake_tools.client.run import Ending, ask_all
+from deepfake_tools.client.target import Target
 from deepfake_tools.errors import ModelNotServedError, ServiceError, exit_code_table
 from deepfake_tools.evaluation.export import Files
 from deepfake_tools.evaluation.metrics import measure
@@ -269,7 +268,6 @@ def summarise(
         for place, variant in enumerate(variants)
         if variant is not None
     ]
-    detector = {} if journal.detector is None else asdict(journal.detector)
     judged = metrics.images + sum(one.metrics.images for one in perturbed)
     totals = Totals(
         seconds_wall=journal.seconds,
@@ -278,8 +276,7 @@ def summarise(
         command=command_line(),
         server=args.server,
         model=served_name(args.model),
-        threshold=detector.pop("threshold", None),
-        detector=detector,
+        detector=journal.detector,
     )
     missing = journal.places - journal.done
     return Run(len(collection.images), journal.outcomes, metrics, totals, missing, perturbed)
@@ -303,7 +300,7 @@ def tell(args: argparse.Namespace, collection: Collection, results: Run) -> None
             f"Results written to {args.output}",
             sep="\n",
         )
-    if results.totals.detector.get("head") == "untrained":
+    if results.totals.is_untrained:
         print(
             "warning: this detector's head is untrained: its predictions are chance, not evidence",
             file=sys.stderr,
@@ -338,8 +335,8 @@ def exit_code(ending: Ending, journal: Journal, variants: list[Perturbation | No
         return SIGNALLED + ending.signal
     if ending.failure is not None:
         return ending.failure.exit_code
-    records = (record for place in range(len(variants)) for record in journal.records(place))
-    return max((record.exit_code for record in records), default=0)
+    outcomes = (one for place in range(len(variants)) for one in journal.outcomes(place))
+    return max((outcome.exit_code for outcome in outcomes), default=0)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,15 @@ chance. Either way it is a demonstration, and no deepfake detector.
 
 import argparse
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from types import FrameType
 
 from deepfake_tools.cli import CommandParser
 from deepfake_tools.demonstration.crops import Pair, write_held_out_crops, write_training_crops
 from deepfake_tools.inspection import ArchiveName
+from deepfake_tools.interrupts import interrupt_once
 from deepfake_tools.torchserve.local_server import LocalServer, LocalServerError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,8 +31,7 @@ ANSWER = re.compile(r"\| Pred: ([01]) .*\| Prob: ([01]\.\d{4}) \|")
 def main() -> int:
     """Runs the demo and returns the exit code: the client's, or that of the step that failed."""
     args = parse_arguments()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt_once)
+    interrupt_once()
     try:
         with tempfile.TemporaryDirectory(prefix="demo-") as folder:
             return demonstrate(args.model, args.image, Path(folder))
@@ -64,17 +62,6 @@ def parse_arguments() -> argparse.Namespace:
         if not image.is_file():
             parser.error(f"there is no file {image}")
     return args
-
-
-def interrupt_once(number: int, frame: FrameType | None) -> None:
-    """Lets the first signal end the demo, and none after it disturb the tidying up.
-
-    Raises:
-        KeyboardInterrupt: Always.
-    """
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 def demonstrate(model: str | None, images: list[Path], folder: Path) -> int:

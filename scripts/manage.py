@@ -2,21 +2,20 @@
 
 import argparse
 import os
-import signal
 import sys
 import time
 from pathlib import Path
 
-# How images are named is the detector package's to know, and it need not be installed.
+# A clone and `requests` are enough: the detector's package need not be installed.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "handler"))
 
 from deepfake_tools.canary import canary_image
 from deepfake_tools.client.images import CollectionError, collect
-from deepfake_tools.client.run import Target
+from deepfake_tools.client.target import Target
 from deepfake_tools.errors import ServiceError
 from deepfake_tools.files import read_regular
 from deepfake_tools.inspection import ArchiveName, served_name
-from deepfake_tools.interrupts import STOPS
+from deepfake_tools.interrupts import interrupt_on_stops
 from deepfake_tools.labels import LabelError
 from deepfake_tools.operations import shutdown
 from deepfake_tools.operations.boot import renew, served_path
@@ -44,10 +43,7 @@ class ListenError(Exception):
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
     args = parse_arguments(arguments)
-    # A polite kill and a lost terminal undo a change as Ctrl-C does, unless nohup has said no.
-    for number in STOPS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
+    interrupt_on_stops()
     try:
         COMMANDS[args.command](args)
     except ServiceError as error:

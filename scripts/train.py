@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, get_args
 
 from clip_deepfake.card import Feature, TrainingHistory, TuningHistory
 from clip_deepfake.digests import file_digest
-from deepfake_tools.cli import CommandParser, at_least, given
-from deepfake_tools.dataset import TrainingError, require_data
+from deepfake_tools.cli import CommandParser, at_least, given, rate, seed
 from deepfake_tools.errors import OutputError
 from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.face_options import add_face_options, read_face_options
@@ -17,9 +16,10 @@ from deepfake_tools.files import SameFileError, check_outputs, is_kept
 from deepfake_tools.interrupts import reliable_interrupts
 from deepfake_tools.labels import LabelError
 from deepfake_tools.memory import REMEDY, is_out_of_memory
-from deepfake_tools.packaging.head_file import TrainedHead
+from deepfake_tools.packaging.heads import TrainedHead
 from deepfake_tools.packaging.hub import DEFAULT_MODEL, BuildError
 from deepfake_tools.packaging.presets import PRESETS
+from deepfake_tools.training.dataset import TrainingError, require_data
 
 if TYPE_CHECKING:
     from deepfake_tools.training.head_training import TrainingOptions
@@ -103,14 +103,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     result.add_argument(
         "--target-fpr",
-        type=_rate,
+        type=rate,
         metavar="RATE",
         help="share of real images that may be called fake, such as 0.01 (default: the threshold "
         "of the best balanced accuracy)",
     )
     result.add_argument(
         "--seed",
-        type=at_least(0, (1 << 32) - 1),
+        type=seed,
         default=0,
         help="decides the splits, the order and the augmentation (default: %(default)s)",
     )
@@ -197,16 +197,6 @@ def _add_tuning_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--tensorboard", type=Path, metavar="DIR", help="write logs for TensorBoard there")
     add("--resume", action="store_true", help="go on where a run into --output ended")
-
-
-def _rate(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a rate from 0 to below 1")
-    return value
 
 
 def _positive(text: str) -> float:

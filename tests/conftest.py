@@ -20,6 +20,9 @@ _HF_HOME = pytest.StashKey[Path]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Point huggingface_hub at the stand-in; it reads these once, when it is first imported."""
+    if config.getoption("numprocesses", None):
+        # For the workers and their children: where each computes on every core, each waits for all.
+        os.environ["OMP_NUM_THREADS"] = "1"
     # A background job of a shell ignores Ctrl-C, and so would the commands that tests interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""What command lines have in common: their parser, and how they read numbers and addresses."""
+"""What command lines have in common: parser, numbers and addresses, and word of progress."""
 
 import argparse
 import math
@@ -63,26 +63,34 @@ def given(args: argparse.Namespace, *names: str) -> list[str]:
     ]
 
 
-def seconds(text: str) -> float:
+def say(text: str) -> None:
+    """Prints how far a run is, or why there is none, beside its result on standard output."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def seconds(text: str, most: float = math.inf) -> float:
     """Reads a time limit in seconds, as an argument's `type`."""
-    try:
-        limit = float(text)
-    except ValueError:
-        limit = math.nan
-    if not 0 < limit < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    limit = _number(text)
+    if not (0 < limit <= most and limit < math.inf):
+        span = "above 0" if most == math.inf else f"from 0 to {most:g}"
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds {span}")
     return limit
 
 
 def not_negative(text: str) -> float:
     """Reads a number from 0 on, such as seconds to wait, as an argument's `type`."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
+    number = _number(text)
     if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
     return number
+
+
+def rate(text: str) -> float:
+    """Reads a share that is less than all, as an argument's `type`."""
+    share = _number(text)
+    if not 0 <= share < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate from 0 to below 1")
+    return share
 
 
 def fraction(text: str) -> float:
@@ -91,6 +99,13 @@ def fraction(text: str) -> float:
     if share > 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a share between 0 and 1")
     return share
+
+
+def seed(text: str) -> int:
+    """Reads what NumPy and scikit-learn take as a seed, as an argument's `type`."""
+    if not text.isdecimal() or int(text) >= 1 << 32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2**32 - 1")
+    return int(text)
 
 
 def listen_address(text: str) -> tuple[str, int]:
@@ -120,3 +135,11 @@ def at_least(lowest: int, highest: int | None = None) -> Callable[[str], int]:
         return number
 
     return read
+
+
+def _number(text: str) -> float:
+    """Not a number where the text is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

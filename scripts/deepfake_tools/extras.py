@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 EVALUATE = {
     "cv2": "opencv-python-headless",
+    "jinja2": "jinja2",
     "matplotlib": "matplotlib",
     "numpy": "numpy",
     "PIL": "pillow",

@@ -1,9 +1,9 @@
-"""The options about faces on a command line in, how faces are aligned out."""
+"""Options that say how faces are found and aligned: --landmark-model and its companions."""
 
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 from clip_deepfake.digests import file_digest
 from clip_deepfake.faces import SCAN_PIXELS, FaceAlignment
@@ -65,13 +65,13 @@ def add_face_options(parser: argparse.ArgumentParser, *, several: bool) -> None:
     )
     group.add_argument(
         "--on-no-face",
-        choices=("whole", "error"),
+        choices=get_args(OnNoFace),
         help="an image without a face is judged whole, or refused (default: whole)",
     )
     if several:
         group.add_argument(
             "--faces",
-            choices=("largest", "all"),
+            choices=get_args(Judged),
             help="which faces of an image are judged; of all, the one that is fake with the "
             "highest probability speaks for the image (default: largest)",
         )

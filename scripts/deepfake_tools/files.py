@@ -1,4 +1,4 @@
-"""Files: regular ones read, and outputs written whole or not at all, with nothing else replaced.
+"""Files: read if they are regular ones, written whole or not at all, and locked.
 
 Links are followed, a file keeps its mode and its owner, and what is no regular file (a FIFO, a
 device, this command's own standard output) is written into and never replaced.
@@ -7,6 +7,7 @@ It imports nothing beyond Python's own library.
 """
 
 import errno
+import fcntl
 import io
 import os
 import shutil
@@ -15,12 +16,20 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import IO, Any, BinaryIO, TextIO
 
 from deepfake_tools.errors import OutputError
 
 Named = tuple[str, Path]
 """An option, or what else a file is known by to the user, and the file."""
+
+KINDS = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
 class SameFileError(Exception):
@@ -61,8 +70,7 @@ def replacing_bytes(path: Path) -> Iterator[BinaryIO]:
         return
     target = Path(os.path.realpath(path))
     # Of two commands that write one file each has its own; a file's name may be as long as can be.
-    partial = target.with_name(f".{target.name[:40]}.{os.getpid()}.partial")
-    try:
+    with partial_file(target, f"{target.name[:40]}.{os.getpid()}") as partial:
         with partial.open("wb") as file:
             if found is not None:
                 _make_like(file.fileno(), found)
@@ -71,6 +79,19 @@ def replacing_bytes(path: Path) -> Iterator[BinaryIO]:
             shutil.copyfile(partial, target)
         else:
             partial.replace(target)
+
+
+@contextmanager
+def partial_file(target: Path, name: str | None = None) -> Iterator[Path]:
+    """Yields where to write what is to replace a file; what is left there at the end is removed.
+
+    Args:
+        target: Of the file.
+        name: For the hidden file beside it, if several processes may write it at a time.
+    """
+    partial = target.with_name(f".{name or target.name}.partial")
+    try:
+        yield partial
     finally:
         partial.unlink(missing_ok=True)
 
@@ -167,15 +188,6 @@ def _make_like(descriptor: int, found: os.stat_result) -> None:
     os.fchmod(descriptor, stat.S_IMODE(found.st_mode))
 
 
-KINDS = (
-    (stat.S_ISDIR, "a directory"),
-    (stat.S_ISFIFO, "a FIFO"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
-
-
 def read_regular(path: str | Path) -> bytes:
     """Returns a file's bytes.
 
@@ -202,3 +214,25 @@ def _check(mode: int, path: str) -> None:
     if not stat.S_ISREG(mode):
         kind = next((name for is_kind, name in KINDS if is_kind(mode)), "something else")
         raise OSError(errno.EINVAL, f"it is {kind} and no regular file", path)
+
+
+@contextmanager
+def locked(file: IO[Any]) -> Iterator[None]:
+    """Waits until no other process holds the file's lock, and holds it for the block.
+
+    The system gives the lock back when a process dies.
+    """
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def try_lock(file: IO[Any]) -> bool:
+    """Takes the file's lock until the file is closed; False when another process holds it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""A folder in, the image files in it and below it out, and how many other files were left out."""
+"""Finds the image files in a folder and below it, and counts what it leaves out."""
 
 import os
 from collections import Counter
@@ -87,6 +87,20 @@ def walk_images(
         folders, images = _entries(place, counts)
         yield folders, images
         waiting += [os.path.join(place, name) for name in reversed(folders)]  # noqa: PTH118
+
+
+def find_images(folder: Path, left_out: LeftOut | None = None) -> Iterator[Path]:
+    """Yields the image files in a folder and below it, as ``walk_images`` finds them.
+
+    Args:
+        folder: where to look.
+        left_out: counts what is not taken.
+
+    Raises:
+        OSError: when a folder cannot be read.
+    """
+    for _, images in walk_images(folder, left_out):
+        yield from map(Path, images)
 
 
 def _entries(place: str, left_out: LeftOut) -> tuple[list[str], list[str]]:

@@ -1,4 +1,4 @@
-"""An archive file in, its name and version out, or the reason why no server should see it."""
+"""Inspects an archive before a server sees it; archive names, served names and versions."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Ctrl-C in, an orderly end out."""
+"""Signals: lets Ctrl-C and its like end a command in order, or not just now."""
 
 import signal
 from collections.abc import Iterator
@@ -31,6 +31,36 @@ def reliable_interrupts() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def interrupt_on_stops() -> None:
+    """Lets a polite kill and a lost terminal end the command as Ctrl-C does, unless ignored."""
+    for number in STOPS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+
+
+def interrupt_once() -> None:
+    """Lets the first signal raise KeyboardInterrupt, and none after it disturb the tidying up."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in STOPS:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in STOPS:
+        signal.signal(number, stop)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ignores Ctrl-C and its like for as long as the block takes."""
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 class Interruption:

@@ -15,8 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from deepfake_tools.columns import table
 from deepfake_tools.files import read_regular
+from deepfake_tools.text_table import table
 
 Label = Literal[0, 1]
 """0 for real, 1 for fake."""
@@ -59,6 +59,10 @@ COMPOUNDS: Mapping[str, Label | None] = {
 """What words in a row stand for, written together."""
 
 LONGEST_COMPOUND = 3
+
+MOST_ROWS = 20
+NONE = "none"
+AMBIGUOUS = "none: the name says both"
 
 SPELLINGS: Mapping[str, Label] = {"0": REAL, "real": REAL, "1": FAKE, "fake": FAKE}
 COLUMNS = ["path", "label"]
@@ -224,11 +228,6 @@ def _entry(row: Mapping[str | None, str | None], place: str, folder: Path) -> tu
     if known is None:
         raise LabelError(f"{place}: {label!r} is no label; use {', '.join(SPELLINGS)}")
     return Path(os.path.abspath(folder / path)), known  # noqa: PTH100 - resolve() follows links
-
-
-MOST_ROWS = 20
-NONE = "none"
-AMBIGUOUS = "none: the name says both"
 
 
 class LabelCounts:

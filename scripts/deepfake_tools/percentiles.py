@@ -1,4 +1,4 @@
-"""A share of values in, the value below which they lie out; needs nothing but Python."""
+"""Percentiles, interpolated as numpy does, with nothing but Python."""
 
 from collections.abc import Sequence
 

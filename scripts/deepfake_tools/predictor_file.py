@@ -1,4 +1,4 @@
-"""A landmark predictor's file in, the number of points that it places out.
+"""Checks a dlib landmark predictor's file, in a process of its own.
 
 dlib believes what a file says of its own size: a damaged one of a few bytes takes all memory there
 is. So it is read first by a process that may take little memory and time, and may crash.
@@ -57,7 +57,7 @@ def count_points(path: Path) -> PointCount:
 
 def _check_size(path: Path) -> None:
     # Here, since the process that reads the predictor has this file and the handler's alone.
-    from deepfake_tools.mistaken import START_BYTES, what_instead
+    from deepfake_tools.untrusted_files import START_BYTES, what_instead
 
     try:
         # Opened, since a folder has a size as well.

@@ -1,4 +1,4 @@
-"""Counts in, a bar on a terminal or a line now and then elsewhere out: rate, time left, errors."""
+"""A progress bar on a terminal, a line now and then elsewhere: rate, time left, errors."""
 
 import shutil
 import time

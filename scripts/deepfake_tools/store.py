@@ -1,5 +1,6 @@
 """The store: a folder of archives, by name and version, changed by one command at a time."""
 
+import filecmp
 import os
 import shutil
 import socket
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from deepfake_tools.errors import ServiceError
+from deepfake_tools.files import partial_file, try_lock
 from deepfake_tools.inspection import ArchiveError, ArchiveName, inspect_archive, version_order
-from deepfake_tools.locks import try_lock
 
 # Hidden, so that TorchServe does not take it for a model.
 LOCK_FILE = ".manage.lock"
@@ -85,19 +86,18 @@ class Store:
         archive = inspect_archive(source)
         target = self.path(archive)
         if target.exists():
-            if not target.samefile(source) and not _equal_files(target, source):
+            # What was compared before counts by its size and time alone.
+            filecmp.clear_cache()
+            if not target.samefile(source) and not filecmp.cmp(target, source, shallow=False):
                 raise StoreError(
                     f"{target} exists and differs from {source}: build it with --version "
                     f"{next_version(self.folder, archive.name)}"
                 )
             yield archive
             return
-        partial = self.folder / f".{archive.file_name}.partial"
-        try:
+        with partial_file(target) as partial:
             shutil.copyfile(source, partial)
             partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
         try:
             yield archive
         except BaseException:
@@ -130,14 +130,3 @@ class Store:
             file.write(f"{os.getpid()} on {socket.gethostname()}")
             file.flush()
             yield
-
-
-def _equal_files(one: Path, other: Path) -> bool:
-    """Compares two files' bytes; filecmp would trust equal sizes and times."""
-    if one.stat().st_size != other.stat().st_size:
-        return False
-    with one.open("rb") as first, other.open("rb") as second:
-        while chunk := first.read(1 << 20):
-            if chunk != second.read(len(chunk)):
-                return False
-    return True

@@ -20,20 +20,19 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deepfake_tools.cli import CommandParser
+from deepfake_tools.cli import CommandParser, say
 from deepfake_tools.errors import ServiceError
 from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.files import replacing
 from deepfake_tools.interrupts import reliable_interrupts
 from deepfake_tools.torchserve.local_server import LocalServerError
 
+from benchmarks import PHOTOGRAPHS
 from tests import ROOT
-from tests.drills.client_run import ClientRunError
+from tests.drills.commands import ClientRunError
 
 if TYPE_CHECKING:
     from tests.drills.drill import Drill, Finding
-
-PHOTOGRAPHS = tuple(sorted((ROOT / "examples").glob("*.jpg")))
 
 DRILLS = {
     "kill": ("kills", "kill_workers"),
@@ -78,7 +77,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def run(arguments: argparse.Namespace, scratch: Path) -> bool:
     """Runs the drills, prints what they found, and returns whether all passed."""
     require_extra("python -m tests.drills", "cv2", "psutil", "torch", "ts", extra="build")
-    from tests.drills.preparing import prepare
+    from tests.drills.drill import prepare
 
     ground = prepare(
         arguments.archive,
@@ -116,11 +115,6 @@ def _print(name: str, found: "Finding", seconds: float) -> None:
     for fault in found.faults:
         print(f"  FAULT: {fault}")
     sys.stdout.flush()
-
-
-def say(text: str) -> None:
-    """Prints how far the run is."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

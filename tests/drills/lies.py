@@ -18,7 +18,7 @@ GIF_SCREEN = 13
 
 
 @dataclass(frozen=True)
-class Field:
+class Number:
     """A number in a file.
 
     Attributes:
@@ -39,16 +39,16 @@ def lie(data: bytes, chance: random.Random) -> bytes:
     """Changes some numbers of a file that is whole.
 
     Args:
-        data: One that `fields` knows.
+        data: One that `numbers` knows.
         chance: Chooses which ones, and what they become.
     """
-    found = fields(data)
+    found = numbers(data)
     changed = bytearray(data)
-    for field in chance.sample(found, chance.randint(1, MOST_LIES)):
-        (value,) = struct.unpack_from(field.form, data, field.at)
-        false = {0, 1, value - 1, value + 1, value * 2, field.most // 2, field.most} - {value}
-        chosen = chance.choice(sorted(one for one in false if 0 <= one <= field.most))
-        struct.pack_into(field.form, changed, field.at, chosen)
+    for number in chance.sample(found, chance.randint(1, MOST_LIES)):
+        (value,) = struct.unpack_from(number.form, data, number.at)
+        false = {0, 1, value - 1, value + 1, value * 2, number.most // 2, number.most} - {value}
+        chosen = chance.choice(sorted(one for one in false if 0 <= one <= number.most))
+        struct.pack_into(number.form, changed, number.at, chosen)
     for start, length in _png_chunks(data):
         # Of the chunk as it was, so that the lie is not found by its checksum.
         checksum = zlib.crc32(changed[start + 4 : start + 8 + length])
@@ -56,7 +56,7 @@ def lie(data: bytes, chance: random.Random) -> bytes:
     return bytes(changed)
 
 
-def fields(data: bytes) -> list[Field]:
+def numbers(data: bytes) -> list[Number]:
     """Returns the numbers that a decoder of the file obeys.
 
     Raises:
@@ -68,11 +68,11 @@ def fields(data: bytes) -> list[Field]:
     raise ValueError(f"no known format begins with {data[:4]!r}")
 
 
-def _jpeg(data: bytes) -> Iterator[Field]:
+def _jpeg(data: bytes) -> Iterator[Number]:
     position, marker = 2, 0
     while marker != 0xDA:
         marker, length = struct.unpack_from(">BH", data, position + 1)
-        yield from (Field(position + 1, ">B"), Field(position + 2, ">H"))
+        yield from (Number(position + 1, ">B"), Number(position + 2, ">H"))
         if marker in FRAMES:
             yield from _row(position + 4, ">BHHB")
             yield from _row(position + 10, ">" + "BBB" * data[position + 9])
@@ -81,7 +81,7 @@ def _jpeg(data: bytes) -> Iterator[Field]:
         position += 2 + length
 
 
-def _png(data: bytes) -> Iterator[Field]:
+def _png(data: bytes) -> Iterator[Number]:
     for start, _ in _png_chunks(data):
         yield from _row(start, ">IB")
     yield from _row(PNG_START + 8, ">IIBBBBB")
@@ -96,34 +96,34 @@ def _png_chunks(data: bytes) -> Iterator[tuple[int, int]]:
         position += 12 + length
 
 
-def _webp(data: bytes) -> Iterator[Field]:
+def _webp(data: bytes) -> Iterator[Number]:
     """Of the lossy kind: RIFF's and the chunk's length, the frame's tag, width and height."""
-    yield from (Field(4, "<I"), Field(16, "<I"))
+    yield from (Number(4, "<I"), Number(16, "<I"))
     yield from _row(20, "<BBB")
     yield from _row(26, "<HH")
 
 
-def _bmp(data: bytes) -> Iterator[Field]:
+def _bmp(data: bytes) -> Iterator[Number]:
     yield from _row(2, "<IHHI")
     yield from _row(14, "<IIIHHIIIIII")
 
 
-def _tiff(data: bytes) -> Iterator[Field]:
+def _tiff(data: bytes) -> Iterator[Number]:
     order = "<" if data[:1] == b"I" else ">"
     is_big = 43 in struct.unpack_from("<H", data, 2) + struct.unpack_from(">H", data, 2)
-    yield Field(2, order + "H")
+    yield Number(2, order + "H")
     first, head, entry = (8, "Q", "HHQQ") if is_big else (4, "I", "HHII")
-    yield Field(first, order + head)
+    yield Number(first, order + head)
     (directory,) = struct.unpack_from(order + head, data, first)
     form = order + ("Q" if is_big else "H")
     (count,) = struct.unpack_from(form, data, directory)
-    yield Field(directory, form)
+    yield Number(directory, form)
     for index in range(count):
         at = directory + struct.calcsize(form) + index * struct.calcsize(order + entry)
         yield from _row(at, order + entry)
 
 
-def _gif(data: bytes) -> Iterator[Field]:
+def _gif(data: bytes) -> Iterator[Number]:
     yield from _row(6, "<HHBBB")
     position = GIF_SCREEN + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
     while data[position] == 0x21:
@@ -136,15 +136,15 @@ def _gif(data: bytes) -> Iterator[Field]:
     yield from _row(position, "<BB")
 
 
-def _row(at: int, forms: str) -> Iterator[Field]:
+def _row(at: int, forms: str) -> Iterator[Number]:
     """Yields numbers that stand one behind the other."""
     order, position = forms[0], at
     for form in forms[1:]:
-        yield Field(position, order + form)
+        yield Number(position, order + form)
         position += struct.calcsize(order + form)
 
 
-FINDERS: tuple[tuple[bytes, Callable[[bytes], Iterator[Field]]], ...] = (
+FINDERS: tuple[tuple[bytes, Callable[[bytes], Iterator[Number]]], ...] = (
     (b"\xff\xd8", _jpeg),
     (b"\x89PNG", _png),
     (b"RIFF", _webp),

@@ -1,22 +1,18 @@
 """Thousands of damaged images for a served model: each has a right answer, and the worker lives."""
 
 import json
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
 from itertools import cycle
 from typing import TypeAlias
-from urllib.parse import urlsplit
 
-from deepfake_tools.columns import table
-from deepfake_tools.torchserve.connection import Purpose
+from deepfake_tools.text_table import table
 from deepfake_tools.torchserve.local_server import LocalServer
-from deepfake_tools.torchserve.tokens import find_key
 
+from benchmarks.load import Load, prediction
 from tests.drills.drill import Finding, Ground
 from tests.drills.hostile import HOSTILE, JUDGED, Hostile
 from tests.drills.memory import PeakMemory
@@ -25,7 +21,6 @@ from tests.drills.mutations import FORMATS, MUTATIONS, Mutant, mutants, original
 COUNT = 6000
 SHORT_COUNT = 480
 CLIENTS = 8
-TIME_LIMIT_S = 60.0
 GROWTH_MB = 75.0
 """By which the peak may exceed that of undamaged images of the same sizes, and what stays in memory
 what stayed after those: a tenth of a worker with ViT-B/32 in float32."""
@@ -57,50 +52,23 @@ class Reply:
     code: str
 
 
-class _Clients:
-    """Asks about files from several threads on connections that stay open."""
+def _ask(
+    server: LocalServer, name: str, files: Iterable[Mutant], clients: int = CLIENTS
+) -> Sequence[Reply]:
+    """Returns what came of each file, in any order."""
 
-    def __init__(self, server: LocalServer, name: str, files: Iterable[Mutant]) -> None:
-        token = find_key(Purpose.INFERENCE, server.key_file)
-        self._port = urlsplit(server.inference_url).port or 0
-        self._path = f"/predictions/{name}"
-        self._headers = {
-            "Authorization": f"Bearer {token.value if token else ''}",
-            "Content-Type": "application/octet-stream",
-        }
-        self._files = iter(files)
-        self._lock = threading.Lock()
-        self._replies: list[Reply] = []
+    def read(mutant: Mutant, status: int, body: bytes) -> Reply:
+        return Reply(mutant, status, _code(body))
 
-    def ask(self, clients: int = CLIENTS) -> Sequence[Reply]:
-        """Returns what came of each file, in any order."""
-        threads = [threading.Thread(target=self._run) for _ in range(clients)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return self._replies
-
-    def _run(self) -> None:
-        connection = HTTPConnection("127.0.0.1", self._port, timeout=TIME_LIMIT_S)
-        for mutant in self._taken():
-            try:
-                connection.request("POST", self._path, mutant.data, self._headers)
-                answer = connection.getresponse()
-                reply = Reply(mutant, answer.status, _code(answer.read()))
-            except (OSError, HTTPException) as error:
-                reply = Reply(mutant, NO_ANSWER, type(error).__name__)
-                connection.close()
-            self._replies.append(reply)
-        connection.close()
-
-    def _taken(self) -> Iterator[Mutant]:
-        while True:
-            with self._lock:
-                mutant = next(self._files, None)
-            if mutant is None:
-                return
-            yield mutant
+    asked = ((mutant, mutant.data) for mutant in files)
+    with Load(prediction(server, name), asked, clients, read) as load:
+        load.join()
+    return [
+        exchange.answer
+        # An exception's name, without its words.
+        or Reply(exchange.asked, NO_ANSWER, str(exchange.failure).partition("(")[0])
+        for exchange in load.exchanges
+    ]
 
 
 def _code(body: bytes) -> str:
@@ -122,11 +90,11 @@ def ask_about_mutants(ground: Ground) -> Finding:
         ordinary.look()
         ground.say(f"{count} damaged images ...")
         memory, begun = PeakMemory(worker), time.monotonic()
-        replies = _Clients(server, ground.name, mutants(files, count)).ask()
+        replies = _ask(server, ground.name, mutants(files, count))
         seconds = time.monotonic() - begun
         memory.look()
         ground.say(f"{len(chosen)} hostile files ...")
-        hostile = _Clients(server, ground.name, _hostile(chosen, files)).ask()
+        hostile = _ask(server, ground.name, _hostile(chosen, files))
         same_worker = _worker(server, ground.name) == worker
     faults = [
         *_faults(replies, count),
@@ -168,9 +136,9 @@ def growth_faults(ordinary: PeakMemory, damaged: PeakMemory) -> list[str]:
 def _warm_up(server: LocalServer, name: str, files: Files) -> Sequence[Reply]:
     """Asks about undamaged images: the originals together, the largest sizes one at a time."""
     wide = [Mutant(kind, UNDAMAGED, data) for kind, data in widest().items()]
-    first = _Clients(server, name, wide).ask(clients=1)
+    first = _ask(server, name, wide, clients=1)
     whole = [Mutant(kind, UNDAMAGED, data) for kind, some in files.items() for data in some]
-    return [*first, *_Clients(server, name, (whole * WARM_UP)[:WARM_UP]).ask()]
+    return [*first, *_ask(server, name, (whole * WARM_UP)[:WARM_UP])]
 
 
 def _hostile(chosen: Iterable[Hostile], files: Files) -> Iterator[Mutant]:

@@ -2,10 +2,11 @@
 
 import shutil
 import subprocess
+import textwrap
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
-from deepfake_tools.columns import wrapped_table
 from deepfake_tools.torchserve.local_server import LocalServer
 
 from tests.drills import image_cases, registration_cases, token_cases
@@ -46,6 +47,22 @@ def _table(rows: Sequence[Row]) -> list[str]:
         for row in rows
     ]
     return wrapped_table([HEADER, *body], WIDTHS).splitlines()
+
+
+def wrapped_table(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> str:
+    """Aligns columns that are no wider than this, of cells that go on in the next line.
+
+    Args:
+        rows: The first one is the header.
+        widths: Of each column, in characters.
+    """
+    lines = []
+    for row in rows:
+        cells = [textwrap.wrap(cell, width) for cell, width in zip(row, widths, strict=True)]
+        for parts in zip_longest(*cells, fillvalue=""):
+            padded = (part.ljust(width) for part, width in zip(parts, widths, strict=True))
+            lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
 
 
 def _rows(ground: Ground, folder: Path) -> Iterator[Row]:

@@ -8,8 +8,7 @@ from statistics import median
 
 import psutil
 
-from tests.drills.drill import Finding, Ground
-from tests.drills.load import Exchange, Load
+from tests.drills.drill import Finding, Ground, VersionExchange, version_load
 
 CLIENTS = 16
 SECONDS = 600.0
@@ -83,7 +82,7 @@ def soak(ground: Ground) -> Finding:
         # Whose process is gone needs no watching any more; what becomes of the requests is told.
         with (
             suppress(psutil.NoSuchProcess),
-            Load(server.inference, ground.name, image, CLIENTS) as load,
+            version_load(server, ground.name, image, CLIENTS) as load,
         ):
             begun = said = time.monotonic()
             while time.monotonic() < begun + seconds:
@@ -99,7 +98,11 @@ def soak(ground: Ground) -> Finding:
 
 
 def finding(
-    seconds: float, exchanges: Sequence[Exchange], trends: Sequence[Trend], *, same_worker: bool
+    seconds: float,
+    exchanges: Sequence[VersionExchange],
+    trends: Sequence[Trend],
+    *,
+    same_worker: bool,
 ) -> Finding:
     """Judges a run.
 

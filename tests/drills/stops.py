@@ -12,8 +12,7 @@ import psutil
 from deepfake_tools.torchserve.local_server import LocalServer
 
 from tests.drills.commands import MANAGE, command_line
-from tests.drills.drill import Finding, Ground
-from tests.drills.load import Exchange, Load
+from tests.drills.drill import Finding, Ground, VersionExchange, version_load
 
 CLIENTS = 16
 BEFORE = 64
@@ -37,18 +36,18 @@ class End:
         exit_code: Of the command; 0 of a signal.
     """
 
-    exchanges: Sequence[Exchange]
+    exchanges: Sequence[VersionExchange]
     off: float
     gone_s: float
     exit_code: int
 
     @property
-    def before(self) -> list[Exchange]:
+    def before(self) -> list[VersionExchange]:
         """Those that were sent before readiness went off."""
         return [exchange for exchange in self.exchanges if exchange.sent < self.off]
 
     @property
-    def lost(self) -> list[Exchange]:
+    def lost(self) -> list[VersionExchange]:
         """Those of them that got no answer."""
         return [exchange for exchange in self.before if exchange.failure is not None]
 
@@ -79,7 +78,7 @@ def _end(ground: Ground, begin: Callable[[LocalServer], tuple[float, int]]) -> E
     image = ground.photographs[0].read_bytes()
     with ground.serving() as server:
         java = int(server.pid_file.read_text("ascii"))
-        with Load(server.inference, ground.name, image, CLIENTS) as load:
+        with version_load(server, ground.name, image, CLIENTS) as load:
             load.wait_for(BEFORE)
             begun = time.monotonic()
             off, exit_code = begin(server)

@@ -16,8 +16,8 @@ from clip_deepfake.card import HEAD_FILE, read_card
 from clip_deepfake.loading import load_detector
 from clip_deepfake.preprocessing import CLIP_MEAN, CLIP_STD
 from clip_deepfake.verdicts import Verdict
-from deepfake_tools.dataset import find_images
 from deepfake_tools.demonstration.random_clip import VISION_SHAPES
+from deepfake_tools.image_files import find_images
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPVisionModelWithProjection, logging

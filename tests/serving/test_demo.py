@@ -116,7 +116,6 @@ def test_photographs_of_ones_own_are_not_judged_by_a_head_that_knows_five(
         ("training", signal.SIGINT),
         ("building", signal.SIGTERM),
         ("starting", signal.SIGINT),
-        ("asking", signal.SIGINT),
         ("asking", signal.SIGTERM),
     ],
 )

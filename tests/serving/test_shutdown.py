@@ -13,7 +13,7 @@ from deepfake_tools.store import Store
 from deepfake_tools.torchserve.local_server import LocalServer
 
 from tests.archives import write_archive
-from tests.drills.load import Load
+from tests.drills.drill import version_load
 from tests.serving.manage_runs import Manage
 from tests.waiting import wait_until
 
@@ -106,7 +106,7 @@ def test_an_interrupted_stop_leaves_the_server_ready_as_before(manage, balancer,
 
 
 def test_a_stop_at_full_load_loses_nothing_behind_a_balancer(server, manage, balancer, store):
-    with Load(server.inference, NAME, canary_image(), CLIENTS, lambda: balancer.is_ready) as load:
+    with version_load(server, NAME, canary_image(), CLIENTS, lambda: balancer.is_ready) as load:
         load.wait_for(3 * CLIENTS)
         stop = subprocess.run(
             stop_command(manage, 3), capture_output=True, text=True, timeout=60, check=False

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
-from deepfake_tools.packaging.head_file import read_head_file
+from deepfake_tools.packaging.heads import read_head_file
 from deepfake_tools.torchserve.local_server import LocalServer
 
 from tests import ROOT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from clip_deepfake.card import (
 )
 from clip_deepfake.preprocessing import squash
 
+from tests.forking import Fork
 from tests.unit.client_runs import Client, client_in
 
 if TYPE_CHECKING:
@@ -98,7 +100,24 @@ def pair(small_clip: Path, tinted: Path, tmp_path_factory: pytest.TempPathFactor
     return Pair(int8, unpack(int8, folder / "8"), unpack(float32, folder / "32"), builder.notes)
 
 
+@pytest.fixture(scope="session")
+def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fork]:
+    """Runs client.py; what it imports, and what it imports for folders, is there already."""
+    libraries = ("cv2", "jinja2", "matplotlib.figure", "numpy", "PIL.Image", "sklearn.metrics")
+    with Fork(tmp_path_factory.mktemp("clients"), "client", *libraries) as fork:
+        yield fork
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fork]:
+    """Runs commands that build and train; what they import is there already."""
+    modules = ("train", "deepfake_tools.packaging.builder", "openvino.tools.ovc")
+    folder = tmp_path_factory.mktemp("commands")
+    with Fork(folder, *modules, home=folder / "home") as fork:
+        yield fork
+
+
 @pytest.fixture
-def client(tmp_path: Path) -> Client:
+def client(tmp_path: Path, clients: Fork) -> Client:
     """Runs client.py in a folder of its own, with a key file there."""
-    return client_in(tmp_path)
+    return client_in(tmp_path, clients)

@@ -5,17 +5,15 @@ import random
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import ClassVar
 
 from deepfake_tools.canary import canary_image
 from deepfake_tools.client.concurrency import Throttle
-from deepfake_tools.client.diagnosis import Diagnosis
+from deepfake_tools.client.diagnosis import explain
 from deepfake_tools.client.face_crops import AlignedTwiceError, shows_alignment
 from deepfake_tools.client.payloads import PendingImage, group, read_image
-from deepfake_tools.client.records import Record
+from deepfake_tools.client.target import Target
 from deepfake_tools.errors import (
     ImageRefusedError,
     RequestTooLargeError,
@@ -25,10 +23,10 @@ from deepfake_tools.errors import (
     TokenError,
     WorkerFailedError,
 )
+from deepfake_tools.evaluation.outcomes import Outcome
 from deepfake_tools.torchserve.answers import DetectorInfo, ServedVerdict
 from deepfake_tools.torchserve.api import InferenceAPI
 from deepfake_tools.torchserve.connection import Token
-from deepfake_tools.torchserve.tokens import Credentials
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 10.0
@@ -47,52 +45,14 @@ class DetectorChangedError(ServiceError):
     is_general = True
 
 
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How long and how often to ask.
-
-    Attributes:
-        seconds: For one image, all attempts together.
-        attempt_seconds: For one attempt.
-        retries: How many times a request is repeated.
-    """
-
-    seconds: float
-    attempt_seconds: float
-    retries: int
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """What came of one image's last request.
-
-    Attributes:
-        result: The verdict, or why there is none.
-        seconds: That request's.
-        retries: How many requests there were before it.
-        is_given: Whether it is the server's own word on the image, be it a refusal.
-    """
-
-    result: ServedVerdict | ServiceError
-    seconds: float
-    retries: int = 0
-    is_given: bool = True
-
-
 class Asker:
     """Asks one model about images; threads share it.
 
     Args:
-        server: The inference API's address.
-        name: The served name.
-        credentials: The token.
-        retry_policy: How long and how often to ask.
+        target: Whom to ask, and how insistently.
         throttle: Says whether anything was answered so far, and waits.
-        diagnosis: Explains what has failed for good.
         detector: What an earlier session's answers came from.
         version: The version to ask; the default one if None.
-        ca: A file with the certificates to trust over https.
-        aligns: Whether the images' changes align faces.
 
     Attributes:
         detector: What the answers come from; None before the first verdict.
@@ -100,59 +60,42 @@ class Asker:
 
     def __init__(
         self,
-        server: str,
-        name: str,
-        credentials: Credentials,
-        retry_policy: RetryPolicy,
+        target: Target,
         throttle: Throttle,
-        diagnosis: Diagnosis,
         detector: DetectorInfo | None = None,
         version: str | None = None,
-        ca: Path | None = None,
-        *,
-        aligns: bool = False,
     ) -> None:
-        self._server = server
-        self._name = name
-        self._version = version
-        self._ca = ca
-        self._credentials = credentials
-        self._retry_policy = retry_policy
+        self._target = target
         self._throttle = throttle
-        self._diagnosis = diagnosis
+        self._version = version
         self._own = threading.local()
         self._lock = threading.Lock()
         self._introduction = threading.Lock()
         self._lost = 0
-        self._aligns = aligns
         self.detector = detector
 
-    def ask(self, images: Sequence[PendingImage]) -> tuple[list[Record], int]:
+    def ask(self, images: Sequence[PendingImage]) -> list[Outcome]:
         """Asks about some images, in as few requests as their size allows.
 
         Returns:
-            A record for each, and how many of them the server has answered.
+            What became of each.
 
         Raises:
             ServiceError: Every later request would fail in the same way.
             RunEndedError: The run is over.
         """
-        records = []
-        answered = 0
-        bodies: dict[int, bytes] = {}
+        outcomes = []
+        loaded = []
         changed = any(image.changes for image in images)
         detector = self._introduced() if changed else None
         for image in images:
             try:
-                bodies[image.place] = read_image(image, detector)
+                loaded.append((image, read_image(image, detector)))
             except ServiceError as error:
-                records.append(_record(image.place, _Answer(error, 0.0, is_given=False)))
-        for places in list(group(bodies)):
-            answers = self._ask_several([bodies.pop(place) for place in places])
-            for place, answer in zip(places, answers, strict=True):
-                records.append(_record(place, answer))
-                answered += answer.is_given
-        return records, answered
+                outcomes.append(_outcome(image, error, 0.0))
+        for together in group(loaded):
+            outcomes += self._ask_several(together)
+        return outcomes
 
     def _introduced(self) -> DetectorInfo:
         """Returns the detector that images are prepared for, asking it about one of our own first.
@@ -162,48 +105,62 @@ class Asker:
         """
         with self._introduction:
             if self.detector is None:
-                result = self._ask_one(canary_image()).result
+                result, *_ = self._insist(canary_image())
                 if isinstance(result, ServiceError) and not _is_answer(result):
                     raise result
         return self.detector or UNKNOWN
 
-    def _ask_several(self, images: Sequence[bytes]) -> list[_Answer]:
+    def _ask_several(self, images: Sequence[tuple[PendingImage, bytes]]) -> list[Outcome]:
         """Asks in one request; when that fails, about each image by itself.
 
         Of several images one may be what kills the worker, or makes the request too large.
         """
         if len(images) == 1:
-            return [self._ask_one(images[0])]
+            return [self._ask_one(*images[0])]
         start = time.monotonic()
         try:
-            results = self._attempt(images, self._retry_policy.attempt_seconds)
+            results = self._attempt([body for _, body in images], self._target.attempt_seconds)
         except ServiceError as error:
             if error.is_general:
-                raise self._diagnosis.explain(error) from error
-            alone = [self._ask_one(image) for image in images]
+                raise explain(error, self._target) from error
+            alone = [self._ask_one(*image) for image in images]
             return [dataclasses.replace(alone[0], retries=alone[0].retries + 1), *alone[1:]]
         seconds = time.monotonic() - start
-        return [_Answer(result, seconds) for result in results]
+        self._throttle.note_answers(len(results))
+        return [
+            _outcome(image, result, seconds)
+            for (image, _), result in zip(images, results, strict=True)
+        ]
 
-    def _ask_one(self, image: bytes) -> _Answer:
-        deadline = time.monotonic() + self._retry_policy.seconds
+    def _ask_one(self, image: PendingImage, body: bytes) -> Outcome:
+        result, seconds, retries = self._insist(body)
+        self._throttle.note_answers(_is_answer(result))
+        return _outcome(image, result, seconds, retries)
+
+    def _insist(self, image: bytes) -> tuple[ServedVerdict | ServiceError, float, int]:
+        """Asks about one image until there is an answer, or none to be expected.
+
+        Returns:
+            The verdict, or why there is none; the last request's seconds; the requests before it.
+        """
+        deadline = time.monotonic() + self._target.seconds
         for retries in count():
             start = time.monotonic()
-            limit = min(self._retry_policy.attempt_seconds, max(deadline - start, 0.001))
+            limit = min(self._target.attempt_seconds, max(deadline - start, 0.001))
             try:
                 (result,) = self._attempt([image], limit)
-                return _Answer(result, time.monotonic() - start, retries)
+                return result, time.monotonic() - start, retries
             except ServiceError as error:
                 failure = error
             # Of many clients that one failure hit together, each comes back at a time of its own.
             pause = min(FIRST_PAUSE_SECONDS * 2**retries, LONGEST_PAUSE_SECONDS)
             pause *= random.uniform(0.5, 1)
             out_of_time = time.monotonic() + pause >= deadline
-            if not self._may_pass(failure) or retries >= self._retry_policy.retries or out_of_time:
+            if not self._may_pass(failure) or retries >= self._target.retries or out_of_time:
                 break
             self._throttle.rest(pause)
         seconds = time.monotonic() - start
-        return _Answer(self._lose(failure), seconds, retries, is_given=False)
+        return self._lose(failure), seconds, retries
 
     def _may_pass(self, failure: ServiceError) -> bool:
         """Whether to ask again.
@@ -215,7 +172,7 @@ class Asker:
             # A server that has answered is not at a wrong address: it is being restarted.
             return failure.is_passing or isinstance(failure, ServerUnreachableError)
         if failure.is_passing:
-            cause = self._diagnosis.explain(failure)
+            cause = explain(failure, self._target)
             if cause is not failure:
                 raise cause
         return failure.is_passing
@@ -227,11 +184,11 @@ class Asker:
             ServiceError: The failure is not this image's alone.
         """
         if failure.is_general or isinstance(failure, ServerBusyError):
-            raise self._diagnosis.explain(failure)
+            raise explain(failure, self._target)
         with self._lock:
             self._lost += 1
             lost = self._lost
-        cause = self._diagnosis.explain(failure)
+        cause = explain(failure, self._target)
         if cause.is_general or lost >= LOST_IN_A_ROW:
             raise cause
         return cause
@@ -242,13 +199,13 @@ class Asker:
         try:
             results = self._send(api, images, limit)
         except TokenError:
-            if not self._credentials.replace(token):
+            if not self._target.credentials.replace(token):
                 raise
             api, _ = self._api()
             results = self._send(api, images, limit)
         for result in results:
-            if self._aligns and shows_alignment(result):
-                raise AlignedTwiceError(self._name)
+            if self._target.cut is not None and shows_alignment(result):
+                raise AlignedTwiceError(self._target.model)
             if isinstance(result, ServedVerdict):
                 self._check_detector(result.detector)
         with self._lock:
@@ -259,9 +216,13 @@ class Asker:
         self, api: InferenceAPI, images: Sequence[bytes], limit: float
     ) -> list[ServedVerdict | ServiceError]:
         if len(images) > 1:
-            return api.predict_several(self._name, images, version=self._version, timeout=limit)
+            return api.predict_several(
+                self._target.model, images, version=self._version, timeout=limit
+            )
         try:
-            return [api.predict(self._name, images[0], version=self._version, timeout=limit)]
+            return [
+                api.predict(self._target.model, images[0], version=self._version, timeout=limit)
+            ]
         except ServiceError as error:
             if not _is_answer(error):
                 raise
@@ -269,9 +230,11 @@ class Asker:
 
     def _api(self) -> tuple[InferenceAPI, Token | None]:
         """Returns this thread's own connection, which has the current token."""
-        token = self._credentials.token
+        token = self._target.credentials.token
         if getattr(self._own, "token", self) != token:
-            api = InferenceAPI(self._server, token, self._retry_policy.attempt_seconds, self._ca)
+            api = InferenceAPI(
+                self._target.server, token, self._target.attempt_seconds, self._target.ca
+            )
             self._own.api, self._own.token = api, token
         return self._own.api, token
 
@@ -287,17 +250,17 @@ class Asker:
         known = self.detector
         if dataclasses.replace(found, engine=known.engine) != known:
             raise DetectorChangedError(
-                f"{self._name} answers as {_in_words(found)} now, and answered as "
+                f"{self._target.model} answers as {_in_words(found)} now, and answered as "
                 f"{_in_words(known)} before: one file cannot hold both; start anew, without "
                 "--resume"
             )
 
 
-def _is_answer(error: ServiceError) -> bool:
-    """Whether the failure is a word on this one image."""
-    if isinstance(error, WorkerFailedError):
-        return error.kind != WorkerFailedError.kind
-    return isinstance(error, ImageRefusedError | RequestTooLargeError)
+def _is_answer(result: ServedVerdict | ServiceError) -> bool:
+    """Whether it is the server's own word on this one image, be it a refusal."""
+    if isinstance(result, WorkerFailedError):
+        return result.kind != WorkerFailedError.kind
+    return isinstance(result, ServedVerdict | ImageRefusedError | RequestTooLargeError)
 
 
 def _in_words(detector: DetectorInfo) -> str:
@@ -308,21 +271,29 @@ def _in_words(detector: DetectorInfo) -> str:
     )
 
 
-def _record(place: int, answer: _Answer) -> Record:
-    result = answer.result
+def _outcome(
+    pending: PendingImage, result: ServedVerdict | ServiceError, seconds: float, retries: int = 0
+) -> Outcome:
+    outcome = Outcome(
+        index=pending.index,
+        path=pending.image.path,
+        label=pending.image.label,
+        folder=pending.image.folder,
+        variant=pending.variant,
+        prediction=None,
+        fake_probability=None,
+        seconds=seconds,
+        retries=retries,
+    )
     if isinstance(result, ServedVerdict):
-        return Record(
-            place,
-            answer.seconds,
-            answer.retries,
+        return dataclasses.replace(
+            outcome,
             prediction=result.prediction,
             fake_probability=result.fake_probability,
             margin=result.margin,
         )
-    return Record(
-        place,
-        answer.seconds,
-        answer.retries,
+    return dataclasses.replace(
+        outcome,
         error=result.kind,
         message=str(result),
         exit_code=result.exit_code,

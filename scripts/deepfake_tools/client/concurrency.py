@@ -8,10 +8,10 @@ from itertools import islice
 from typing import TypeAlias
 
 from deepfake_tools.client.payloads import PendingImage
-from deepfake_tools.client.records import Record
+from deepfake_tools.evaluation.outcomes import Outcome
 
-AskAbout: TypeAlias = Callable[[Sequence[PendingImage]], tuple[list[Record], int]]
-"""Takes some images, returns a record of each, and how many of them the server has answered."""
+AskAbout: TypeAlias = Callable[[Sequence[PendingImage]], list[Outcome]]
+"""Takes some images, returns what became of each."""
 
 # How long an interruption may go unnoticed, and the progress stand still.
 LOOK_UP_SECONDS = 0.2
@@ -39,6 +39,9 @@ class Throttle:
     Args:
         concurrency: Most requests on their way at a time.
         attempt_seconds: The time limit of one attempt.
+
+    Attributes:
+        answered: How many images the server has answered about.
     """
 
     def __init__(self, concurrency: int, attempt_seconds: float) -> None:
@@ -46,14 +49,14 @@ class Throttle:
         self._attempt_seconds = attempt_seconds
         self._turn = threading.Condition()
         self._on_their_way = 0
-        self._answered = 0
+        self.answered = 0
         self._started = time.monotonic()
         self._closed = threading.Event()
 
     @property
     def has_answers(self) -> bool:
         """Whether the server has answered about any image."""
-        return self._answered > 0
+        return self.answered > 0
 
     def enter(self) -> int:
         """Waits for a turn.
@@ -72,17 +75,20 @@ class Throttle:
             self._on_their_way += count
             return count
 
-    def leave(self, count: int, answered: int) -> None:
+    def leave(self, count: int) -> None:
         """Ends a turn.
 
         Args:
             count: As `enter` gave it.
-            answered: How many images the server has answered about.
         """
         with self._turn:
             self._on_their_way -= count
-            self._answered += answered
             self._turn.notify_all()
+
+    def note_answers(self, count: int) -> None:
+        """Takes note that the server has answered about so many images."""
+        with self._turn:
+            self.answered += count
 
     def rest(self, seconds: float) -> None:
         """Waits, unless the run ends.
@@ -101,7 +107,7 @@ class Throttle:
 
     def _rate(self) -> float:
         """Images a second."""
-        return self._answered / max(time.monotonic() - self._started, 1e-3)
+        return self.answered / max(time.monotonic() - self._started, 1e-3)
 
     def _several(self) -> int:
         return SEVERAL if self._rate() >= SEVERAL_PER_SECOND and self._concurrency > 1 else 1
@@ -126,18 +132,18 @@ class RequestPool:
         self._ask = ask
         self._throttle = throttle
         # Bounded, so that answers do not pile up while the disk is slow.
-        self._done: queue.Queue[list[Record] | BaseException | None] = queue.Queue(2 * concurrency)
+        self._done: queue.Queue[list[Outcome] | BaseException | None] = queue.Queue(2 * concurrency)
         self._concurrency = concurrency
         self._reading = threading.Lock()
 
-    def work(self, images: Iterable[PendingImage]) -> Iterator[list[Record]]:
+    def work(self, images: Iterable[PendingImage]) -> Iterator[list[Outcome]]:
         """Asks about all the images.
 
         Args:
             images: Taken one by one as there is room for them.
 
         Yields:
-            Records in the order of the answers; an empty list now and then while there are none.
+            Outcomes in the order of the answers; an empty list now and then while there are none.
 
         Raises:
             ServiceError: Every later request would fail in the same way. What was answered until
@@ -152,7 +158,7 @@ class RequestPool:
         finally:
             self._throttle.close()
 
-    def _collect(self) -> Iterator[list[Record]]:
+    def _collect(self) -> Iterator[list[Outcome]]:
         working = self._concurrency
         while working:
             try:
@@ -168,7 +174,7 @@ class RequestPool:
             else:
                 yield done
 
-    def left_over(self) -> Iterator[list[Record]]:
+    def left_over(self) -> Iterator[list[Outcome]]:
         """Yields what was answered before the end was noticed."""
         self._throttle.close()
         while not self._done.empty():
@@ -189,18 +195,17 @@ class RequestPool:
     def _turn(self, rest: Iterator[PendingImage]) -> bool:
         """Asks about the next few images; False when there are none."""
         count = self._throttle.enter()
-        answered = 0
         try:
             with self._reading:
                 images = list(islice(rest, count))
             if not images:
                 return False
-            records, answered = self._ask(images)
+            outcomes = self._ask(images)
         except BaseException:
             # Before the turn is over, so that nobody else begins one.
             self._throttle.close()
             raise
         finally:
-            self._throttle.leave(count, answered)
-        self._done.put(records)
+            self._throttle.leave(count)
+        self._done.put(outcomes)
         return True

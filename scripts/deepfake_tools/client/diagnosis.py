@@ -1,7 +1,6 @@
 """Why requests to a model fail: not served, no worker, as the management port knows it."""
 
-from pathlib import Path
-
+from deepfake_tools.client.target import Target
 from deepfake_tools.errors import (
     ModelNotServedError,
     NoWorkerError,
@@ -17,56 +16,38 @@ from deepfake_tools.torchserve.tokens import find_key
 EXPLAIN_SECONDS = 5.0
 
 
-class Diagnosis:
-    """Explains failures of requests to one model.
+def explain(error: ServiceError, target: Target) -> ServiceError:
+    """Returns a failure's cause, or the failure where the management port is mute.
 
     Args:
-        name: The served name.
-        server: The inference API's address.
-        management: The management API's address.
-        key_file: TorchServe's key file (--key-file).
-        ca: A file with the certificates to trust over https.
+        error: What failed a request, for good or again and again.
+        target: Whom the request went to.
     """
+    if not isinstance(error, ModelNotServedError | ServerBusyError | TimeLimitError):
+        return error
+    try:
+        token = find_key(Purpose.MANAGEMENT, target.key_file)
+        management = ManagementAPI(target.management, token, EXPLAIN_SECONDS, target.ca)
+        if isinstance(error, ModelNotServedError):
+            return _not_served(target, management)
+        return _without_workers(target.model, management) or error
+    except ServiceError:
+        return error
 
-    def __init__(
-        self,
-        name: str,
-        server: str,
-        management: str,
-        key_file: Path | None,
-        ca: Path | None = None,
-    ) -> None:
-        self._name = name
-        self._server = server
-        self._management = management
-        self._key_file = key_file
-        self._ca = ca
 
-    def explain(self, error: ServiceError) -> ServiceError:
-        """Returns the failure's cause, or the failure where the management port is mute."""
-        if not isinstance(error, ModelNotServedError | ServerBusyError | TimeLimitError):
-            return error
-        try:
-            token = find_key(Purpose.MANAGEMENT, self._key_file)
-            management = ManagementAPI(self._management, token, EXPLAIN_SECONDS, self._ca)
-            if isinstance(error, ModelNotServedError):
-                return self._not_served(management)
-            return self._without_workers(management) or error
-        except ServiceError:
-            return error
+def _not_served(target: Target, management: ManagementAPI) -> ServiceError:
+    served = ", ".join(model.name for model in management.models()) or "no model at all"
+    return ModelNotServedError(f"{target.model} is not served; {target.server} serves {served}")
 
-    def _not_served(self, management: ManagementAPI) -> ServiceError:
-        served = ", ".join(model.name for model in management.models()) or "no model at all"
-        return ModelNotServedError(f"{self._name} is not served; {self._server} serves {served}")
 
-    def _without_workers(self, management: ManagementAPI) -> ServiceError | None:
-        version = management.version(self._name)
-        if version.ready_workers:
-            return None
-        workers = ", ".join(worker.status for worker in version.workers) or "none"
-        return NoWorkerError(
-            f"{self._name} version {version.version} has no running worker (workers: {workers}): "
-            "it is still starting, could not start (the reason is in the server's "
-            "logs/model_log.log), or was scaled to none (`python scripts/manage.py scale` brings "
-            "it back)"
-        )
+def _without_workers(name: str, management: ManagementAPI) -> ServiceError | None:
+    version = management.version(name)
+    if version.ready_workers:
+        return None
+    workers = ", ".join(worker.status for worker in version.workers) or "none"
+    return NoWorkerError(
+        f"{name} version {version.version} has no running worker (workers: {workers}): "
+        "it is still starting, could not start (the reason is in the server's "
+        "logs/model_log.log), or was scaled to none (`python scripts/manage.py scale` brings "
+        "it back)"
+    )

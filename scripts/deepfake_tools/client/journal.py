@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 from deepfake_tools.client.images import Image
-from deepfake_tools.client.records import Record, from_line, to_line
 from deepfake_tools.errors import OutputError, ServiceError
 from deepfake_tools.evaluation.outcomes import Outcome
-from deepfake_tools.files import is_kept
-from deepfake_tools.locks import try_lock
+from deepfake_tools.files import is_kept, try_lock
 from deepfake_tools.torchserve.answers import DetectorInfo
 
 NOWHERE = -1
+JUDGED = ("prediction", "fake_probability", "margin")
+FAILED = ("error", "message", "exit_code", "is_passing")
+"""What a line holds of either kind of outcome besides its times."""
 
 
 class JournalError(ServiceError):
@@ -104,11 +105,11 @@ class Journal:
         """Yields the places that have no outcome yet, in order."""
         return (place for place, line in enumerate(self._lines) if line == NOWHERE)
 
-    def add(self, records: Iterable[Record], detector: DetectorInfo | None) -> None:
+    def add(self, outcomes: Iterable[Outcome], detector: DetectorInfo | None) -> None:
         """Writes down what became of some images.
 
         Args:
-            records: One for each.
+            outcomes: One for each.
             detector: What has answered so far.
 
         Raises:
@@ -119,37 +120,21 @@ class Journal:
             if detector is not None and self.detector is None:
                 self._append({"detector": asdict(detector)})
                 self.detector = detector
-            for record in records:
-                self._note(record, self._append(to_line(record, self._session_seconds)))
+            for outcome in outcomes:
+                place = outcome.variant * len(self._images) + outcome.index
+                line = {"place": place} | _fields(outcome, self._session_seconds)
+                self._note(place, outcome, self._append(line))
             self._file.flush()
         except OSError as error:
             raise OutputError(f"cannot write {self.name}: {error.strerror}") from error
 
-    def records(self, variant: int = 0) -> Iterator[Record]:
+    def outcomes(self, variant: int = 0) -> Iterator[Outcome]:
         """Yields what is known under a variant, in the order of the images."""
         start = variant * len(self._images)
         for offset in self._lines[start : start + len(self._images)]:
             if offset != NOWHERE:
                 self._file.seek(offset)
-                yield from_line(json.loads(self._file.readline()))
-
-    def outcomes(self, variant: int = 0) -> Iterator[Outcome]:
-        """Yields the outcomes under a variant, in the order of the images."""
-        for record in self.records(variant):
-            index = record.place % len(self._images)
-            image = self._images[index]
-            yield Outcome(
-                index=index,
-                path=image.path,
-                label=image.label,
-                folder=image.folder,
-                prediction=record.prediction,
-                fake_probability=record.fake_probability,
-                margin=record.margin,
-                seconds=record.seconds,
-                error=record.error,
-                message=record.message,
-            )
+                yield self._outcome(json.loads(self._file.readline()))
 
     def close(self, *, remove: bool) -> None:
         """Closes the file, and removes it when it is of no more use."""
@@ -163,11 +148,30 @@ class Journal:
         self._file.write(json.dumps(value).encode() + b"\n")
         return offset
 
-    def _note(self, record: Record, offset: int) -> None:
-        """Remembers where a record is."""
-        self.done += self._lines[record.place] == NOWHERE
-        self._lines[record.place] = offset
-        self.retries += record.retries
+    def _note(self, place: int, outcome: Outcome, offset: int) -> None:
+        """Remembers where an outcome is."""
+        self.done += self._lines[place] == NOWHERE
+        self._lines[place] = offset
+        self.retries += outcome.retries
+
+    def _outcome(self, line: dict[str, Any]) -> Outcome:
+        """Returns the outcome that a line holds.
+
+        Raises:
+            TypeError: It holds something else.
+        """
+        variant, index = divmod(line["place"], len(self._images))
+        image = self._images[index]
+        known: dict[str, Any] = {"prediction": None, "fake_probability": None}
+        known |= {key: value for key, value in line.items() if key not in ("place", "at")}
+        return Outcome(
+            index=index,
+            path=image.path,
+            label=image.label,
+            folder=image.folder,
+            variant=variant,
+            **known,
+        )
 
     def _read(self, identity: Identity) -> None:
         """Takes in what earlier sessions have written."""
@@ -190,13 +194,13 @@ class Journal:
         elif "detector" in line:
             self.detector = DetectorInfo(**line["detector"])
         else:
-            record = from_line(line)
+            outcome = self._outcome(line)
             self._session_seconds = line["at"]
-            if record.is_passing:
+            if outcome.is_passing:
                 # It is asked again, but its retries count.
-                self.retries += record.retries
+                self.retries += outcome.retries
             else:
-                self._note(record, offset)
+                self._note(line["place"], outcome, offset)
 
 
 def open_journal(
@@ -233,6 +237,22 @@ def open_journal(
             )
         file.truncate(0)
     return Journal(file, identity, images)
+
+
+def _fields(outcome: Outcome, at: float) -> dict[str, object]:
+    """Returns what a line holds of an outcome besides its place.
+
+    Args:
+        outcome: The outcome.
+        at: Seconds since the session began.
+    """
+    names = JUDGED if outcome.error is None else FAILED
+    return {
+        "seconds": round(outcome.seconds, 6),
+        "retries": outcome.retries,
+        "at": round(at, 3),
+        **{name: getattr(outcome, name) for name in names},
+    }
 
 
 def _check_same(earlier: dict[str, Any], identity: Identity, name: str) -> None:

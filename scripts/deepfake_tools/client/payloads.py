@@ -1,8 +1,9 @@
 """The bytes that are sent: images read and changed, and grouped into requests of a bounded size."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from deepfake_tools.client.images import Image
 from deepfake_tools.errors import ImageRefusedError
 from deepfake_tools.files import read_regular
 from deepfake_tools.torchserve.answers import DetectorInfo
@@ -19,47 +20,51 @@ class PendingImage:
     """One image to ask about.
 
     Attributes:
-        place: Where its record belongs.
-        path: Of the file.
+        index: Its position in the run.
+        image: Where it lies, and what is known of it beforehand.
+        variant: The position of the run's variant that it is asked under.
         changes: What is done to its bytes first, in order.
     """
 
-    place: int
-    path: str
+    index: int
+    image: Image
+    variant: int = 0
     changes: tuple[Change, ...] = ()
 
 
-def read_image(image: PendingImage, detector: DetectorInfo | None) -> bytes:
+def read_image(pending: PendingImage, detector: DetectorInfo | None) -> bytes:
     """Returns the file's bytes, changed as asked.
 
     Args:
-        image: Which file.
+        pending: Which file.
         detector: That it is for; None where nothing is to be changed.
 
     Raises:
         ImageRefusedError: There is no such file, it is no regular one, cannot be read, or is empty.
     """
     try:
-        data = read_regular(image.path)
+        data = read_regular(pending.image.path)
     except OSError as error:
         raise ImageRefusedError(f"cannot be read: {error.strerror}") from error
     if not data:
         raise ImageRefusedError("the file is empty")
     if detector is not None:
-        for change in image.changes:
+        for change in pending.changes:
             data = change(data, detector)
     return data
 
 
-def group(bodies: Mapping[int, bytes]) -> Iterator[list[int]]:
-    """Splits images into requests that no server finds too large."""
-    places: list[int] = []
+def group(
+    loaded: Iterable[tuple[PendingImage, bytes]],
+) -> Iterator[list[tuple[PendingImage, bytes]]]:
+    """Splits images, each with its bytes, into requests that no server finds too large."""
+    together: list[tuple[PendingImage, bytes]] = []
     size = 0
-    for place, body in bodies.items():
-        if places and size + len(body) > LARGEST_REQUEST_BYTES:
-            yield places
-            places, size = [], 0
-        places.append(place)
+    for pending, body in loaded:
+        if together and size + len(body) > LARGEST_REQUEST_BYTES:
+            yield together
+            together, size = [], 0
+        together.append((pending, body))
         size += len(body)
-    if places:
-        yield places
+    if together:
+        yield together

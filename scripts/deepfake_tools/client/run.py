@@ -6,57 +6,20 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from deepfake_tools.client.asker import Asker, RetryPolicy
+from deepfake_tools.client.asker import Asker
 from deepfake_tools.client.concurrency import RequestPool, Throttle
-from deepfake_tools.client.diagnosis import Diagnosis
 from deepfake_tools.client.images import Collection
 from deepfake_tools.client.journal import Journal
 from deepfake_tools.client.payloads import Change, PendingImage
-from deepfake_tools.client.records import Record
+from deepfake_tools.client.target import Target
 from deepfake_tools.errors import ServiceError
+from deepfake_tools.evaluation.outcomes import LABELS, Outcome
 from deepfake_tools.evaluation.perturbations import Perturbation, perturb
 from deepfake_tools.interrupts import Interruption
 from deepfake_tools.progress import Progress
 from deepfake_tools.torchserve.answers import DetectorInfo
-from deepfake_tools.torchserve.tokens import Credentials
 
-SHORTEST_ATTEMPT_SECONDS = 5.0
 SHOWN_ERRORS = 10
-
-
-@dataclass(frozen=True)
-class Target:
-    """Whom to ask, and how insistently.
-
-    Attributes:
-        model: The served name.
-        server: The inference API's address.
-        management: The management API's address.
-        credentials: The inference token.
-        key_file: TorchServe's key file (--key-file).
-        seconds: How long to wait for an image's answer, all attempts together.
-        retries: How many times a request is repeated.
-        concurrency: Most requests on their way at a time.
-        ca: A file with the certificates to trust over https.
-        cut: Leaves the face of each image; None sends images as they are.
-    """
-
-    model: str
-    server: str
-    management: str
-    credentials: Credentials
-    key_file: Path | None
-    seconds: float
-    retries: int
-    concurrency: int
-    ca: Path | None = None
-    cut: Change | None = None
-
-    @property
-    def retry_policy(self) -> RetryPolicy:
-        """A request that the server has lost must leave time to ask again."""
-        attempt = min(self.seconds, max(self.seconds / 4, SHORTEST_ATTEMPT_SECONDS))
-        return RetryPolicy(self.seconds, attempt, self.retries)
 
 
 @dataclass(frozen=True)
@@ -70,37 +33,6 @@ class Ending:
 
     failure: ServiceError | None = None
     signal: int | None = None
-
-
-def make_asker(
-    target: Target,
-    throttle: Throttle,
-    detector: DetectorInfo | None = None,
-    version: str | None = None,
-) -> Asker:
-    """Returns what asks a model, or one version of it, about a few images.
-
-    Args:
-        target: Whom to ask.
-        throttle: Says whether anything was answered so far, and waits.
-        detector: What an earlier session's answers came from.
-        version: The version to ask; the default one if None.
-    """
-    diagnosis = Diagnosis(
-        target.model, target.server, target.management, target.key_file, target.ca
-    )
-    return Asker(
-        target.server,
-        target.model,
-        target.credentials,
-        target.retry_policy,
-        throttle,
-        diagnosis,
-        detector,
-        version,
-        target.ca,
-        aligns=target.cut is not None,
-    )
 
 
 def ask_all(
@@ -119,14 +51,14 @@ def ask_all(
         journal: Takes the answers.
         interruption: Ends the session.
     """
-    throttle = Throttle(target.concurrency, target.retry_policy.attempt_seconds)
-    asker = make_asker(target, throttle, journal.detector)
+    throttle = Throttle(target.concurrency, target.attempt_seconds)
+    asker = Asker(target, throttle, journal.detector)
     console = Console(collection, journal)
     pool = RequestPool(asker.ask, throttle, min(target.concurrency, journal.places - journal.done))
     try:
-        for records in pool.work(_pending(collection, variants, journal, target.cut)):
-            journal.add(records, asker.detector)
-            console.show(records)
+        for outcomes in pool.work(_pending(collection, variants, journal, target.cut)):
+            journal.add(outcomes, asker.detector)
+            console.show(outcomes)
             if interruption.number is not None:
                 for last in pool.left_over():
                     journal.add(last, asker.detector)
@@ -150,7 +82,7 @@ def _pending(
         worsen = None if how is None else partial(_worsen, how)
         # Faces are looked for in the image as it was made worse, as a worker would.
         changes = tuple(change for change in (worsen, cut) if change is not None)
-        yield PendingImage(place, collection.images[index].path, changes)
+        yield PendingImage(index, collection.images[index], variant, changes)
 
 
 def _worsen(how: Perturbation, data: bytes, detector: DetectorInfo) -> bytes:
@@ -169,60 +101,55 @@ class Console:
     """
 
     def __init__(self, collection: Collection, journal: Journal) -> None:
-        self._images = collection.images
+        self._count = len(collection.images)
         self._done, self._errors = journal.done, 0
         self._progress: Progress | None = None
         self._order: list[int] = []
-        self._waiting: dict[int, Record] = {}
+        self._waiting: dict[int, Outcome] = {}
         if collection.named:
             # Backwards: the next one is the last.
-            self._order = list(journal.missing())[::-1]
+            self._order = [place for place in journal.missing() if place < self._count][::-1]
         else:
             self._progress = Progress(sys.stderr, "images", journal.places, journal.done)
 
-    def show(self, records: list[Record]) -> None:
+    def show(self, outcomes: list[Outcome]) -> None:
         """Prints what there is to say about some answers, or about none for a while."""
-        self._done += len(records)
+        self._done += len(outcomes)
         if self._progress is None:
-            self._show_in_order(records)
+            self._show_in_order(outcomes)
             return
-        for record in records:
-            self._show_error(record)
+        for outcome in outcomes:
+            self._show_error(outcome)
         self._progress.update(self._done, self._errors)
 
     def end(self) -> None:
         """Prints what has waited for an image before it, and removes the progress."""
-        for place in sorted(self._waiting):
-            self._show_line(self._waiting.pop(place))
+        for index in sorted(self._waiting):
+            self._show_line(self._waiting.pop(index))
         if self._progress is not None:
             self._progress.clear()
 
-    def _show_in_order(self, records: list[Record]) -> None:
-        self._waiting |= {record.place: record for record in records}
+    def _show_in_order(self, outcomes: list[Outcome]) -> None:
+        # Of an image under a perturbation nothing is said.
+        self._waiting |= {outcome.index: outcome for outcome in outcomes if not outcome.variant}
         while self._order and self._order[-1] in self._waiting:
             self._show_line(self._waiting.pop(self._order.pop()))
 
-    def _show_line(self, record: Record) -> None:
-        if record.place >= len(self._images):
-            return  # a perturbed one
-        path = self._images[record.place].path
-        if record.error is not None:
-            print(f"error: {path}: {record.message}", file=sys.stderr)
+    def _show_line(self, outcome: Outcome) -> None:
+        if outcome.error is not None:
+            print(f"error: {outcome.path}: {outcome.message}", file=sys.stderr)
             return
-        probability = record.fake_probability or 0.0
-        confidence = probability if record.prediction else 1 - probability
-        label = "FAKE" if record.prediction else "REAL"
-        name = f"{Path(path).name}: " if len(self._images) > 1 else ""
-        print(f"{name}Prediction: {label} (confidence: {confidence:.4f})", flush=True)
+        name = f"{Path(outcome.path).name}: " if self._count > 1 else ""
+        label = LABELS[outcome.prediction]
+        print(f"{name}Prediction: {label} (confidence: {outcome.confidence:.4f})", flush=True)
 
-    def _show_error(self, record: Record) -> None:
-        if record.error is None:
+    def _show_error(self, outcome: Outcome) -> None:
+        if outcome.error is None:
             return
         self._errors += 1
         if self._errors > SHOWN_ERRORS or self._progress is None:
             return
         self._progress.clear()
-        path = self._images[record.place % len(self._images)].path
-        print(f"error: {path}: {record.message}", file=sys.stderr)
+        print(f"error: {outcome.path}: {outcome.message}", file=sys.stderr)
         if self._errors == SHOWN_ERRORS:
             print("further failures are in the results file alone", file=sys.stderr)

@@ -4,18 +4,29 @@ import csv
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from deepfake_tools.errors import OutputError
 from deepfake_tools.evaluation.figures import Metrics
-from deepfake_tools.evaluation.outcomes import Outcome
 from deepfake_tools.evaluation.results_file import Run, write_results
 from deepfake_tools.files import Named, check_outputs, is_kept, replacing
 
 # What is there to be drawn, not to be read.
 NOT_TABULATED = ("curves", "mistakes")
-COLUMNS = [field.name for field in fields(Outcome)]
+COLUMNS = (
+    "index",
+    "path",
+    "label",
+    "folder",
+    "prediction",
+    "fake_probability",
+    "seconds",
+    "error",
+    "message",
+    "margin",
+)
+"""What the tables have of an outcome."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +105,9 @@ class Files:
 def _write(option: str, path: Path, run: Run) -> None:
     if option == "report":
         # Its plots take matplotlib, which only this option needs.
-        from deepfake_tools.evaluation.report import Report, write_report
+        from deepfake_tools.evaluation.report import write_report
 
-        write_report(path, Report(run.metrics, run.totals, run.perturbed))
+        write_report(path, run)
     else:
         {"output": write_results, "json": write_json, "csv": write_csv}[option](path, run)
 
@@ -111,7 +122,8 @@ def write_json(path: Path, run: Run) -> None:
         # The object is left open: the images follow.
         file.write(json.dumps(_totals(run), indent=1)[:-2] + ',\n "images": [')
         for number, outcome in enumerate(run.outcomes()):
-            file.write((",\n  " if number else "\n  ") + json.dumps(asdict(outcome)))
+            image = {column: getattr(outcome, column) for column in COLUMNS}
+            file.write((",\n  " if number else "\n  ") + json.dumps(image))
         file.write("\n ]\n}\n")
 
 
@@ -147,7 +159,8 @@ def _totals_path(path: Path) -> Path | None:
 def _totals(run: Run) -> dict[str, object]:
     return {
         "complete": run.is_complete,
-        "run": asdict(run.totals),
+        "run": asdict(run.totals)
+        | {"detector": run.totals.card, "threshold": run.totals.threshold},
         "metrics": _figures(run.metrics),
         "perturbed": {str(one.perturbation): _figures(one.metrics) for one in run.perturbed},
     }

@@ -192,7 +192,7 @@ def _counted(judged: Accumulator) -> Metrics:
         failed=dict(judged.failed.most_common()),
         # In the order in which they came: `_ranked` finds them by their position.
         folders=tuple(_folder(name, counts) for name, counts in judged.folders.items()),
-        curves=Curves(_histogram(judged)),
+        curves=Curves(Histogram(*(tuple(judged.histogram[k]) for k in (0, 1, UNLABELLED)))),
         latency=_latency(sorted(judged.seconds)),
         mistakes=judged.mistakes,
         why=_why_no_auc(len(judged.scores), real, fake),
@@ -211,14 +211,6 @@ def _folder(name: str, counts: FolderCounts) -> FolderMetrics:
         auc=None,
         accuracy=counts.right / labelled if labelled else None,
         mean_probability=counts.probability / counts.images,
-    )
-
-
-def _histogram(judged: Accumulator) -> Histogram:
-    return Histogram(
-        real=tuple(judged.histogram[0]),
-        fake=tuple(judged.histogram[1]),
-        unlabelled=tuple(judged.histogram[UNLABELLED]),
     )
 
 
@@ -270,7 +262,9 @@ def _ranked(metrics: Metrics, judged: Accumulator) -> Metrics:
         tpr_at_1_fpr=ranking.tpr_at_fpr(labels, scores, 0.01),
         tpr_at_01_fpr=ranking.tpr_at_fpr(labels, scores, 0.001),
         ece=ranking.calibration_error(bins),
-        video_auc=None if videos is None else ranking.video_auc(*videos),
+        video_auc=None
+        if videos is None
+        else ranking.roc_auc(np.array(videos.labels, np.int8), np.array(videos.scores, np.float64)),
         videos=0 if videos is None else len(videos.labels),
         folders=tuple(
             replace(folder, auc=auc)

@@ -1,16 +1,23 @@
 """What became of images and of a whole run: the record that results, metrics and report share."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+
+from deepfake_tools.torchserve.answers import DetectorInfo
 
 ABOVE_ZERO, BELOW_ONE = math.ulp(0.0), 1 - math.ulp(0.5)
 """The probabilities next to 0 and to 1, which have log odds."""
+
+LABELS = {0: "REAL", 1: "FAKE", None: "N/A"}
+"""The words for a prediction or a true label."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one image: a prediction, or a failure.
+
+    One record from the answer to the files: threads hand it on, the journal keeps it, figures and
+    tables are made of it.
 
     Attributes:
         index: 0-based position in the run, in the sorted order of the images.
@@ -25,6 +32,10 @@ class Outcome:
         message: The failure in one line.
         margin: Its logit, which tells apart images whose probabilities round to 0 or 1; None when
             it failed, or was judged by an archive that says none.
+        variant: The position of the run's variant, such as a perturbation; 0 is the first.
+        retries: How many times its request was repeated.
+        exit_code: Of the failure.
+        is_passing: Whether it is worth asking again.
     """
 
     index: int
@@ -37,6 +48,17 @@ class Outcome:
     error: str | None = None
     message: str | None = None
     margin: float | None = None
+    variant: int = 0
+    retries: int = 0
+    exit_code: int = 0
+    is_passing: bool = False
+
+    @property
+    def confidence(self) -> float:
+        """The probability of the label given; 0 when it failed."""
+        if self.fake_probability is None:
+            return 0.0
+        return self.fake_probability if self.prediction else 1 - self.fake_probability
 
     @property
     def score(self) -> float | None:
@@ -58,8 +80,7 @@ class Totals:
         command: The command line, as it can be typed again.
         server: The inference address.
         model: The name asked for.
-        detector: The `detector` part of the answers, without the threshold.
-        threshold: FAKE is answered above this probability; None when it is not known.
+        detector: What judged the images; None when there was no verdict.
     """
 
     seconds_wall: float
@@ -68,5 +89,20 @@ class Totals:
     command: str
     server: str
     model: str
-    detector: Mapping[str, str | int | None]
-    threshold: float | None = None
+    detector: DetectorInfo | None
+
+    @property
+    def card(self) -> dict[str, str | int | None]:
+        """What the files list of the detector: all but the threshold; empty without a detector."""
+        known = {} if self.detector is None else asdict(self.detector)
+        return {name: value for name, value in known.items() if name != "threshold"}
+
+    @property
+    def threshold(self) -> float | None:
+        """FAKE is answered above this probability; None when it is not known."""
+        return None if self.detector is None else self.detector.threshold
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether the detector's head was never trained, so that the figures mean nothing."""
+        return self.detector is not None and self.detector.is_untrained

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from deepfake_tools.evaluation.figures import Bin, Histogram, Interval, Metrics, Point
-from deepfake_tools.evaluation.page import Html
 from deepfake_tools.evaluation.perturbations import KINDS, PerturbedRun
 
 # Stand-ins, each replaced by the page's own colour, so that a drawing follows dark mode and print.
@@ -44,7 +44,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def roc(points: Sequence[Point]) -> Html:
+def roc(points: Sequence[Point]) -> Markup:
     """Draws the ROC curve over the line of chance."""
 
     def draw(axes: Axes) -> None:
@@ -57,7 +57,7 @@ def roc(points: Sequence[Point]) -> Html:
     return _drawing("roc", "ROC curve: true positive rate over false positive rate", draw)
 
 
-def precision_recall(points: Sequence[Point], fake_share: float) -> Html:
+def precision_recall(points: Sequence[Point], fake_share: float) -> Markup:
     """Draws the precision-recall curve over the line of chance, the share of fakes."""
 
     def draw(axes: Axes) -> None:
@@ -71,8 +71,11 @@ def precision_recall(points: Sequence[Point], fake_share: float) -> Html:
     return _drawing("pr", "Precision-recall curve, fake as the positive class", draw)
 
 
-def scores(histogram: Histogram, threshold: float | None) -> Html:
-    """Draws the scores of each class, as shares of that class."""
+def scores(histogram: Histogram, threshold: float | None) -> Markup:
+    """Draws the scores of each class to its own highest bar, and says how many images it has.
+
+    On one scale, be it of counts or of shares, a class of few images flattens the others.
+    """
     classes = [
         ("real", histogram.real, REAL, "-"),
         ("fake", histogram.fake, FAKE, "--"),
@@ -83,19 +86,20 @@ def scores(histogram: Histogram, threshold: float | None) -> Html:
         for name, counts, colour, line in classes:
             if not sum(counts):
                 continue
-            shares = [count / sum(counts) for count in counts]
+            heights = [count / max(counts) for count in counts]
+            label = f"{name} ({sum(counts):,})"
             edges = [i / len(counts) for i in range(len(counts) + 1)]
-            axes.stairs(shares, edges, fill=True, color=colour, alpha=0.25)
-            axes.stairs(shares, edges, color=colour, linewidth=1.5, linestyle=line, label=name)
+            axes.stairs(heights, edges, fill=True, color=colour, alpha=0.25)
+            axes.stairs(heights, edges, color=colour, linewidth=1.5, linestyle=line, label=label)
         if threshold is not None:
             axes.axvline(threshold, color=INK, linewidth=0.8, linestyle=":", label="threshold")
-        axes.set(xlabel="probability of fake", ylabel="share of the class", xlim=(0, 1))
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=3, columnspacing=1)
+        axes.set(xlabel="probability of fake", ylabel="share of its highest bar", xlim=(0, 1))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=2, columnspacing=1)
 
     return _drawing("scores", "Histogram of the probability of fake, by true label", draw)
 
 
-def calibration(bins: Sequence[Bin]) -> Html:
+def calibration(bins: Sequence[Bin]) -> Markup:
     """Draws the reliability diagram, each bin's dot as large as its share of the images."""
 
     def draw(axes: Axes) -> None:
@@ -112,7 +116,7 @@ def calibration(bins: Sequence[Bin]) -> Html:
     return _drawing("reliability", "Reliability diagram in 15 bins", draw)
 
 
-def robustness(plain: Metrics, runs: Sequence[PerturbedRun]) -> list[Html]:
+def robustness(plain: Metrics, runs: Sequence[PerturbedRun]) -> list[Markup]:
     """Draws AUC with its interval against strength, a drawing for each kind of perturbation.
 
     Each begins with the images as they are, and all have one scale.
@@ -133,7 +137,7 @@ def robustness(plain: Metrics, runs: Sequence[PerturbedRun]) -> list[Html]:
     ]
 
 
-def _strengths(kind: str, plain: Metrics, runs: list[PerturbedRun], limits: Interval) -> Html:
+def _strengths(kind: str, plain: Metrics, runs: list[PerturbedRun], limits: Interval) -> Markup:
     # The mildest first, so that every drawing is read from left to right.
     runs.sort(key=lambda run: run.perturbation.strength, reverse=KINDS[kind].milder_when_larger)
     steps = [plain, *(run.metrics for run in runs)]
@@ -161,7 +165,7 @@ def _unit_square(axes: Axes) -> None:
 
 def _drawing(
     name: str, description: str, draw: Callable[[Axes], None], height: float = 3.3
-) -> Html:
+) -> Markup:
     """Returns a drawing as an `svg` element that can stand in a page with others.
 
     Args:
@@ -188,4 +192,4 @@ def _drawing(
     drawing = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", drawing)
     for stand_in, colour in COLOURS.items():
         drawing = drawing.replace(stand_in, colour)
-    return Html(drawing)
+    return Markup(drawing)

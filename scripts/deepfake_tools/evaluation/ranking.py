@@ -3,7 +3,6 @@
 Needs the extra `evaluate`.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,11 +29,6 @@ SEED = 2017
 def roc_auc(labels: Labels, scores: Scores) -> float:
     """Area under the ROC curve: the chance that a fake image scores above a real one."""
     return float(roc_auc_score(labels, scores))
-
-
-def video_auc(labels: Sequence[int], places: Sequence[int]) -> float:
-    """Area under the ROC curve of videos, which are ranked by their places."""
-    return roc_auc(np.array(labels, np.int8), np.array(places, np.float64))
 
 
 def pr_auc(labels: Labels, scores: Scores) -> float:

@@ -1,165 +1,187 @@
 """The HTML report (--report): one page that shows and explains a run; needs `evaluate`."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import base64
+import unicodedata
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deepfake_tools.evaluation import sections
-from deepfake_tools.evaluation.figures import RESAMPLES, Metrics
+from clip_deepfake import errors
+from clip_deepfake.images import decode
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from deepfake_tools.evaluation import plots
+from deepfake_tools.evaluation.figures import RESAMPLES, Interval, Metrics
 from deepfake_tools.evaluation.outcomes import Totals
-from deepfake_tools.evaluation.page import Html, element, join, page, section, table
-from deepfake_tools.evaluation.perturbations import PerturbedRun
+from deepfake_tools.evaluation.perturbations import (
+    KINDS,
+    MAX_PIXELS,
+    PerturbedRun,
+    encode,
+    smaller,
+)
+from deepfake_tools.evaluation.results_file import Run
 from deepfake_tools.files import replacing
 
+TEMPLATE = "report.html.jinja"
 MAX_FAILURES = 20
+MAX_FOLDERS = 200
+NONE = "\N{EN DASH}"
 
-DEFINITIONS = (
-    ("AUC", "Area under the ROC curve: the chance that a fake image scores above a real one."),
-    ("PR-AUC", "Average precision, with fake as the positive class."),
-    (
-        "Intervals",
-        f"95 %, from {RESAMPLES} bootstrap resamples of the images, real and fake drawn apart, "
-        "with a fixed seed. They take images for independent; frames of one video are not, and "
-        "make them too narrow.",
-    ),
-    (
-        "EER",
-        "Equal error rate: where FPR = 1 \N{MINUS SIGN} TPR on the ROC, interpolated between its "
-        "points. DeepfakeBench takes the FPR of the point that is nearest to it.",
-    ),
-    (
-        "TPR at FPR",
-        "The largest share of fakes found by a threshold that calls at most this share of the "
-        "real images fake; with fewer real images than would make one, none at all.",
-    ),
-    (
-        "ECE",
-        "Expected calibration error (Guo et al. 2017), of the probability of fake in 15 equal "
-        "bins.",
-    ),
-    (
-        "Video AUC",
-        "AUC of each video's mean score, a video being a folder by its full path. DeepfakeBench "
-        "goes by the folder's base name, which merges real/000 with fake/000.",
-    ),
-)
+THUMBNAIL_SIDE = 220
+"""The longer side in pixels: sharp at half of it on a phone."""
+
+THUMBNAIL_QUALITY = 80
+
+Row = tuple[str, ...]
+"""A table's cells, or a name and what it stands for."""
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a report tells.
-
-    Attributes:
-        metrics: Of the images as they are.
-        totals: Of the run.
-        perturbed: One for each perturbation, in the order to show.
-        written: When.
-    """
-
-    metrics: Metrics
-    totals: Totals
-    perturbed: Sequence[PerturbedRun] = ()
-    written: datetime = field(default_factory=lambda: datetime.now(UTC))
-
-
-def write_report(path: Path, report: Report) -> None:
+def write_report(path: Path, run: Run) -> None:
     """Writes the page whole, or not at all.
 
     Args:
         path: The file to write; one that is there is replaced.
-        report: What it tells. The files of `metrics.mistakes` are read for their thumbnails.
+        run: What it tells. The files of `metrics.mistakes` are read for their thumbnails.
 
     Raises:
         OSError: The file cannot be written.
     """
     with replacing(path) as file:
-        file.write(format_report(report))
+        file.write(format_report(run, datetime.now(UTC)))
 
 
-def format_report(report: Report) -> str:
-    """Returns the page."""
-    metrics, totals = report.metrics, report.totals
-    return page(
-        f"Deepfake detection report: {totals.model}",
-        _summary(report),
-        _warning(totals),
-        sections.headline(metrics),
-        sections.curves(metrics, totals.threshold),
-        sections.robustness(metrics, report.perturbed),
-        sections.folders(metrics.folders),
-        sections.mistakes(metrics.mistakes),
-        section("Run", _facts(_speed(metrics, totals)), _failures(metrics)),
-        section("Detector", _facts(_card(totals))),
-        section("Command", element("pre", totals.command)),
-        section("Definitions", _facts(DEFINITIONS)),
+def format_report(run: Run, written: datetime) -> str:
+    """Returns the page, which says when it was written."""
+    metrics, totals = run.metrics, run.totals
+    kinds = dict.fromkeys(one.perturbation.kind for one in run.perturbed)
+    template = _environment().get_template(TEMPLATE)
+    return template.render(
+        metrics=metrics,
+        totals=totals,
+        perturbed=run.perturbed,
+        written=written,
+        robustness=_robustness(metrics, run.perturbed),
+        units="; ".join(f"{kind}: {KINDS[kind].unit}" for kind in kinds),
+        folders=_folders(metrics),
+        speed=_speed(metrics, totals),
+        failures=_failures(metrics),
+        card=_card(totals),
+        resamples=RESAMPLES,
+        plots=plots,
+        thumbnail=_thumbnail,
     )
 
 
-def _summary(report: Report) -> Html:
-    metrics = report.metrics
-    counts = [f"{metrics.real:,} real", f"{metrics.fake:,} fake"]
-    if metrics.unlabelled:
-        counts.append(f"{metrics.unlabelled:,} without a label, left out of the figures")
-    if metrics.failed:
-        counts.append(f"{sum(metrics.failed.values()):,} more failed")
-    written = element(
-        "time",
-        f"{report.written:%Y-%m-%d %H:%M} {report.written.tzname() or ''}",
-        datetime=report.written.isoformat(timespec="seconds"),
+def _environment() -> Environment:
+    """Returns what fills in the template; nothing gets in unescaped but the plots' own markup."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        finalize=_visible,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
     )
-    judged = f"{metrics.images:,} images judged: {', '.join(counts)}. "
-    return element("p", judged, written, class_="soft")
+    environment.filters.update(figure=_figure, interval=_interval, thousands=_thousands)
+    return environment
 
 
-def _warning(totals: Totals) -> Html:
-    if totals.detector.get("head") != "untrained":
-        return Html()
-    return element(
-        "p",
-        element("strong", "This detector's head is untrained: "),
-        "its predictions are chance, and no figure below says anything about a real detector.",
-        class_="note",
+def _visible(value: object) -> object:
+    """Replaces what would not be seen as it stands: controls, turned directions, broken bytes.
+
+    File names and what a server says may hold anything.
+
+    Args:
+        value: What the template shows; all but plain texts, markup among them, stay as they are.
+    """
+    if type(value) is not str:
+        return value
+    return "".join(
+        char if unicodedata.category(char)[0] not in "CZ" or char == " " else _stand_in(char)
+        for char in value
     )
 
 
-def _speed(metrics: Metrics, totals: Totals) -> list[tuple[str, str]]:
-    facts = [
-        ("Rate", f"{totals.images_per_second:.1f} images a second"),
-        ("Time", f"{totals.seconds_wall:,.1f} s"),
-        ("Repeated requests", f"{totals.retries:,}"),
-    ]
-    latency = metrics.latency
-    if latency is not None:
-        times = (
-            f"{name} {1000 * seconds:,.0f} ms"
-            for name, seconds in (("p50", latency.p50), ("p95", latency.p95), ("p99", latency.p99))
+def _stand_in(char: str) -> str:
+    return " " if char.isspace() else "\N{REPLACEMENT CHARACTER}"
+
+
+def _figure(value: float | None) -> str:
+    """Returns a figure as the results file has it, or a dash."""
+    return NONE if value is None else f"{value:.4f}"
+
+
+def _interval(bounds: Interval | None) -> str:
+    return NONE if bounds is None else f"{bounds[0]:.4f} to {bounds[1]:.4f}"
+
+
+def _thousands(number: int) -> str:
+    return f"{number:,}"
+
+
+def _robustness(plain: Metrics, runs: Sequence[PerturbedRun]) -> Iterator[Row]:
+    """Yields what became of the figures under each perturbation, the images as they are first."""
+    for name, metrics in (("none", plain), *((str(run.perturbation), run.metrics) for run in runs)):
+        change = NONE
+        if metrics is not plain and metrics.auc is not None and plain.auc is not None:
+            change = f"{metrics.auc - plain.auc:+.4f}".replace("-", "\N{MINUS SIGN}")
+        yield (
+            name,
+            _figure(metrics.auc),
+            change,
+            _interval(metrics.auc_interval),
+            _figure(metrics.pr_auc),
+            _figure(metrics.accuracy),
+            _thousands(sum(metrics.failed.values())),
         )
-        facts.insert(1, ("Latency", ", ".join(times)))
-    return facts
 
 
-def _failures(metrics: Metrics) -> Html:
-    if not metrics.failed:
-        return Html()
-    kinds = sorted(metrics.failed.items(), key=lambda kind: -kind[1])
-    rows = [(kind, f"{images:,}") for kind, images in kinds[:MAX_FAILURES]]
-    rest = sum(images for _, images in kinds[MAX_FAILURES:])
-    if rest:
-        rows.append(("other kinds", f"{rest:,}"))
-    return table("Images that failed, by kind", ("Kind", "Images"), rows)
-
-
-def _card(totals: Totals) -> list[tuple[str, str]]:
-    threshold = "not known" if totals.threshold is None else f"{totals.threshold:g}"
+def _folders(metrics: Metrics) -> list[Row]:
+    """Returns a row for each folder, as far as a page takes them."""
     return [
-        ("Asked for", totals.model),
-        *((name, str(value or "none")) for name, value in totals.detector.items()),
-        ("FAKE above", threshold),
-        ("Server", totals.server),
+        (
+            folder.folder or "(the folder itself)",
+            _figure(folder.auc),
+            _figure(folder.accuracy),
+            _figure(folder.mean_probability),
+            *map(_thousands, (folder.images, folder.real, folder.fake)),
+        )
+        for folder in metrics.folders[:MAX_FOLDERS]
     ]
 
 
-def _facts(facts: Iterable[tuple[str, str]]) -> Html:
-    pairs = (join(element("dt", name), element("dd", fact)) for name, fact in facts)
-    return element("dl", *pairs, class_="facts")
+def _speed(metrics: Metrics, totals: Totals) -> Iterator[Row]:
+    yield "Rate", f"{totals.images_per_second:.1f} images a second"
+    if metrics.latency is not None:
+        latency = metrics.latency
+        times = {"p50": latency.p50, "p95": latency.p95, "p99": latency.p99}
+        yield "Latency", ", ".join(f"{name} {1000 * t:,.0f} ms" for name, t in times.items())
+    yield "Time", f"{totals.seconds_wall:,.1f} s"
+    yield "Repeated requests", _thousands(totals.retries)
+
+
+def _failures(metrics: Metrics) -> Sequence[Row]:
+    """Returns how many images failed by kind, the most frequent kinds by themselves."""
+    kinds = sorted(metrics.failed.items(), key=lambda kind: -kind[1])
+    rows = [(kind, _thousands(images)) for kind, images in kinds[:MAX_FAILURES]]
+    if rest := sum(images for _, images in kinds[MAX_FAILURES:]):
+        rows.append(("other kinds", _thousands(rest)))
+    return rows
+
+
+def _card(totals: Totals) -> Iterator[Row]:
+    yield "Asked for", totals.model
+    yield from ((name, str(value or "none")) for name, value in totals.card.items())
+    yield "FAKE above", "not known" if totals.threshold is None else f"{totals.threshold:g}"
+    yield "Server", totals.server
+
+
+def _thumbnail(file: str) -> str | None:
+    """Returns a small JPEG of the image as a data URI, or None where it cannot be read any more."""
+    try:
+        image = decode(Path(file).read_bytes(), MAX_PIXELS, "opencv-5")
+    except (OSError, ValueError, errors.ImageError):
+        return None
+    small = smaller(image, min(THUMBNAIL_SIDE / max(image.shape[:2]), 1))
+    encoded = encode(small, THUMBNAIL_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}"

@@ -12,13 +12,12 @@ from deepfake_tools.evaluation.figures import (
     Interval,
     Metrics,
 )
-from deepfake_tools.evaluation.outcomes import Outcome, Totals
+from deepfake_tools.evaluation.outcomes import LABELS, Outcome, Totals
 from deepfake_tools.evaluation.perturbations import PerturbedRun
 from deepfake_tools.files import replacing
 
 TITLE = "Deepfake Detection Results (HuggingFace Model)"
 RULE = "=" * 80
-LABELS = {0: "REAL", 1: "FAKE", None: "N/A"}
 NAMES_NEEDED = "- Images with 'real' or 'fake' in directory names"
 SAMPLE_NAMES = 5
 
@@ -183,7 +182,7 @@ def _summary(run: Run) -> Iterator[str]:
             f"INCOMPLETE: {run.missing} images were not asked; the same command with --resume "
             "goes on"
         )
-    if totals.detector.get("head") == "untrained":
+    if totals.is_untrained:
         yield UNTRAINED
     yield from _counts(metrics)
     yield from _accuracy(metrics)
@@ -275,7 +274,7 @@ def _perturbed(metrics: Metrics, runs: Sequence[PerturbedRun]) -> Iterator[str]:
 
 
 def _folder_name(folder: FolderMetrics) -> str:
-    return "?".join(folder.folder.splitlines()) or "."
+    return _one_line(folder.folder) or "."
 
 
 def _figure(value: float | None) -> str:
@@ -284,9 +283,9 @@ def _figure(value: float | None) -> str:
 
 def _detector(totals: Totals) -> Iterator[str]:
     yield f"Model: {totals.model}"
-    if totals.detector:
-        known = {key: value for key, value in totals.detector.items() if value is not None}
-        yield "Detector: " + ", ".join(f"{key} {value}" for key, value in known.items())
+    if totals.detector is not None:
+        known = (f"{key} {value}" for key, value in totals.card.items() if value is not None)
+        yield f"Detector: {', '.join(known)}"
     if totals.threshold is not None:
         yield f"FAKE above: {totals.threshold:g}"
     yield f"Server: {totals.server}"

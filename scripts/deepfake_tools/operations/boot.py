@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from deepfake_tools.files import partial_file
 from deepfake_tools.inspection import (
     ArchiveError,
     ArchiveName,
@@ -76,15 +77,12 @@ class Served:
             LEFT_OUT_KEY: _format(kept_back),
         }
         text = HEADER + with_settings(config.read_text(encoding="utf-8"), settings)
-        partial = path.with_name(f".{path.name}.partial")
-        try:
+        with partial_file(path) as partial:
             with partial.open("w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def served_path(store: Store) -> Path:

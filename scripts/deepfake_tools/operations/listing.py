@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from deepfake_tools.inspection import ArchiveName
 from deepfake_tools.operations.worker_log import WorkerLog
+from deepfake_tools.text_table import table
 from deepfake_tools.torchserve.answers import ModelVersion
 
 HEADER = ("", "MODEL", "VERSION", "DEFAULT", "WORKERS", "WAITING", "")
@@ -17,11 +18,7 @@ def model_table(versions: Iterable[tuple[ModelVersion, bool]], log: WorkerLog) -
         log: Where a version that did not come up says why.
     """
     rows = [HEADER, *(_row(version, is_default, log) for version, is_default in versions)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    return table(rows, numbers_right=False).split("\n")
 
 
 def _row(version: ModelVersion, is_default: bool, log: WorkerLog) -> tuple[str, ...]:

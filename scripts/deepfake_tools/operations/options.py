@@ -18,9 +18,8 @@ from deepfake_tools.operations.readiness import NotReadyError
 from deepfake_tools.operations.rollout import ConflictError
 from deepfake_tools.operations.version_check import CheckError, Tolerances
 from deepfake_tools.store import StoreError
-from deepfake_tools.torchserve.api import INFERENCE_ADDRESS, MANAGEMENT_ADDRESS
 from deepfake_tools.torchserve.connection import KEY_FILE_NAME
-from deepfake_tools.torchserve.options import add_ca_option, address
+from deepfake_tools.torchserve.options import add_address_options, add_ca_option
 from deepfake_tools.torchserve.tokens import KEY_FILE_VARIABLE
 
 WRONG_ARGUMENTS = 2
@@ -267,12 +266,7 @@ def _add_file_options(command: argparse.ArgumentParser) -> None:
 
 def _add_server_options(command: argparse.ArgumentParser, timeout: float) -> None:
     group = command.add_argument_group("server")
-    group.add_argument(
-        "--server", type=address, default=INFERENCE_ADDRESS, help="inference (%(default)s)"
-    )
-    group.add_argument(
-        "--management", type=address, default=MANAGEMENT_ADDRESS, help="management (%(default)s)"
-    )
+    add_address_options(group)
     group.add_argument(
         "--key-file",
         type=Path,

@@ -1,9 +1,8 @@
 """Starts, swaps and scales versions on a running server: each is done whole, or undone."""
 
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -19,7 +18,7 @@ from deepfake_tools.errors import (
     UnexpectedAnswerError,
 )
 from deepfake_tools.inspection import ArchiveName
-from deepfake_tools.interrupts import STOPS
+from deepfake_tools.interrupts import uninterrupted
 from deepfake_tools.operations.draining import POLL_S, drain, workers_in_words
 from deepfake_tools.operations.worker_log import WorkerLog
 from deepfake_tools.store import StoreError
@@ -73,7 +72,7 @@ def start(server: RunningServer, archive: ArchiveName) -> ModelVersion:
     try:
         return _start(server, archive, undo)
     except BaseException:
-        with _uninterrupted():
+        with uninterrupted():
             undo.close()
         raise
 
@@ -169,10 +168,10 @@ def swap(
             _drain_old(server, previous)
         # TorchServe cannot compare and set at once, so what came in between shows only now.
         _check_default(server, archive)
-        with _uninterrupted():
+        with uninterrupted():
             commit()
     except BaseException:
-        with _uninterrupted():
+        with uninterrupted():
             undo.close()
             _say_default(server, previous)
         raise
@@ -190,7 +189,7 @@ def scale(server: RunningServer, version: ModelVersion, workers: int) -> None:
         server.management.scale(archive.name, archive.version, workers)
         _await_ready(server, archive, log)
     except BaseException:
-        with _uninterrupted():
+        with uninterrupted():
             _attempt(
                 server, server.management.scale, archive.name, archive.version, version.min_workers
             )
@@ -311,14 +310,3 @@ def _attempt(
         step(*args, **kwargs)
     except ServiceError as error:
         server.say(f"while undoing: {error}")
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ignores Ctrl-C and its like for as long as it takes."""
-    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in STOPS}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)

@@ -6,14 +6,16 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import ClassVar, TypeAlias
 
+from deepfake_tools.client.asker import Asker
 from deepfake_tools.client.concurrency import Throttle
+from deepfake_tools.client.images import Image
 from deepfake_tools.client.payloads import PendingImage
-from deepfake_tools.client.records import Record
-from deepfake_tools.client.run import Target, make_asker
+from deepfake_tools.client.target import Target
 from deepfake_tools.errors import ServiceError
+from deepfake_tools.evaluation.outcomes import LABELS, Outcome
 from deepfake_tools.percentiles import percentile
 
-Ask: TypeAlias = Callable[[str], Record]
+Ask: TypeAlias = Callable[[str], Outcome]
 """Takes an image's path, returns what became of it."""
 
 WARM_UP = 3
@@ -50,8 +52,8 @@ class VerdictPair:
     """One image and what both versions made of it."""
 
     path: str
-    old: Record
-    new: Record
+    old: Outcome
+    new: Outcome
 
     @property
     def is_judged(self) -> bool:
@@ -148,17 +150,16 @@ def version_asker(target: Target, version: str) -> Ask:
     Raises:
         ServiceError: When asking: every later request would fail in the same way.
     """
-    throttle = Throttle(1, target.retry_policy.attempt_seconds)
-    asker = make_asker(target, throttle, version=version)
+    throttle = Throttle(1, target.attempt_seconds)
+    asker = Asker(target, throttle, version=version)
 
-    def ask(path: str) -> Record:
+    def ask(path: str) -> Outcome:
         throttle.enter()
-        answered = 0
         try:
-            (record,), answered = asker.ask([PendingImage(0, path)])
+            (outcome,) = asker.ask([PendingImage(0, Image(path, None, ""))])
         finally:
-            throttle.leave(1, answered)
-        return record
+            throttle.leave(1)
+        return outcome
 
     return ask
 
@@ -184,7 +185,7 @@ def compare(
         ServiceError: The old one cannot be.
     """
 
-    def ask_new(path: str) -> Record:
+    def ask_new(path: str) -> Outcome:
         try:
             return new(path)
         except ServiceError as error:
@@ -225,5 +226,5 @@ def _latency(seconds: Sequence[float]) -> str:
     return f"{percentile(seconds, 0.5) * 1e3:.1f} ms (p95 {percentile(seconds, 0.95) * 1e3:.1f})"
 
 
-def _verdict(record: Record) -> str:
-    return f"{'FAKE' if record.prediction else 'REAL'} {record.fake_probability or 0:.4f}"
+def _verdict(outcome: Outcome) -> str:
+    return f"{LABELS[outcome.prediction]} {outcome.fake_probability or 0:.4f}"

@@ -1,1 +1,1 @@
-"""Hub names, folders and checkpoints in, archives out."""
+"""Builds archives of Hub models, folders and checkpoints."""

@@ -1,4 +1,4 @@
-"""A checkpoint's ``config.json`` in, which of transformers' vision models it is out."""
+"""Which of transformers' vision models a checkpoint is, by its ``config.json``."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import (
 
 from deepfake_tools.packaging.hub import BuildError, Snapshot
 from deepfake_tools.packaging.image_processors import own_side
-from deepfake_tools.packaging.json_file import read_json_object
+from deepfake_tools.untrusted_files import read_json_object
 
 WITH_TEXT: Mapping[str, str] = {
     "clip": "CLIPVisionModelWithProjection",
@@ -55,6 +55,18 @@ CLASSIFIER_SUFFIX = "ForImageClassification"
 SINGLE_LABEL = "single_label_classification"
 """What transformers calls it when one of a classifier's outputs holds: a softmax reads them."""
 
+UNTOLD = {
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "id2label",
+    "label2id",
+    "text_config",
+    "torch_dtype",
+    "transformers_version",
+}
+"""Settings that tell where a model was, what its outputs are called, or how its other half is."""
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -86,7 +98,7 @@ def read_architecture(snapshot: Snapshot, feature: Feature | None = None) -> Arc
     """
     settings = _read_json(snapshot.folder / "config.json", snapshot.name)
     kind = str(settings.get("model_type"))
-    _refuse_strangers(kind, snapshot.name)
+    _refuse_unsupported(kind, snapshot.name)
     try:
         # From the dictionary, so that nothing else of the folder is read, let alone run.
         config = AutoConfig.for_model(**settings)
@@ -111,7 +123,7 @@ def _fed_side(architecture: Architecture, config: PretrainedConfig, snapshot: Sn
     return side
 
 
-def _refuse_strangers(kind: str, name: str) -> None:
+def _refuse_unsupported(kind: str, name: str) -> None:
     tower = kind.removesuffix("_vision_model")
     if kind in REFUSED:
         raise BuildError(f"{name} is a model of type {kind!r}: {REFUSED[kind]}")
@@ -182,19 +194,6 @@ def settings_of(config: PretrainedConfig) -> dict[str, Any]:
     """What decides the arithmetic: complete, so that defaults that change later do not matter."""
     fields: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
     return {key: value for key, value in fields.items() if key not in UNTOLD}
-
-
-UNTOLD = {
-    "_name_or_path",
-    "architectures",
-    "dtype",
-    "id2label",
-    "label2id",
-    "text_config",
-    "torch_dtype",
-    "transformers_version",
-}
-"""Settings that tell where a model was, what its outputs are called, or how its other half is."""
 
 
 def _read_json(path: Path, name: str) -> dict[str, Any]:

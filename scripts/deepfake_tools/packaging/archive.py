@@ -1,17 +1,18 @@
-"""The parts of a detector in, one reproducible ``.mar`` out."""
+"""Writes a detector's parts as one reproducible ``.mar``."""
 
 import json
 import shutil
 import tempfile
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import clip_deepfake
 from clip_deepfake.card import CARD_FILE, Card
 from model_archiver.model_archiver_config import ModelArchiverConfig
 from model_archiver.model_packaging_utils import ModelExportUtils
+
+from deepfake_tools.packaging.serving_options import ServingOptions
 
 HANDLER = "deepfake_handler.py"
 CONFIG = "model-config.yaml"
@@ -20,38 +21,6 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 """The zip format's first moment: an archive says nothing of when it was made."""
 
 BLOCK = 1 << 20
-
-
-@dataclass(frozen=True)
-class ServingOptions:
-    """TorchServe's settings for one model.
-
-    Attributes:
-        workers: processes, each with the weights in its memory.
-        batch_size: requests that a worker takes at once.
-        batch_delay_ms: how long a worker waits for a batch to fill. Requests that wait in this
-            window are lost when the worker dies, and under load the queue fills a batch anyway.
-        response_timeout_s: after this a worker that does not answer is replaced; None lets the
-            builder estimate it.
-        startup_timeout_s: after this a worker that does not come up is given up.
-    """
-
-    workers: int = 1
-    batch_size: int = 8
-    batch_delay_ms: int = 1
-    response_timeout_s: int | None = None
-    startup_timeout_s: int = 120
-
-    def to_yaml(self) -> str:
-        """The settings as TorchServe reads them out of the archive."""
-        return (
-            f"minWorkers: {self.workers}\n"
-            f"maxWorkers: {self.workers}\n"
-            f"batchSize: {self.batch_size}\n"
-            f"maxBatchDelay: {self.batch_delay_ms}\n"
-            f"responseTimeout: {self.response_timeout_s}\n"
-            f"startupTimeout: {self.startup_timeout_s}\n"
-        )
 
 
 def write_archive(

@@ -6,7 +6,7 @@ from pathlib import Path
 from clip_deepfake.card import EngineChoice, Feature, Limits, Precision
 
 from deepfake_tools.face_options import FaceOptions
-from deepfake_tools.packaging.archive import ServingOptions
+from deepfake_tools.packaging.serving_options import ServingOptions
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,10 @@
-"""The parts of a detector in, a verified archive in the store out."""
+"""Builds an archive: gathers the parts, computes the self-test, traces, measures, packs."""
 
 import importlib.metadata
 import math
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
@@ -34,18 +33,18 @@ from safetensors.torch import save_file
 
 from deepfake_tools.inspection import NAME, VERSION, ArchiveName
 from deepfake_tools.memory import is_out_of_memory
-from deepfake_tools.packaging.archive import ServingOptions, write_archive
+from deepfake_tools.packaging.archive import write_archive
+from deepfake_tools.packaging.backends import Traced, openvino_backend
 from deepfake_tools.packaging.build_options import BuildOptions
 from deepfake_tools.packaging.calibration import Calibration, fixed_sample, read_calibration
 from deepfake_tools.packaging.deviation import Reference, refer
+from deepfake_tools.packaging.encoders import check_finite
 from deepfake_tools.packaging.half_precision import measure_half
 from deepfake_tools.packaging.hub import BuildError
 from deepfake_tools.packaging.quantization import quantize, refuse_what_cannot_be
+from deepfake_tools.packaging.serving_options import ServingOptions, response_timeout_s
 from deepfake_tools.packaging.sources import Parts, Report, gather
-from deepfake_tools.packaging.time_limits import response_timeout_s
 from deepfake_tools.packaging.topology import store_as, trace, write_with_weights
-from deepfake_tools.packaging.ways import openvino_way
-from deepfake_tools.packaging.weights import check_finite
 from deepfake_tools.store import next_version
 
 LIBRARIES = (
@@ -73,19 +72,6 @@ class Built:
     path: Path
     sha256: str
     card: Card
-
-
-@dataclass(frozen=True)
-class Traced:
-    """A detector with its graph.
-
-    Attributes:
-        card: with the self-test's logits.
-        graph: OpenVINO's, of the encoder.
-    """
-
-    card: Card
-    graph: Any
 
 
 def build(options: BuildOptions, report: Report) -> Built:
@@ -131,9 +117,11 @@ def build(options: BuildOptions, report: Report) -> Built:
         reference = _refer(traced, parts, options, report)
         parts = _rounded(parts, options.precision)
         traced = _trace(card, parts, report)
-        traced = _measure_half(traced, parts, options, reference, report)
+        traced = measure_half(
+            traced, options.precision, parts, reference, options.measuring, report
+        )
     report("packing ...")
-    return _pack(traced.card, traced.graph, parts, options)
+    return _pack(traced, parts, options)
 
 
 def _target(options: BuildOptions, name: str) -> ArchiveName:
@@ -224,27 +212,25 @@ def _read_images(
 
 
 def _quantize(traced: Traced, parts: Parts, options: BuildOptions, report: Report) -> Traced:
-    card, folder = traced.card, options.measuring.calibration
+    folder = options.measuring.calibration
     if folder is None:
         raise BuildError("--precision int8 needs --calibration DIR: images like those to be judged")
-    exact = openvino_way(card, traced.graph, parts.head.tensors, "float32").engine
-    quantized = quantize(
-        card,
-        traced.graph,
+    exact = openvino_backend(traced, parts.head.tensors, "float32").engine
+    return quantize(
+        traced,
         exact,
         parts,
-        _read_images(folder, card, exact, options, report),
+        _read_images(folder, traced.card, exact, options, report),
         options.measuring,
         report,
         overflow_fix=options.overflow_fix,
     )
-    return Traced(quantized.card, quantized.graph)
 
 
 def _refer(traced: Traced, parts: Parts, options: BuildOptions, report: Report) -> Reference:
     """What the detector makes of pictures before its weights are rounded."""
     card, folder = traced.card, options.measuring.calibration
-    exact = openvino_way(card, traced.graph, parts.head.tensors, "float32").engine
+    exact = openvino_backend(traced, parts.head.tensors, "float32").engine
     if folder is None:
         sample = fixed_sample(card.encoder.image_size)
     else:
@@ -260,28 +246,13 @@ def _rounded(parts: Parts, precision: Precision) -> Parts:
     return replace(parts, tower=replace(tower, tensors=tensors))
 
 
-def _measure_half(
-    traced: Traced, parts: Parts, options: BuildOptions, reference: Reference, report: Report
-) -> Traced:
-    report(f"measuring what {options.precision} changes ...")
-    card = measure_half(
-        traced.card,
-        options.precision,
-        traced.graph,
-        parts,
-        reference,
-        options.measuring,
-        report,
-    )
-    return Traced(card, traced.graph)
-
-
-def _pack(card: Card, graph: Any, parts: Parts, options: BuildOptions) -> Built:
+def _pack(traced: Traced, parts: Parts, options: BuildOptions) -> Built:
+    card = traced.card
     options.store.mkdir(parents=True, exist_ok=True)
     target = options.store / ArchiveName(card.name, card.version).file_name
     # Hidden from TorchServe by its dot; in the store, so that the last step is a mere rename.
     with tempfile.TemporaryDirectory(prefix=".build-", dir=options.store) as scratch:
-        weights = _write_encoder(card, graph, parts, Path(scratch))
+        weights = _write_encoder(traced, parts, Path(scratch))
         weights[HEAD_FILE] = Path(scratch, HEAD_FILE)
         save_file(parts.head.tensors, weights[HEAD_FILE])
         if options.faces is not None:
@@ -302,9 +273,9 @@ def _serving(card: Card, wanted: ServingOptions) -> ServingOptions:
     return replace(wanted, response_timeout_s=response_timeout_s(card, wanted.batch_size))
 
 
-def _write_encoder(card: Card, graph: Any, parts: Parts, folder: Path) -> dict[str, Path]:
+def _write_encoder(traced: Traced, parts: Parts, folder: Path) -> dict[str, Path]:
     """Writes one copy of the encoder, and returns its files by their names in the archive."""
-    quantized = card.quantization is not None
+    graph, quantized = traced.graph, traced.card.quantization is not None
     names = (GRAPH_FILE, GRAPH_WEIGHTS_FILE if quantized else ENCODER_FILE)
     files = {name: folder / name for name in names}
     try:

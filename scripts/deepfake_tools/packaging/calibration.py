@@ -1,4 +1,4 @@
-"""A folder in, images to calibrate and to measure a detector with out; or fixed pictures."""
+"""Images to calibrate and to measure a detector with: a folder's, or fixed pictures."""
 
 import hashlib
 import random
@@ -13,7 +13,7 @@ from clip_deepfake.detector import Detector, Prepared
 from clip_deepfake.engines import Pixels
 from clip_deepfake.loading import self_test_pixels
 
-from deepfake_tools.dataset import find_images
+from deepfake_tools.image_files import find_images
 from deepfake_tools.labels import Label, LabelError, folder_label
 from deepfake_tools.packaging.hub import BuildError
 

@@ -1,4 +1,4 @@
-"""A float32 detector and one in another precision in, how far they are apart out."""
+"""How far a detector in another precision is from the float32 one, and whether that is too far."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

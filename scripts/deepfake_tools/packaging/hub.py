@@ -1,4 +1,4 @@
-"""A Hub name or a local folder in, the files of a checkpoint on disk out.
+"""Fetches a checkpoint's files from the Hub, or finds them in a local folder.
 
 What the environment sets for the Hub's library is looked at first: the library meets a bad
 variable in the middle of its work, or when it is imported, with an error that names none.
@@ -13,81 +13,6 @@ from pathlib import Path
 from types import ModuleType
 from urllib.parse import urlsplit
 
-ENDPOINTS = ("HF_ENDPOINT",)
-TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-SECONDS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")
-PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "all_proxy", "https_proxy", "http_proxy")
-CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
-
-
-def complaint(environment: Mapping[str, str] = os.environ) -> str | None:
-    """Returns one line that names a variable and what to do, if one cannot be used."""
-    return next(_complaints(environment), None)
-
-
-def _complaints(environment: Mapping[str, str]) -> Iterator[str]:
-    checks = (
-        (ENDPOINTS, _endpoint),
-        (TOKENS, _token),
-        (SECONDS, _seconds),
-        (PROXIES, _proxy),
-        (CERTIFICATES, _certificates),
-    )
-    for names, check in checks:
-        for name in names:
-            value = environment.get(name, "")
-            reason = check(value) if value else None
-            if reason is not None:
-                # A token, and a password in an address, stay out of logs.
-                yield f"{name} cannot be used: {reason}"
-
-
-def _endpoint(value: str) -> str | None:
-    if _scheme(value) in ("http", "https"):
-        return None
-    return "it is no address such as https://huggingface.co, with its scheme; unset it, or mend it"
-
-
-def _proxy(value: str) -> str | None:
-    # As httpx reads it: an address without a scheme is one of HTTP.
-    scheme = _scheme(value if "://" in value else f"http://{value}")
-    if scheme in ("socks5", "socks5h"):
-        if find_spec("socksio") is None:
-            return "a SOCKS proxy needs the package socksio (pip install socksio); or unset it"
-        return None
-    if scheme in ("http", "https"):
-        return None
-    return "it is no address of a proxy, such as http://proxy:3128; unset it, or mend it"
-
-
-def _scheme(address: str) -> str | None:
-    """The scheme of an address that has a host, and a port that is a number if it has one."""
-    try:
-        parts = urlsplit(address)
-        return parts.scheme if parts.hostname and parts.port != 0 else None
-    except ValueError:
-        return None
-
-
-def _token(value: str) -> str | None:
-    token = value.strip()
-    if token.isascii() and token.isprintable() and " " not in token:
-        return None
-    return "a token is letters, digits and _ of ASCII; copy it again"
-
-
-def _seconds(value: str) -> str | None:
-    try:
-        int(value)
-    except ValueError:
-        return "it is no whole number of seconds; unset it, or mend it"
-    return None
-
-
-def _certificates(value: str) -> str | None:
-    return None if Path(value).exists() else "there is no such file or folder; unset it, or mend it"
-
-
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 
 PROCESSOR_SETTINGS = ("preprocessor_config.json", "processor_config.json")
@@ -101,23 +26,16 @@ WEIGHTS = (
     ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"),
 )
 
+# Variables that the Hub's library reads.
+ENDPOINTS = ("HF_ENDPOINT",)
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+SECONDS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")
+PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "all_proxy", "https_proxy", "http_proxy")
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+
 
 class BuildError(Exception):
     """No archive can be made; the one-line message says why and what to do."""
-
-
-def import_with_hub(module: str) -> ModuleType:
-    """Imports a module that brings the Hub's library along.
-
-    Raises:
-        BuildError: when that library cannot be imported since it cannot use a variable.
-    """
-    try:
-        return import_module(module)
-    except ValueError as error:
-        if wrong := complaint():
-            raise BuildError(wrong) from error
-        raise
 
 
 @dataclass(frozen=True)
@@ -240,3 +158,85 @@ def _cause(error: BaseException) -> str:
         error = error.__cause__
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def import_with_hub(module: str) -> ModuleType:
+    """Imports a module that brings the Hub's library along.
+
+    Raises:
+        BuildError: when that library cannot be imported since it cannot use a variable.
+    """
+    try:
+        return import_module(module)
+    except ValueError as error:
+        if wrong := complaint():
+            raise BuildError(wrong) from error
+        raise
+
+
+def complaint(environment: Mapping[str, str] = os.environ) -> str | None:
+    """Returns one line that names a variable and what to do, if one cannot be used."""
+    return next(_complaints(environment), None)
+
+
+def _complaints(environment: Mapping[str, str]) -> Iterator[str]:
+    checks = (
+        (ENDPOINTS, _endpoint),
+        (TOKENS, _token),
+        (SECONDS, _seconds),
+        (PROXIES, _proxy),
+        (CERTIFICATES, _certificates),
+    )
+    for names, check in checks:
+        for name in names:
+            value = environment.get(name, "")
+            reason = check(value) if value else None
+            if reason is not None:
+                # A token, and a password in an address, stay out of logs.
+                yield f"{name} cannot be used: {reason}"
+
+
+def _endpoint(value: str) -> str | None:
+    if _scheme(value) in ("http", "https"):
+        return None
+    return "it is no address such as https://huggingface.co, with its scheme; unset it, or mend it"
+
+
+def _proxy(value: str) -> str | None:
+    # As httpx reads it: an address without a scheme is one of HTTP.
+    scheme = _scheme(value if "://" in value else f"http://{value}")
+    if scheme in ("socks5", "socks5h"):
+        if find_spec("socksio") is None:
+            return "a SOCKS proxy needs the package socksio (pip install socksio); or unset it"
+        return None
+    if scheme in ("http", "https"):
+        return None
+    return "it is no address of a proxy, such as http://proxy:3128; unset it, or mend it"
+
+
+def _scheme(address: str) -> str | None:
+    """The scheme of an address that has a host, and a port that is a number if it has one."""
+    try:
+        parts = urlsplit(address)
+        return parts.scheme if parts.hostname and parts.port != 0 else None
+    except ValueError:
+        return None
+
+
+def _token(value: str) -> str | None:
+    token = value.strip()
+    if token.isascii() and token.isprintable() and " " not in token:
+        return None
+    return "a token is letters, digits and _ of ASCII; copy it again"
+
+
+def _seconds(value: str) -> str | None:
+    try:
+        int(value)
+    except ValueError:
+        return "it is no whole number of seconds; unset it, or mend it"
+    return None
+
+
+def _certificates(value: str) -> str | None:
+    return None if Path(value).exists() else "there is no such file or folder; unset it, or mend it"

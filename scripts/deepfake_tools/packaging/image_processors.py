@@ -1,4 +1,4 @@
-"""A repository's own image processor in, preprocessing that gives the same pixels out.
+"""Translates a repository's own image processor into this project's preprocessing.
 
 transformers' processor says what it does, and is not what serves: the card's steps are followed by
 one function, in the builder, in training and in a worker. Whether they do the same is found by
@@ -18,7 +18,7 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from deepfake_tools.packaging.hub import PROCESSOR_SETTINGS, BuildError
-from deepfake_tools.packaging.json_file import read_json_object
+from deepfake_tools.untrusted_files import read_json_object
 
 RESAMPLE = {2: "bilinear", 3: "bicubic"}
 """Pillow's numbers for its filters."""

@@ -1,4 +1,4 @@
-"""A preset's name or a JSON file in, preprocessing for the card out."""
+"""Presets of preprocessing, by name, from a JSON file, or the encoder's own."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ from clip_deepfake.preprocessing import (
 )
 
 from deepfake_tools.packaging.hub import BuildError
-from deepfake_tools.packaging.json_file import read_json_object
+from deepfake_tools.untrusted_files import read_json_object
 
 HALF = (0.5, 0.5, 0.5)
 

@@ -1,16 +1,16 @@
-"""A float32 detector and images in, its int8 graph with what that changed out."""
+"""int8: quantises an encoder by NNCF on images, and measures what that changes."""
 
 import contextlib
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from clip_deepfake.card import Card, Quantization, SelfTest
+from clip_deepfake.card import Quantization, SelfTest
 from clip_deepfake.engines import Engine, Pixels
 from clip_deepfake.system import has_bfloat16, has_int8_dot_product
 
 from deepfake_tools.extras import MissingExtraError, require_extra
+from deepfake_tools.packaging.backends import Traced, emulation, openvino_backend
 from deepfake_tools.packaging.build_options import Measuring
 from deepfake_tools.packaging.calibration import Calibration, fixed_sample
 from deepfake_tools.packaging.deviation import (
@@ -24,25 +24,10 @@ from deepfake_tools.packaging.deviation import (
 )
 from deepfake_tools.packaging.hub import BuildError
 from deepfake_tools.packaging.sources import Parts, Report
-from deepfake_tools.packaging.ways import emulation, openvino_way
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """An int8 encoder.
-
-    Attributes:
-        graph: OpenVINO's, from uint8 pixels to float32 features.
-        card: says what it changed, and how far the self-test may be off.
-    """
-
-    graph: Any
-    card: Card
 
 
 def quantize(
-    card: Card,
-    graph: Any,
+    traced: Traced,
     exact: Engine,
     parts: Parts,
     images: Calibration,
@@ -50,13 +35,12 @@ def quantize(
     report: Report,
     *,
     overflow_fix: bool,
-) -> Quantized:
+) -> Traced:
     """Quantises an encoder and measures what that does to the detector.
 
     Args:
-        card: of the float32 detector, its self-test included.
-        graph: of the float32 encoder, OpenVINO's.
-        exact: computes with it.
+        traced: the float32 detector, its self-test included.
+        exact: computes with its graph.
         parts: of the float32 detector.
         images: to calibrate with, and to measure on.
         measuring: says what to accept.
@@ -64,11 +48,12 @@ def quantize(
         overflow_fix: whether weights keep to half the range, for processors without VNNI.
 
     Returns:
-        The graph, and the card of the int8 detector.
+        The int8 detector, whose card says what that changed, and how far its self-test may be off.
 
     Raises:
         BuildError: when the verdicts change by more than the options accept.
     """
+    card = traced.card
     calibrate, sample = images.split()
     report(
         f"calibrating on {len(calibrate.pixels)} images, measuring on {len(sample.pixels)} others "
@@ -76,9 +61,9 @@ def quantize(
     )
     reference = refer(exact, sample)
     fixed = refer(exact, fixed_sample(card.encoder.image_size))
-    quantized = _calibrate(graph, calibrate.pixels, overflow_fix=overflow_fix)
-    own = openvino_way(card, quantized, parts.head.tensors, "int8")
-    deviation = measure(card.head, reference, own.engine, own.said)
+    quantized = Traced(card, _calibrate(traced.graph, calibrate.pixels, overflow_fix=overflow_fix))
+    own = openvino_backend(quantized, parts.head.tensors, "int8")
+    deviation = measure(card.head, reference, own.engine, own.description)
     report(describe("int8", deviation))
     refuse_too_large(
         "int8",
@@ -87,17 +72,15 @@ def quantize(
         "Give --calibration more images, and such as the detector will see "
         f"({len(calibrate.pixels)} were used), leave out --overflow-fix",
     )
-    off = _off(card, quantized, parts, fixed)
-    return Quantized(
-        quantized,
-        msgspec.structs.replace(
-            card,
-            precision="int8",
-            quantization=Quantization(len(calibrate.pixels), calibrate.sha256, overflow_fix),
-            deviation=deviation,
-            self_test=SelfTest(card.self_test.logits, tolerance(fixed, off)),
-        ),
+    off = _off(quantized, parts, fixed)
+    card = msgspec.structs.replace(
+        card,
+        precision="int8",
+        quantization=Quantization(len(calibrate.pixels), calibrate.sha256, overflow_fix),
+        deviation=deviation,
+        self_test=SelfTest(card.self_test.logits, tolerance(fixed, off)),
     )
+    return Traced(card, quantized.graph)
 
 
 def refuse_what_cannot_be(*, overflow_fix: bool) -> None:
@@ -138,21 +121,20 @@ def _calibrate(graph: Any, pixels: Pixels, *, overflow_fix: bool) -> Any:
     return quantized
 
 
-def _off(card: Card, quantized: Any, parts: Parts, fixed: Reference) -> float:
+def _off(quantized: Traced, parts: Parts, fixed: Reference) -> float:
     """The largest difference of a logit, on processors with bfloat16 and without.
 
     Args:
-        card: of the float32 detector.
-        quantized: the int8 graph.
+        quantized: the int8 graph, and the card of the float32 detector.
         parts: of the float32 detector.
         fixed: what that makes of the fixed pictures.
     """
     head = parts.head.tensors
     rest = {False, has_bfloat16()}
-    ways = [openvino_way(card, quantized, head, "int8", bfloat16=rounds) for rounds in rest]
-    off = max(farthest(fixed, way.engine) for way in ways)
+    backends = [openvino_backend(quantized, head, "int8", bfloat16=rounds) for rounds in rest]
+    off = max(farthest(fixed, backend.engine) for backend in backends)
     if has_bfloat16():
         return off
     # What rounding the rest too may add to it.
-    rounding = emulation(card, parts.tower.tensors, head, "bfloat16")
+    rounding = emulation(quantized.card, parts.tower.tensors, head, "bfloat16")
     return off + farthest(fixed, rounding.engine)

@@ -1,4 +1,4 @@
-"""What the command line names in, the parts of a detector out."""
+"""Gathers the parts of a detector, from wherever the command line names them."""
 
 import re
 from collections.abc import Callable
@@ -16,23 +16,26 @@ from deepfake_tools.packaging.checkpoints.extraction import Checkpoint, extract_
 from deepfake_tools.packaging.checkpoints.opening import open_checkpoint
 from deepfake_tools.packaging.encoders import (
     FoundEncoder,
+    Tower,
     default_feature,
     default_preset,
     feature_size,
     find_encoder,
     read_encoder,
 )
-from deepfake_tools.packaging.head_file import (
+from deepfake_tools.packaging.heads import (
     TUNED_HEAD,
+    Head,
     TrainedHead,
+    classifier_head,
+    fake_outputs,
     is_head_file,
     read_head_file,
     tower_digest,
+    untrained_head,
 )
-from deepfake_tools.packaging.heads import Head, classifier_head, fake_outputs, untrained_head
 from deepfake_tools.packaging.hub import DEFAULT_MODEL, BuildError
 from deepfake_tools.packaging.presets import resolve_preset
-from deepfake_tools.packaging.weights import Tower, files_digest
 
 Report = Callable[[str], None]
 
@@ -133,7 +136,7 @@ def _with_own_head(options: BuildOptions, path: Path, report: Report) -> Parts:
     card = msgspec.structs.replace(
         card,
         file=path.name,
-        sha256=files_digest([path]),
+        sha256=file_digest(path),
         overridden=overridden,
         history=trained.history,
         tuning=trained.tuning,

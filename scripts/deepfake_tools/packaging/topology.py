@@ -1,4 +1,4 @@
-"""An encoder in, OpenVINO's graph of it out, and the graph as a file whose weights lie in another.
+"""Traces an encoder as OpenVINO's graph, and writes it without its weights, which lie beside it.
 
 An OpenVINO constant is an offset and a size in a file of weights, and a safetensors file is 8 bytes
 of length, a JSON header and raw tensors (https://huggingface.co/docs/safetensors, "Format"): the
@@ -29,6 +29,8 @@ EXAMPLES = 2
 
 ALIGNMENT = 8
 """Bytes, of the widest numbers that a graph holds."""
+
+NARROW = {torch.bfloat16: ov.Type.bf16, torch.float16: ov.Type.f16}
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -95,9 +97,6 @@ def store_as(graph: ov.Model, tensors: Mapping[str, Tensor]) -> None:
             narrowed.set_friendly_name(node.get_friendly_name())
             widened.set_friendly_name(f"{node.get_friendly_name()}_widened")
             node.output(0).replace(widened.output(0))
-
-
-NARROW = {torch.bfloat16: ov.Type.bf16, torch.float16: ov.Type.f16}
 
 
 def write_with_weights(

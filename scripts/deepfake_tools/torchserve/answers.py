@@ -1,11 +1,18 @@
 """What TorchServe and the detector answer: untrusted JSON, checked and typed."""
 
 import json
-import math
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar, cast, get_args
 
-from deepfake_tools.errors import UnexpectedAnswerError, one_line
+from deepfake_tools.errors import (
+    ImageRefusedError,
+    ServiceError,
+    UnexpectedAnswerError,
+    WorkerFailedError,
+    one_line,
+)
 
 T = TypeVar("T")
 
@@ -13,6 +20,7 @@ Orientation = Literal["opencv-4", "opencv-5", "pillow"]
 """As in `clip_deepfake.images`, which needs more libraries than a client has."""
 
 LARGEST_SIDE = 4096
+MOST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -20,6 +28,7 @@ class DetectorInfo:
     """The card's short form: what judged an image.
 
     Attributes:
+        head: "untrained" where its verdicts mean nothing.
         faces: Whether it aligns faces itself: "largest" or "all"; None where it does not.
         threshold: FAKE is answered above this probability; None where an archive that an earlier
             version built does not say it.
@@ -63,19 +72,6 @@ class ServedVerdict:
     fake_probability: float
     detector: DetectorInfo
     margin: float | None = None
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """What stands in a list of answers where an image has no verdict.
-
-    Attributes:
-        status: That image's own HTTP status.
-        error: The detector's code and message.
-    """
-
-    status: int
-    error: dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -162,26 +158,24 @@ def parse_verdict(value: object) -> ServedVerdict:
         prediction=prediction,
         confidence=_probability(answer, "confidence"),
         fake_probability=_probability(answer, "fake_probability"),
-        margin=_margin(answer),
+        margin=_optional(answer, "margin", _finite),
         detector=DetectorInfo(
             model=_text(detector, "model"),
-            commit=None if detector.get("commit") is None else _text(detector, "commit"),
+            commit=_optional(detector, "commit", _text),
             version=_text(detector, "version"),
             head=_text(detector, "head"),
             precision=_text(detector, "precision"),
             engine=_text(detector, "engine"),
-            faces=None if detector.get("faces") is None else _text(detector, "faces"),
-            threshold=None
-            if detector.get("threshold") is None
-            else _probability(detector, "threshold"),
+            faces=_optional(detector, "faces", _text),
+            threshold=_optional(detector, "threshold", _probability),
             orientation=_orientation(detector),
             face_side=_side(detector),
         ),
     )
 
 
-def parse_entries(value: object, count: int) -> list[ServedVerdict | Refusal]:
-    """Returns what the detector gave on several images, in their order.
+def parse_entries(value: object, count: int) -> list[ServedVerdict | ServiceError]:
+    """Returns what the detector gave on several images, in their order: a verdict, or why not.
 
     Raises:
         UnexpectedAnswerError: It is no list of that length, or an entry is neither.
@@ -190,11 +184,24 @@ def parse_entries(value: object, count: int) -> list[ServedVerdict | Refusal]:
     if len(entries) != count:
         raise _unusable("length", f"{len(entries)} answers to {count} images")
     return [
-        Refusal(_field(entry, "status", int), _field(entry, "error", dict))
+        detector_failure(_field(entry, "status", int), _field(entry, "error", dict))
         if "error" in entry
         else parse_verdict(entry)
         for entry in entries
     ]
+
+
+def detector_failure(status: int, error: Mapping[str, object]) -> ServiceError:
+    """Turns the detector's error on one image into the failure that it stands for.
+
+    Args:
+        status: The image's own; a list of answers has another.
+        error: The code and the message.
+    """
+    code, message = one_line(error.get("code")), one_line(error.get("message"))
+    if status >= 500:
+        return WorkerFailedError(f"the detector failed with {code}: {message}", code)
+    return ImageRefusedError(f"refused as {code}: {message}", code)
 
 
 def parse_model_page(value: object) -> tuple[list[ServedModel], str | None]:
@@ -249,9 +256,23 @@ def _version(entry: dict[str, object]) -> ModelVersion:
     )
 
 
+def _optional(
+    answer: dict[str, object], key: str, read: Callable[[dict[str, object], str], T]
+) -> T | None:
+    return None if answer.get(key) is None else read(answer, key)
+
+
 def _probability(answer: dict[str, object], key: str) -> float:
+    value = _finite(answer, key)
+    if 0 <= value <= 1:
+        return value
+    raise _unusable(key, answer[key])
+
+
+def _finite(answer: dict[str, object], key: str) -> float:
     value = answer.get(key)
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
+    # Compared, not converted: JSON holds integers that no float does.
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST:
         return float(value)
     raise _unusable(key, value)
 
@@ -269,15 +290,6 @@ def _side(detector: dict[str, object]) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST_SIDE:
         return value
     raise _unusable("face_side", value)
-
-
-def _margin(answer: dict[str, object]) -> float | None:
-    value = answer.get("margin")
-    if value is None:
-        return None
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    raise _unusable("margin", value)
 
 
 def _text(answer: dict[str, object], key: str) -> str:

@@ -10,7 +10,6 @@ from deepfake_tools.errors import ServiceError, UnexpectedAnswerError
 from deepfake_tools.inspection import version_order
 from deepfake_tools.torchserve.answers import (
     ModelVersion,
-    Refusal,
     ServedModel,
     ServedVerdict,
     parse_customized,
@@ -19,19 +18,19 @@ from deepfake_tools.torchserve.answers import (
     parse_verdict,
     parse_versions,
 )
-from deepfake_tools.torchserve.connection import Endpoint, Purpose, Token, detector_failure
+from deepfake_tools.torchserve.connection import Endpoint, Purpose, Token
 
 INFERENCE_ADDRESS = "http://127.0.0.1:8080"
 MANAGEMENT_ADDRESS = "http://127.0.0.1:8081"
 PAGE_SIZE = 100
 
 
-class InferenceAPI:
-    """The port that answers predictions.
+class _API:
+    """One port.
 
     Args:
         address: Such as http://127.0.0.1:8080.
-        token: An inference token; None where the server runs without tokens.
+        token: A token for this API; None where the server runs without tokens.
         timeout: Seconds for a call, its whole answer included, unless it says otherwise.
         ca: A file with the certificates to trust over https; None for requests' own choice.
     """
@@ -40,6 +39,10 @@ class InferenceAPI:
         self, address: str, token: Token | None, timeout: float = 60.0, ca: Path | None = None
     ) -> None:
         self._server = Endpoint(address, token, timeout, ca)
+
+
+class InferenceAPI(_API):
+    """The port that answers predictions."""
 
     def predict(
         self,
@@ -100,26 +103,11 @@ class InferenceAPI:
         answer = self._server.call(
             "POST", path, body=body, content_type=content_type, timeout=timeout
         )
-        return [
-            detector_failure(entry.status, entry.error) if isinstance(entry, Refusal) else entry
-            for entry in parse_entries(answer, len(images))
-        ]
+        return parse_entries(answer, len(images))
 
 
-class ManagementAPI:
-    """The port that lists and changes the models. Every call raises ServiceError.
-
-    Args:
-        address: Such as http://127.0.0.1:8081.
-        token: A management token; None where the server runs without tokens.
-        timeout: Seconds for a call, its whole answer included, unless it says otherwise.
-        ca: A file with the certificates to trust over https; None for requests' own choice.
-    """
-
-    def __init__(
-        self, address: str, token: Token | None, timeout: float = 60.0, ca: Path | None = None
-    ) -> None:
-        self._server = Endpoint(address, token, timeout, ca)
+class ManagementAPI(_API):
+    """The port that lists and changes the models. Every call raises ServiceError."""
 
     def renew_token(self, purpose: Purpose) -> None:
         """Ends a token for everybody; the server writes the new one into its own key file.

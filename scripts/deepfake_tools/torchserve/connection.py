@@ -3,7 +3,6 @@
 import io
 import re
 import socket
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -16,7 +15,6 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from deepfake_tools.errors import (
     ConnectionLostError,
-    ImageRefusedError,
     ModelNotServedError,
     NoWorkerError,
     RequestRefusedError,
@@ -30,7 +28,7 @@ from deepfake_tools.errors import (
     WorkerFailedError,
     one_line,
 )
-from deepfake_tools.torchserve.answers import parse_json
+from deepfake_tools.torchserve.answers import detector_failure, parse_json
 from deepfake_tools.torchserve.deadline import DeadlineAdapter, is_over, time_limit
 
 KEY_FILE_NAME = "key_file.json"
@@ -270,19 +268,6 @@ def _failure(status: int, body: bytes, token: Token | None) -> ServiceError:
         f"the server answered {status} and {one_line(answer, 80)!r}: is a TorchServe at this "
         "address?"
     )
-
-
-def detector_failure(status: int, error: Mapping[str, object]) -> ServiceError:
-    """Turns the detector's error on one image into the failure that it stands for.
-
-    Args:
-        status: The image's own; a list of answers has another.
-        error: The code and the message.
-    """
-    code, message = one_line(error.get("code")), one_line(error.get("message"))
-    if status >= 500:
-        return WorkerFailedError(f"the detector failed with {code}: {message}", code)
-    return ImageRefusedError(f"refused as {code}: {message}", code)
 
 
 def _server_failure(status: int, kind: str, message: str, token: Token | None) -> ServiceError:

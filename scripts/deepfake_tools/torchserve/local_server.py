@@ -42,12 +42,7 @@ class LocalServer:
             print(server.inference().predict("openai--clip-vit-base-patch32", image))
 
     Attributes:
-        directory: The server's current directory.
-        properties: The configuration that it runs with.
-        key_file: Its tokens.
-        logs: Its log folder.
         inference_url: Base URL of the inference API; `management_url` and `metrics_url` likewise.
-        pid: Process id of its process group; None while it is stopped.
     """
 
     def __init__(

@@ -23,12 +23,7 @@ def add_connection_options(parser: argparse.ArgumentParser, timeout: float) -> N
         f"  --token-file or --key-file, {TOKEN_VARIABLE} (the token itself),\n"
         f"  {KEY_FILE_VARIABLE} (a key file's path), ./{KEY_FILE_NAME}",
     )
-    group.add_argument(
-        "--server", type=address, default=INFERENCE_ADDRESS, help="inference (%(default)s)"
-    )
-    group.add_argument(
-        "--management", type=address, default=MANAGEMENT_ADDRESS, help="management (%(default)s)"
-    )
+    add_address_options(group)
     places = group.add_mutually_exclusive_group()
     places.add_argument("--token-file", type=Path, metavar="FILE", help="file with the token alone")
     places.add_argument(
@@ -42,6 +37,16 @@ def add_connection_options(parser: argparse.ArgumentParser, timeout: float) -> N
         help="longest time for one image, all attempts together (%(default)g)",
     )
     add_ca_option(group)
+
+
+def add_address_options(group: argparse._ArgumentGroup) -> None:
+    """Adds --server and --management to a command's group of options."""
+    group.add_argument(
+        "--server", type=address, default=INFERENCE_ADDRESS, help="inference (%(default)s)"
+    )
+    group.add_argument(
+        "--management", type=address, default=MANAGEMENT_ADDRESS, help="management (%(default)s)"
+    )
 
 
 def add_ca_option(group: argparse._ArgumentGroup) -> None:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deepfake_tools.errors import ServiceError, TokenError
-from deepfake_tools.locks import locked
+from deepfake_tools.files import locked
 from deepfake_tools.torchserve.api import ManagementAPI
 from deepfake_tools.torchserve.connection import KEY_FILE_NAME, Purpose, Token
 

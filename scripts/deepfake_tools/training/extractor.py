@@ -19,16 +19,16 @@ from clip_deepfake.torch_engine import TorchEngine
 
 from deepfake_tools.face_options import FaceOptions
 from deepfake_tools.packaging.encoders import (
+    Tower,
     default_feature,
     default_preset,
     feature_size,
     find_encoder,
     read_encoder,
 )
-from deepfake_tools.packaging.head_file import tower_digest
+from deepfake_tools.packaging.heads import tower_digest
 from deepfake_tools.packaging.hub import BuildError
 from deepfake_tools.packaging.presets import resolve_preset
-from deepfake_tools.packaging.weights import Tower
 from deepfake_tools.training.feature_cache import FeatureKey
 
 LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "torch", "transformers")

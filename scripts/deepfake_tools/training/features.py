@@ -9,8 +9,8 @@ import numpy as np
 from clip_deepfake.engines import Features
 from clip_deepfake.errors import DetectorError
 
-from deepfake_tools.dataset import LabelledImage
 from deepfake_tools.files import read_regular
+from deepfake_tools.training.dataset import LabelledImage
 from deepfake_tools.training.extractor import Extractor
 from deepfake_tools.training.feature_cache import FeatureCache
 

@@ -9,10 +9,10 @@ import torch
 from clip_deepfake.card import Feature, HeadCard, Scores, TrainingHistory
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from deepfake_tools.dataset import Dataset, LabelledImage, read_dataset
 from deepfake_tools.face_options import FaceOptions
-from deepfake_tools.packaging.head_file import TrainedHead, write_head_file
+from deepfake_tools.packaging.heads import TrainedHead, write_head_file
 from deepfake_tools.progress import Progress
+from deepfake_tools.training.dataset import Dataset, LabelledImage, read_dataset
 from deepfake_tools.training.extractor import Extractor, installed_version, load_extractor
 from deepfake_tools.training.feature_cache import FeatureCache
 from deepfake_tools.training.features import FeatureTable, extract

@@ -31,9 +31,9 @@ from transformers import (
     get_cosine_with_min_lr_schedule_with_warmup,
 )
 
-from deepfake_tools.dataset import TrainingError
 from deepfake_tools.files import replacing_bytes
 from deepfake_tools.progress import Progress
+from deepfake_tools.training.dataset import TrainingError
 from deepfake_tools.training.losses import alignment, uniformity
 from deepfake_tools.training.methods import Penalty, parameter_groups
 from deepfake_tools.training.pixels import BalancedPairs, ImageSet, collate
@@ -451,9 +451,13 @@ def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) 
     """The recipe's rate of learning over so many steps."""
     warmup = round(recipe.warmup * steps)
     if recipe.schedule == "constant":
-        return get_constant_schedule_with_warmup(optimizer, warmup)
+        schedule: LambdaLR = get_constant_schedule_with_warmup(optimizer, warmup)
+        return schedule
     lowest = min(recipe.lowest_rate / recipe.learning_rate, 1.0)
-    return get_cosine_with_min_lr_schedule_with_warmup(optimizer, warmup, steps, min_lr_rate=lowest)
+    schedule = get_cosine_with_min_lr_schedule_with_warmup(
+        optimizer, warmup, steps, min_lr_rate=lowest
+    )
+    return schedule
 
 
 def _judge(found: EvalPrediction) -> dict[str, float]:

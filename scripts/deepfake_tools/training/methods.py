@@ -12,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from deepfake_tools.dataset import TrainingError
+from deepfake_tools.training.dataset import TrainingError
 from deepfake_tools.training.recipes import Method, Recipe
 from deepfake_tools.training.residual import ResidualLinear
 

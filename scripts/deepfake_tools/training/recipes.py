@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from deepfake_tools.dataset import TrainingError
-from deepfake_tools.packaging.json_file import read_json_object
+from deepfake_tools.training.dataset import TrainingError
+from deepfake_tools.untrusted_files import read_json_object
 
 Method = Literal["layernorm", "svd", "lora", "full"]
 

@@ -8,8 +8,8 @@ import numpy as np
 from clip_deepfake.card import DataHistory
 from clip_deepfake.engines import Features
 
-from deepfake_tools.dataset import LabelledImage, TrainingError
 from deepfake_tools.labels import Label
+from deepfake_tools.training.dataset import LabelledImage, TrainingError
 from deepfake_tools.training.features import FeatureTable
 from deepfake_tools.training.splits import Labels, Rows
 

@@ -10,11 +10,11 @@ from clip_deepfake.card import Feature, ModelSource
 from clip_deepfake.encoder import Encoder, load_encoder
 from clip_deepfake.preprocessing import Preprocessing
 
-from deepfake_tools.dataset import LabelledImage
 from deepfake_tools.files import replacing, replacing_bytes
 from deepfake_tools.packaging.encoders import find_encoder, read_encoder
-from deepfake_tools.packaging.head_file import tower_digest
+from deepfake_tools.packaging.heads import tower_digest
 from deepfake_tools.packaging.hub import PROCESSOR_SETTINGS
+from deepfake_tools.training.dataset import LabelledImage
 
 HISTORY = "training.json"
 HELD_OUT = "held_out.csv"

@@ -14,10 +14,10 @@ from msgspec import Struct
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import nn
 
-from deepfake_tools.dataset import TrainingError
 from deepfake_tools.evaluation.ranking import equal_error_rate, tpr_at_fpr
 from deepfake_tools.files import replacing_bytes
-from deepfake_tools.packaging.head_file import TUNED_HEAD, TrainedHead, write_head_file
+from deepfake_tools.packaging.heads import TUNED_HEAD, TrainedHead, write_head_file
+from deepfake_tools.training.dataset import TrainingError
 from deepfake_tools.training.extractor import Extractor, installed_version, load_extractor
 from deepfake_tools.training.features import FeatureTable
 from deepfake_tools.training.fitting import Margins, sigmoid

@@ -6,36 +6,34 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from deepfake_tools.columns import table
 from deepfake_tools.percentiles import percentile
+from deepfake_tools.text_table import table
 from PIL import Image
 
-from benchmarks.cells import (
+from benchmarks.archives import BUILDS, build_archives
+from benchmarks.goals import Goal, Subject, find_goals
+from benchmarks.load_process import Counters, mean_times_ms, parse_counters
+from benchmarks.machine import MemorySample, MemoryTrace, describe_machine, settled_growth
+from benchmarks.measurements import (
     BenchmarkError,
     Cell,
     Figures,
     Place,
+    Scenario,
+    Stages,
     Start,
-    Way,
+    largest_difference,
     median_starts,
     medians,
 )
-from benchmarks.counters import Counters, between, parse_counters
-from benchmarks.defaults import BUILDS, build_archives
-from benchmarks.goals import Goal, Subject, find_goals
-from benchmarks.jobs import Stages, largest_difference
-from benchmarks.machine import describe_machine
-from benchmarks.memory_trace import MemoryTrace, Sample, settled_growth
 from benchmarks.photographs import find_images, write_images
-from benchmarks.plot import write_plot
-from benchmarks.profile import profile
-from benchmarks.text import cells_text, goals_text, profile_text
+from benchmarks.report import cells_text, goals_text, profile, profile_text, write_plot
 
 PLAIN = Figures(images_per_s=10.0, mean_ms=100.0, p50_ms=90.0, p95_ms=150.0, p99_ms=200.0)
 
 
 def served(contender: str, clients: int, speed: float, memory_mb: float = 500.0) -> Cell:
-    place = Place(contender, Way.SERVED, clients)
+    place = Place(contender, Scenario.SERVED, clients)
     return Cell(place, 1, replace(PLAIN, images_per_s=speed, memory_mb=memory_mb))
 
 
@@ -55,14 +53,14 @@ def test_percentiles_are_numpys(share: float, count: int):
 
 
 def test_medians_are_each_figures_own():
-    place = Place("a", Way.SERVED, 4)
+    place = Place("a", Scenario.SERVED, 4)
     rows = [(1.0, 30.0), (5.0, 10.0), (3.0, 20.0)]
     cells = [
         Cell(place, number, replace(PLAIN, images_per_s=speed, p50_ms=p50))
         for number, (speed, p50) in enumerate(rows, start=1)
     ]
     found = medians([*cells, served("b", 1, 7.0)])
-    assert list(found) == [place, Place("b", Way.SERVED, 1)]
+    assert list(found) == [place, Place("b", Scenario.SERVED, 1)]
     assert (found[place].images_per_s, found[place].p50_ms) == (3.0, 20.0)
     assert found[place].queue_ms is None
 
@@ -75,7 +73,7 @@ def test_starts_are_medians_too():
 def test_ratios_are_of_the_same_number_of_clients():
     cells = [served("ours", 1, 20.0), served("ours", 16, 30.0), served("ours", 64, 99.0)]
     cells += [served("LitServe", 1, 8.0), served("LitServe", 16, 20.0), served("LitServe", 64, 1.0)]
-    cells.append(Cell(Place("ours", Way.PROCESS, 8), 1, replace(PLAIN, images_per_s=40.0)))
+    cells.append(Cell(Place("ours", Scenario.PROCESS, 8), 1, replace(PLAIN, images_per_s=40.0)))
     found = goals_of(cells)
     many, one = found["16 clients, against LitServe"], found["1 client, against LitServe"]
     assert (many.reached, many.wanted, many.verdict) == (1.5, 1.4, "met")
@@ -113,7 +111,7 @@ def test_bounds_are_missed_from_above():
 
 def test_a_long_load_has_bounds_of_its_own():
     long = replace(PLAIN, p50_ms=10.0, p99_ms=650.0, memory_growth=0.02)
-    cells = [Cell(Place("ours", Way.SERVED, clients), 1, long) for clients in (1, 64)]
+    cells = [Cell(Place("ours", Scenario.SERVED, clients), 1, long) for clients in (1, 64)]
     found = goals_of(cells)
     growth = found["64 clients, growth of memory after 20 s"]
     slowest = found["64 clients, 99th percentile against one client's median"]
@@ -133,7 +131,7 @@ def test_a_long_load_has_bounds_of_its_own():
     ids=["settled", "growing", "falling", "too short"],
 )
 def test_growth_counts_after_20_seconds(readings: list[tuple[float, float]], growth: float | None):
-    found = settled_growth([Sample(1000.0 + at, memory) for at, memory in readings])
+    found = settled_growth([MemorySample(1000.0 + at, memory) for at, memory in readings])
     assert found == (growth if growth is None else pytest.approx(growth))
 
 
@@ -175,27 +173,29 @@ QueueTime{Level="Host",Hostname="h",} 0.0
 def test_counters_are_one_models():
     found = parse_counters(PAGE, "a")
     assert found == Counters(requests=2.0, queue_us=4000.0, server_us=9000.0)
-    times = between(parse_counters("", "a"), found)
-    assert times is not None
-    assert (times.queue_ms, times.server_ms) == (2.0, 4.5)
-    assert between(found, found) is None
+    assert mean_times_ms(parse_counters("", "a"), found) == (2.0, 4.5)
+    assert mean_times_ms(found, found) == (None, None)
 
 
 def test_a_requests_time_is_divided_without_a_rest_unaccounted_for():
     figures = replace(PLAIN, images_per_s=20.0, mean_ms=300.0, queue_ms=90.0, server_ms=295.0)
-    place = Place("ours", Way.SERVED, 8)
+    place = Place("ours", Scenario.SERVED, 8)
     stages = tuple(
         Stages(size, 2.0 * size, 5.0 * size, 1.0 * size, 30.0 * size, 0.5) for size in (1, 2, 4, 8)
     )
     (time,) = profile({place: figures}, {"ours": stages})
-    assert (time.worker_ms, time.at_once, time.batch) == (205.0, pytest.approx(4.1), 4)
+    assert (time.worker_ms, time.at_once, time.stages.size) == (205.0, pytest.approx(4.1), 4)
     assert time.wait_ms + time.transport_ms + time.worker_ms == pytest.approx(time.total_ms)
     assert time.rest_ms == pytest.approx(205.0 - 4 * 38.0 - 0.5)
     assert list(profile({place: figures}, {})) == []
+    assert time.as_json().keys() == {
+        *("contender", "clients", "at_once", "batch", "total_ms", "wait_ms", "transport_ms"),
+        *("worker_ms", "decode_ms", "align_ms", "resize_ms", "engine_ms", "answer_ms", "rest_ms"),
+    }
 
 
 def test_tables_hold_every_figure():
-    cells = [served("ours", 1, 20.0), Cell(Place("ours", Way.ENGINE, 8), 1, PLAIN)]
+    cells = [served("ours", 1, 20.0), Cell(Place("ours", Scenario.ENGINE, 8), 1, PLAIN)]
     text = cells_text(medians(cells), [*cells, served("ours", 1, 24.0)])
     assert "20.00-24.00" in text
     assert len({len(line.split()) for line in table([("a", "b"), ("x", "1")]).splitlines()}) == 1
@@ -235,7 +235,7 @@ def test_the_machine_names_what_is_installed():
 
 def test_a_plot_is_a_picture(tmp_path: Path):
     cells = [served("ours", clients, 2.0 * clients) for clients in (1, 4)]
-    cells.append(Cell(Place("ours", Way.PROCESS, 8), 1, PLAIN))
+    cells.append(Cell(Place("ours", Scenario.PROCESS, 8), 1, PLAIN))
     write_plot(tmp_path / "plot.png", medians(cells), "a title")
     with Image.open(tmp_path / "plot.png") as image:
         assert image.format == "PNG"

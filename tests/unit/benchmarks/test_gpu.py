@@ -14,6 +14,7 @@ from clip_deepfake.errors import EngineMemoryError
 from clip_deepfake.torch_engine import TorchEngine
 
 from benchmarks import gpu, gpu_speed
+from benchmarks.gpu import GpuReport
 from benchmarks.gpu_checks import Equality, Halving, compare, halve
 from benchmarks.gpu_models import (
     B32,
@@ -26,7 +27,6 @@ from benchmarks.gpu_models import (
     normalise,
     run_plain,
 )
-from benchmarks.gpu_report import GpuReport
 from benchmarks.gpu_speed import (
     COMPILED,
     OURS,
@@ -77,7 +77,7 @@ def test_a_time_that_is_none_is_refused(seconds: str, capsys: pytest.CaptureFixt
 
 
 def test_it_imports_no_server():
-    modules = ["gpu_checks", "gpu_models", "gpu_report", "gpu_speed", "photographs"]
+    modules = ["gpu", "gpu_checks", "gpu_models", "gpu_speed", "photographs"]
     imports = "".join(f"import benchmarks.{name}; " for name in modules)
     code = f"{imports}import sys; print({{'ts', 'openvino', 'litserve'}} & sys.modules.keys())"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -162,9 +162,13 @@ def test_speed_counts_images_of_whole_passes():
     def work() -> None:
         calls.append(time.perf_counter())
 
+    begun = time.perf_counter()
     speed = images_per_s(work, 4, 0.02)
+    whole = time.perf_counter() - begun
     measured = calls[gpu_speed.WARM_UPS :]
-    assert speed == pytest.approx(4 * len(measured) / 0.02, rel=0.2)
+    assert whole > 0.02
+    # Passes took no less than from the first to the last, and no more than all of it.
+    assert 4 * len(measured) / whole < speed < 4 * len(measured) / (measured[-1] - measured[0])
 
 
 def test_contenders_are_measured_by_size_and_compiled_ones_where_compiling_works(

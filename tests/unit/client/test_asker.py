@@ -6,11 +6,11 @@ from deepfake_tools.client.asker import (
     FIRST_PAUSE_SECONDS,
     LONGEST_PAUSE_SECONDS,
     Asker,
-    RetryPolicy,
 )
 from deepfake_tools.client.concurrency import Throttle
-from deepfake_tools.client.diagnosis import Diagnosis
+from deepfake_tools.client.images import Image
 from deepfake_tools.client.payloads import PendingImage
+from deepfake_tools.client.target import Target
 from deepfake_tools.torchserve.tokens import Credentials
 
 from tests.unit.torchserve_stub import (
@@ -37,20 +37,12 @@ def token(monkeypatch: pytest.MonkeyPatch) -> None:
 def image(tmp_path: Path) -> PendingImage:
     path = tmp_path / "a.jpg"
     path.write_bytes(b"image")
-    return PendingImage(0, str(path))
+    return PendingImage(0, Image(str(path), None, ""))
 
 
-def make_asker(
-    address: str, throttle: Throttle, *, retries: int = 0, attempt_seconds: float = 10
-) -> Asker:
-    return Asker(
-        address,
-        "m",
-        Credentials(None, None, NOWHERE),
-        RetryPolicy(60, attempt_seconds, retries),
-        throttle,
-        Diagnosis("m", address, NOWHERE, None),
-    )
+def make_asker(address: str, throttle: Throttle, *, retries: int = 0, seconds: float = 60) -> Asker:
+    credentials = Credentials(None, None, NOWHERE)
+    return Asker(Target("m", address, NOWHERE, credentials, None, seconds, retries, 1), throttle)
 
 
 @pytest.mark.parametrize(
@@ -69,16 +61,18 @@ def test_what_counts_as_answered_is_the_servers_own_word_on_an_image(
     image: PendingImage, reply: Reply, answered: int
 ):
     with StubServer(lambda _: reply) as stub:
-        records, count = make_asker(stub.address, Throttle(4, 10), attempt_seconds=0.5).ask([image])
-    assert len(records) == 1
-    assert count == answered
+        throttle = Throttle(4, 10)
+        outcomes = make_asker(stub.address, throttle, seconds=0.5).ask([image])
+    assert len(outcomes) == 1
+    assert throttle.answered == answered
 
 
 def test_an_image_that_cannot_be_read_here_is_not_answered(tmp_path: Path):
-    asker = make_asker(NOWHERE, Throttle(4, 10))
-    records, count = asker.ask([PendingImage(0, str(tmp_path / "none.jpg"))])
-    assert [record.error for record in records] == ["unreadable"]
-    assert count == 0
+    throttle = Throttle(4, 10)
+    missing = PendingImage(0, Image(str(tmp_path / "none.jpg"), None, ""))
+    outcomes = make_asker(NOWHERE, throttle).ask([missing])
+    assert [outcome.error for outcome in outcomes] == ["unreadable"]
+    assert throttle.answered == 0
 
 
 @pytest.fixture
@@ -94,8 +88,8 @@ def pauses(image: PendingImage, monkeypatch: pytest.MonkeyPatch) -> Callable[[],
             return HANG_UP if len(taken) < 6 else json_reply(verdict())
 
         with StubServer(answer) as stub:
-            (record,), _ = make_asker(stub.address, throttle, retries=6).ask([image])
-        assert (record.retries, record.error) == (6, None)
+            (outcome,) = make_asker(stub.address, throttle, retries=6).ask([image])
+        assert (outcome.retries, outcome.error) == (6, None)
         return taken
 
     return ask

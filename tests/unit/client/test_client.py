@@ -1,3 +1,4 @@
+import os
 import re
 import resource
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.forking import Fork
 from tests.unit.client_runs import CLIENT, Client
 from tests.unit.torchserve_stub import (
     HANG_UP,
@@ -205,7 +207,7 @@ def test_results_that_cannot_be_written(client: Client, image: Image):
     assert run.err == ("error: cannot write gone/out.txt: there is no folder gone; see --output\n")
 
 
-def test_an_interruption_is_no_traceback(image: Image, tmp_path: Path):
+def test_an_interruption_is_no_traceback(clients: Fork, image: Image, tmp_path: Path):
     asked = threading.Event()
 
     def answer(_: Request) -> Reply:
@@ -213,12 +215,12 @@ def test_an_interruption_is_no_traceback(image: Image, tmp_path: Path):
         return NO_ANSWER
 
     with StubServer(answer) as stub:
-        command = [sys.executable, CLIENT, "--server", stub.address, "--image", image("a.jpg")]
-        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as process:
-            assert asked.wait(30)
-            process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=30)
-    assert (process.returncode, err) == (130, b"")
+        words = ("--server", stub.address, "--image", image("a.jpg"))
+        running = clients.start(CLIENT, *words, cwd=tmp_path)
+        assert asked.wait(30)
+        os.kill(running.pid, signal.SIGINT)
+        done = running.wait(30)
+    assert (done.returncode, done.stderr) == (130, "")
 
 
 @pytest.mark.parametrize(
@@ -242,16 +244,17 @@ def test_wrong_arguments(client: Client, arguments: tuple[str, ...], words: str)
     assert words in run.err
 
 
-def test_help_is_quick_and_lists_the_exit_codes(client: Client):
+def test_help_is_quick_and_lists_the_exit_codes():
     """Processor time is what the command is answerable for, on a busy machine too."""
     times = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        run = client("--help")
+        command = [sys.executable, CLIENT, "--help"]
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(times) < 0.5
-    assert re.search(r"^ +13  no server answers", run.out, re.MULTILINE)
+    assert re.search(r"^ +13  no server answers", run.stdout, re.MULTILINE)
 
 
 def test_the_client_needs_nothing_but_requests():

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from tests.forking import Fork
 from tests.unit.client_runs import CLIENT, Client
 from tests.unit.torchserve_stub import (
     HANG_UP,
@@ -177,7 +178,7 @@ def test_an_answer_that_never_comes_is_given_up_and_asked_for_again(
         return NO_ANSWER
 
     with StubServer(Detector(once)) as stub:
-        run = client("--image", "data", "--timeout", "20", server=stub.address)
+        run = client("--image", "data", "--timeout", "4", server=stub.address)
     assert run.code == 1
     assert silent.is_set()
     assert len(lines_of((tmp_path / RESULTS).read_text())) == 297
@@ -251,7 +252,7 @@ def test_a_server_that_is_gone_ends_the_run(client: Client, folder: Path, tmp_pa
 
 
 def interrupt_at_half(
-    folder: Path, stub: StubServer, detector: Detector, number: signal.Signals
+    clients: Fork, folder: Path, stub: StubServer, detector: Detector, number: signal.Signals
 ) -> subprocess.CompletedProcess[str]:
     """Runs the client on `data` and sends it a signal when it has 150 answers on disk."""
     half = threading.Event()
@@ -263,25 +264,23 @@ def interrupt_at_half(
         return None
 
     detector.fault = fault
-    command = [sys.executable, CLIENT, "--server", stub.address, "--image", "data"]
-    with subprocess.Popen(
-        command, cwd=folder.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert half.wait(60)
-        wait_until(lambda: (folder.parent / JOURNAL).read_text().count('"place"') >= 150)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+    words = ("--server", stub.address, "--image", "data")
+    running = clients.start(CLIENT, *words, cwd=folder.parent)
+    assert half.wait(60)
+    wait_until(lambda: (folder.parent / JOURNAL).read_text().count('"place"') >= 150)
+    os.kill(running.pid, number)
+    done = running.wait(60)
     detector.fault = lambda request: None
-    return subprocess.CompletedProcess(command, process.returncode, out, err)
+    return done
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_at_half_and_resumed_it_is_as_if_nothing_was(
-    client: Client, folder: Path, tmp_path: Path, number: signal.Signals
+    clients: Fork, client: Client, folder: Path, tmp_path: Path, number: signal.Signals
 ):
     detector = Detector()
     with StubServer(detector) as stub:
-        stopped = interrupt_at_half(folder, stub, detector, number)
+        stopped = interrupt_at_half(clients, folder, stub, detector, number)
         assert stopped.returncode == 128 + number
         assert "Traceback" not in stopped.stderr
         done = lines_of((tmp_path / RESULTS).read_text())
@@ -298,10 +297,12 @@ def test_interrupted_at_half_and_resumed_it_is_as_if_nothing_was(
     assert without_timings(whole) == without_timings((tmp_path / "fresh.txt").read_text())
 
 
-def test_killed_outright_nothing_written_is_lost(client: Client, folder: Path, tmp_path: Path):
+def test_killed_outright_nothing_written_is_lost(
+    clients: Fork, client: Client, folder: Path, tmp_path: Path
+):
     detector = Detector()
     with StubServer(detector) as stub:
-        stopped = interrupt_at_half(folder, stub, detector, signal.SIGKILL)
+        stopped = interrupt_at_half(clients, folder, stub, detector, signal.SIGKILL)
         assert stopped.returncode == -signal.SIGKILL
         again = client("--image", "data", server=stub.address)
         assert again.code == 17
@@ -312,10 +313,12 @@ def test_killed_outright_nothing_written_is_lost(client: Client, folder: Path, t
     assert len(lines_of((tmp_path / RESULTS).read_text())) == 297
 
 
-def test_resuming_another_run_is_refused(client: Client, folder: Path, tmp_path: Path):
+def test_resuming_another_run_is_refused(
+    clients: Fork, client: Client, folder: Path, tmp_path: Path
+):
     detector = Detector()
     with StubServer(detector) as stub:
-        interrupt_at_half(folder, stub, detector, signal.SIGINT)
+        interrupt_at_half(clients, folder, stub, detector, signal.SIGINT)
         (folder / "real" / "new.jpg").write_text("real new")
         run = client("--image", "data", "--resume", server=stub.address)
     assert run.code == 17
@@ -460,8 +463,9 @@ def test_with_requests_alone_folders_are_scored_and_it_says_what_to_install(
     assert "--report needs" in refused.stderr
 
 
-MANY = 20_000
-SMALL_BYTES = 300 * 1024 * 1024
+# The libraries take 130 MB; what is kept of each image, its 25 kB above all, would soon be more.
+MANY = 8_000
+SMALL_BYTES = 200 * 1024 * 1024
 
 # Run by a small process, since a child begins with the memory of the one that started it.
 MEASURED = """
@@ -473,7 +477,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 def test_memory_does_not_grow_with_the_folder(tmp_path: Path):
     seed = tmp_path / "seed"
-    seed.write_bytes(b"x" * 2000)
+    seed.write_bytes(b"x" * 25_000)
     for index in range(MANY):
         path = tmp_path / "data" / ("real", "fake")[index % 2] / f"{index // 1000:03}"
         if index < 2000 or index % 1000 < 2:

@@ -19,7 +19,7 @@ def room(throttle: Throttle) -> int:
     while throttle._has_room() and len(turns) < 1000:
         turns.append(throttle.enter())
     for turn in turns:
-        throttle.leave(turn, 0)
+        throttle.leave(turn)
     return sum(turns)
 
 
@@ -28,7 +28,7 @@ def test_the_first_image_goes_alone(clock: list[float]):
     assert throttle.enter() == 1
     assert not throttle._has_room()
     clock[0] = 100
-    throttle.leave(1, 0)
+    throttle.leave(1)
     assert room(throttle) == 1, "an image that could not be read tells nothing of the server"
     assert not throttle.has_answers
 
@@ -36,7 +36,9 @@ def test_the_first_image_goes_alone(clock: list[float]):
 def test_a_slow_detector_gets_no_more_than_it_answers_in_half_an_attempt(clock: list[float]):
     throttle = Throttle(16, 15)
     clock[0] = 2.5
-    throttle.leave(throttle.enter(), 1)
+    throttle.enter()
+    throttle.note_answers(1)
+    throttle.leave(1)
     assert room(throttle) == 3  # 0.4 a second for 7.5 seconds
     clock[0] = 100
     assert room(throttle) == 1, "there is always room for one"
@@ -45,11 +47,15 @@ def test_a_slow_detector_gets_no_more_than_it_answers_in_half_an_attempt(clock: 
 def test_a_quick_detector_gets_several_images_in_a_request(clock: list[float]):
     throttle = Throttle(16, 15)
     clock[0] = 0.02
-    throttle.leave(throttle.enter(), 1)
+    throttle.enter()
+    throttle.note_answers(1)
+    throttle.leave(1)
     assert throttle.enter() == module.SEVERAL
     one_by_one = Throttle(1, 15)
     clock[0] += 0.02
-    one_by_one.leave(one_by_one.enter(), 1)
+    one_by_one.enter()
+    one_by_one.note_answers(1)
+    one_by_one.leave(1)
     assert one_by_one.enter() == 1
 
 

@@ -10,9 +10,10 @@ import pytest
 from deepfake_tools.canary import canary_image
 from PIL import Image
 
+from tests.forking import Fork
 from tests.portraits import encode, photograph
 from tests.reference_alignment import reference_crop
-from tests.unit.client_runs import Client
+from tests.unit.client_runs import CLIENT, Client
 from tests.unit.torchserve_stub import (
     Reply,
     Request,
@@ -145,17 +146,20 @@ def test_what_is_no_predictor_is_a_wrong_argument(
     assert f"wrong.dat {reason}" in run.err
 
 
-def test_without_dlib_it_says_what_to_install(client: Client, pictures: Path, tmp_path: Path):
-    hidden = tmp_path / "hidden"
-    hidden.mkdir()
-    (hidden / "sitecustomize.py").write_text(
-        "import importlib.util as u\n"
-        "found = u.find_spec\n"
-        "u.find_spec = lambda name, *more: None if name == 'dlib' else found(name, *more)\n"
-    )
-    run = client("--image", str(pictures), "--landmark_model", "x.dat", PYTHONPATH=str(hidden))
-    assert run.code == 2
-    assert "--landmark_model needs dlib-bin: pip install 'clip-deepfake[faces]'" in run.err
+WITHOUT_DLIB = f"""
+import runpy
+from deepfake_tools import extras
+found = extras.find_spec
+extras.find_spec = lambda name: None if name == "dlib" else found(name)
+runpy.run_path({str(CLIENT)!r}, run_name="__main__")
+"""
+
+
+def test_without_dlib_it_says_what_to_install(clients: Fork, pictures: Path, tmp_path: Path):
+    options = ("--image", pictures, "--landmark_model", "x.dat")
+    run = clients.run("-c", WITHOUT_DLIB, *options, cwd=tmp_path)
+    assert run.returncode == 2
+    assert "--landmark_model needs dlib-bin: pip install 'clip-deepfake[faces]'" in run.stderr
 
 
 def test_a_run_is_not_gone_on_with_under_another_alignment(

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from deepfake_tools.client.images import Image
 from deepfake_tools.client.journal import Identity, Journal, JournalError, open_journal
-from deepfake_tools.client.records import Record
 from deepfake_tools.errors import OutputError
+from deepfake_tools.evaluation.outcomes import Outcome
 from deepfake_tools.torchserve.answers import parse_verdict
 
 from tests.unit.torchserve_stub import verdict
@@ -14,12 +14,21 @@ from tests.unit.torchserve_stub import verdict
 IMAGES = [Image(f"data/{index}.png", index % 2, "data") for index in range(4)]  # type: ignore[arg-type]
 RUN = Identity("acme--clip", len(IMAGES), "digest")
 DETECTOR = parse_verdict(verdict()).detector
-LOST = Record(3, 1.0, 6, error="time_limit", message="late", exit_code=7, is_passing=True)
-REFUSED = Record(1, 0.1, error="not_an_image", message="no", exit_code=1)
+LOST = replace(
+    Outcome(3, "data/3.png", 1, "data", None, None, 1.0, "time_limit", "late"),
+    retries=6,
+    exit_code=7,
+    is_passing=True,
+)
+REFUSED = replace(
+    Outcome(1, "data/1.png", 1, "data", None, None, 0.1, "not_an_image", "no"), exit_code=1
+)
 
 
-def judged(place: int, probability: float = 0.0) -> Record:
-    return Record(place, 0.25, 1, prediction=int(probability > 0.5), fake_probability=probability)
+def judged(index: int, probability: float = 0.0, variant: int = 0) -> Outcome:
+    path, label, prediction = f"data/{index}.png", index % 2, int(probability > 0.5)
+    outcome = Outcome(index, path, label, "data", prediction, probability, 0.25)
+    return replace(outcome, variant=variant, retries=1)
 
 
 @pytest.fixture
@@ -57,8 +66,8 @@ def test_a_second_session_knows_what_the_first_has_written(path: Path):
     assert second.seconds == pytest.approx(first.seconds, abs=1e-3)
     second.add([judged(0), judged(3, 0.5)], DETECTOR)
     assert second.is_complete
-    assert [record.place for record in second.records()] == [0, 1, 2, 3]
-    assert next(second.records()) == judged(0)
+    assert [outcome.index for outcome in second.outcomes()] == [0, 1, 2, 3]
+    assert list(second.outcomes())[:2] == [judged(0), REFUSED]
 
 
 def test_the_first_sessions_time_is_not_lost_when_a_third_one_begins(path: Path):
@@ -131,7 +140,7 @@ def test_two_runs_do_not_write_one_journal(path: Path):
 
 def test_perturbed_answers_lie_behind_the_plain_ones():
     journal = opened(None, run=replace(RUN, variants=("", "jpeg=90")))
-    journal.add([judged(0), judged(4, 0.75), judged(7)], DETECTOR)
+    journal.add([judged(0), judged(0, 0.75, variant=1), judged(3, variant=1)], DETECTOR)
     assert [outcome.index for outcome in journal.outcomes()] == [0]
     assert [(o.index, o.path) for o in journal.outcomes(1)] == [
         (0, "data/0.png"),

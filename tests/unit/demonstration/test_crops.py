@@ -3,8 +3,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from deepfake_tools.dataset import read_dataset
 from deepfake_tools.demonstration.crops import SIDE, write_held_out_crops, write_training_crops
+from deepfake_tools.training.dataset import read_dataset
 
 
 def coordinates(path: Path) -> list[Path]:

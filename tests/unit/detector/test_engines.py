@@ -8,16 +8,24 @@ import pytest
 from clip_deepfake.card import Card, read_card
 from clip_deepfake.errors import LoadError
 from clip_deepfake.loading import load_detector
+from deepfake_tools.packaging.builder import Built
 
 from tests.building import Builder, unpack
 from tests.vision_models import ENCODERS, write_model
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """An archive that computes with PyTorch."""
+    folder = tmp_path_factory.mktemp("built")
+    write_model(folder / "model", ENCODERS["vit"])
+    return Builder(folder / "store")("--model", folder / "model", "--engine", "torch")
+
+
 @pytest.fixture
-def archive(builder: Builder, tmp_path: Path) -> Path:
-    """An unpacked archive that computes with PyTorch."""
-    write_model(tmp_path / "model", ENCODERS["vit"])
-    return unpack(builder("--model", tmp_path / "model", "--engine", "torch"), tmp_path / "archive")
+def archive(built: Built, tmp_path: Path) -> Path:
+    """That one, unpacked."""
+    return unpack(built, tmp_path / "archive")
 
 
 def write_card(archive: Path, card: Card) -> None:

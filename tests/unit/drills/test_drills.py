@@ -12,16 +12,18 @@ from pathlib import Path
 import pytest
 from clip_deepfake.errors import DetectorError
 from clip_deepfake.images import decode
-from deepfake_tools.columns import table, wrapped_table
+from deepfake_tools.text_table import table
 from deepfake_tools.torchserve.local_server import LocalServer
 from PIL import Image
 
-from tests.drills import client_run
-from tests.drills.client_run import ClientResult, ClientRun, ClientRunError
-from tests.drills.lies import fields, lie
-from tests.drills.load import Exchange
+from benchmarks.load import Exchange
+from tests.drills import commands
+from tests.drills.commands import ClientResult, ClientRun, ClientRunError
+from tests.drills.drill import VersionExchange
+from tests.drills.kills import rate, recovery_s
+from tests.drills.lies import lie, numbers
 from tests.drills.mutations import FORMATS, MUTATIONS, mutants, originals
-from tests.drills.rates import rate, recovery_s
+from tests.drills.security import wrapped_table
 from tests.drills.soak import Trend, Usage, finding, trend
 
 
@@ -75,7 +77,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
         script, images, results = (tmp_path / name for name in ("client.py", "images", "results"))
         script.write_text(f"from pathlib import Path\nfolder = Path({str(results)!r})\n{code}")
         images.mkdir()
-        monkeypatch.setattr(client_run, "CLIENT", script)
+        monkeypatch.setattr(commands, "CLIENT", script)
         store = LocalServer(images, tmp_path / "config.properties", tmp_path)
         return ClientRun(store, "small", images, results)
 
@@ -153,14 +155,14 @@ def test_a_trend_compares_the_second_quarter_with_the_last() -> None:
 
 
 FLAT = Trend(Usage(100.0, 7), Usage(101.0, 8))
-ANSWERED = [Exchange(0.0, 1.0, "1")]
+ANSWERED = [Exchange(0.0, 1.0, None, "1")]
 
 
 @pytest.mark.parametrize(
     ("exchanges", "trends", "same_worker", "fault"),
     [
         (ANSWERED, [FLAT, FLAT], True, None),
-        ([Exchange(0.0, 1.0, None, "507")], [FLAT, FLAT], True, "1 requests failed: 507"),
+        ([Exchange(0.0, 1.0, None, None, "507")], [FLAT, FLAT], True, "1 requests failed: 507"),
         (ANSWERED, [FLAT, FLAT], False, "the worker was started anew"),
         (ANSWERED, [], True, "a process was gone"),
         (ANSWERED, [Trend(Usage(100.0, 7), Usage(104.0, 7)), FLAT], True, "worker's memory"),
@@ -180,7 +182,7 @@ ANSWERED = [Exchange(0.0, 1.0, "1")]
     ],
 )
 def test_a_soak_finds_what_is_not_flat(
-    exchanges: list[Exchange], trends: list[Trend], same_worker: bool, fault: str | None
+    exchanges: list[VersionExchange], trends: list[Trend], same_worker: bool, fault: str | None
 ) -> None:
     faults = finding(8.0, exchanges, trends, same_worker=same_worker).faults
     assert len(faults) == (fault is not None)
@@ -201,7 +203,7 @@ def test_wrapped_cells_go_on_in_their_own_column() -> None:
 
 def test_lies_are_told_of_the_numbers_that_a_decoder_obeys(examples: list[Path]) -> None:
     for name, (data,) in originals(examples[:1]).items():
-        values = [struct.unpack_from(field.form, data, field.at)[0] for field in fields(data)]
+        values = [struct.unpack_from(number.form, data, number.at)[0] for number in numbers(data)]
         assert 160 in values, name
         assert 120 in values, name
 
@@ -210,7 +212,9 @@ def test_a_lie_changes_fields_alone(examples: list[Path]) -> None:
     chance = random.Random(3)
     for name, (data,) in originals(examples[:1]).items():
         allowed = {
-            field.at + byte for field in fields(data) for byte in range(struct.calcsize(field.form))
+            number.at + byte
+            for number in numbers(data)
+            for byte in range(struct.calcsize(number.form))
         }
         for _ in range(50):
             false = lie(data, chance)
@@ -234,4 +238,4 @@ def test_a_png_that_lies_has_right_checksums(examples: list[Path]) -> None:
 
 def test_a_lie_about_an_unknown_format_is_refused() -> None:
     with pytest.raises(ValueError, match="no known format"):
-        fields(b"%PDF-1.7")
+        numbers(b"%PDF-1.7")

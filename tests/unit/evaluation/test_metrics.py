@@ -158,7 +158,7 @@ def test_intervals_are_those_of_a_bootstrap_by_scikit_learn():
     labels, scores = (np.array(values) for values in random_set(20))
     chance = np.random.default_rng(0)
     areas = []
-    for _ in range(2000):
+    for _ in range(1000):
         drawn = np.concatenate(
             [chance.choice(np.flatnonzero(labels == c), (labels == c).sum()) for c in (0, 1)]
         )

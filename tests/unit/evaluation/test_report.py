@@ -14,10 +14,22 @@ import pytest
 from deepfake_tools.evaluation.metrics import measure
 from deepfake_tools.evaluation.outcomes import Outcome, Totals
 from deepfake_tools.evaluation.perturbations import Perturbation, PerturbedRun
-from deepfake_tools.evaluation.report import Report, format_report, write_report
+from deepfake_tools.evaluation.report import (
+    TEMPLATE,
+    _environment,
+    format_report,
+    write_report,
+)
+from deepfake_tools.evaluation.results_file import Run
+from deepfake_tools.torchserve.answers import DetectorInfo
+from jinja2 import UndefinedError
 from PIL import Image
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
+DETECTOR = DetectorInfo(
+    "openai/clip-vit-base-patch32", None, "1", "trained", "float32", "openvino", threshold=0.5
+)
+WRITTEN = datetime(2025, 3, 1, 12, 30, tzinfo=UTC)
 TOTALS = Totals(
     seconds_wall=12.5,
     images_per_second=1234.5,
@@ -25,10 +37,10 @@ TOTALS = Totals(
     command="python scripts/client.py --image 'my faces' --report r.html",
     server="http://127.0.0.1:8080",
     model="openai/clip-vit-base-patch32",
-    detector={"model": "openai/clip-vit-base-patch32", "commit": None, "head": "trained"},
-    threshold=0.5,
+    detector=DETECTOR,
 )
 VOID = {"meta", "img"}
+FAILED = Outcome(0, "a.png", 1, "", None, None, 0.1, "timeout", "no answer")
 
 
 class Page(HTMLParser):
@@ -85,13 +97,20 @@ def outcomes(
     return made
 
 
-def report(made: Sequence[Outcome], totals: Totals = TOTALS, **more: object) -> Report:
-    written = datetime(2025, 3, 1, 12, 30, tzinfo=UTC)
-    return replace(Report(measure(made), totals, written=written), **more)  # type: ignore[arg-type]
+def run_of(
+    made: Sequence[Outcome], totals: Totals = TOTALS, perturbed: Sequence[PerturbedRun] = ()
+) -> Run:
+    return Run(len(made), lambda: made, measure(made), totals, perturbed=perturbed)
 
 
-def opened(made: Sequence[Outcome], totals: Totals = TOTALS, **more: object) -> Page:
-    return Page(format_report(report(made, totals, **more)))
+def page_of(run: Run) -> str:
+    return format_report(run, WRITTEN)
+
+
+def opened(
+    made: Sequence[Outcome], totals: Totals = TOTALS, perturbed: Sequence[PerturbedRun] = ()
+) -> Page:
+    return Page(page_of(run_of(made, totals, perturbed)))
 
 
 def perturbed(kind: str, strength: float, shift: float) -> PerturbedRun:
@@ -108,6 +127,18 @@ RUNS = (
     perturbed("blur", 1, 0.1),
     perturbed("jpeg", 90, 0.05),
 )
+
+
+@pytest.fixture(scope="module")
+def plain() -> str:
+    """The page of 60 images in two folders."""
+    return page_of(run_of(outcomes()))
+
+
+@pytest.fixture(scope="module")
+def with_perturbations() -> str:
+    """The page of the same images, and of RUNS."""
+    return page_of(run_of(outcomes(), perturbed=RUNS))
 
 
 def test_the_page_asks_for_nothing_outside_itself(tmp_path: Path):
@@ -136,19 +167,50 @@ def test_what_files_and_servers_say_stays_text(tmp_path: Path):
         command=HOSTILE,
         server=HOSTILE,
         model=HOSTILE,
-        detector={HOSTILE: HOSTILE, "head": "trained"},
+        detector=replace(DETECTOR, commit=HOSTILE, engine=HOSTILE),
     )
     made = outcomes([str(path)], folders=[HOSTILE, "b"])
     made.append(Outcome(99, "x", 1, "b", None, None, 0.1, HOSTILE, HOSTILE))
     plain, page = opened(outcomes([str(path)])), opened(made, totals)
     assert {tag for tag, _ in page.elements} <= {tag for tag, _ in plain.elements} | {"table"}
-    # Title, heading, folder, kind of failure, model, a card's name and value, server, command.
+    # Title, heading, folder, kind of failure, model, two of the card's values, server, command.
     assert page.text.count(HOSTILE) == 9
     assert f"real image {path}" in [image["alt"] for image in page.all("img")]
 
 
-def test_drawings_do_not_share_names():
-    page = opened(outcomes(), perturbed=RUNS)
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("Ünïcode 名前.jpg", "Ünïcode 名前.jpg"),
+        ("two\nlines\tand a tab", "two lines and a tab"),
+        ("evil\u202egnp.exe", "evil\ufffdgnp.exe"),
+        ("\x00\x1b[31mred", "\ufffd\ufffd[31mred"),
+        ("not UTF-8: \udcff", "not UTF-8: \ufffd"),
+        ("ideographic\u3000space", "ideographic space"),
+        ("{{ 7 * 7 }}{% raw %}", "{{ 7 * 7 }}{% raw %}"),
+    ],
+)
+def test_what_would_not_be_seen_as_it_stands_is_replaced(text: str, seen: str):
+    source = page_of(run_of([FAILED], replace(TOTALS, model=text, command=text)))
+    assert f"<h1>Deepfake detection report: {seen}</h1>" in source
+    assert f"<pre>{seen}</pre>" in source
+
+
+def test_a_table_says_what_it_shows_and_what_names_its_rows():
+    page = opened([replace(FAILED, error="<kind> & co")])
+    (caption,) = [d["aria-label"] for d in page.all("div") if d.get("role") == "region"]
+    assert caption == "Images that failed, by kind"
+    assert f"{caption} Kind Images <kind> & co 1" in page.text
+    assert [cell["scope"] for cell in page.all("th")] == ["col", "col", "row"]
+
+
+def test_a_report_without_its_data_fails_instead_of_leaving_gaps():
+    with pytest.raises(UndefinedError, match="'totals' is undefined"):
+        _environment().get_template(TEMPLATE).render(metrics=measure([]))
+
+
+def test_drawings_do_not_share_names(with_perturbations: str):
+    page = Page(with_perturbations)
     names = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert [name for name, times in Counter(names).items() if times > 1] == []
     used = set()
@@ -159,16 +221,15 @@ def test_drawings_do_not_share_names():
     assert used <= set(names)
 
 
-def test_drawings_take_the_page_s_colours():
-    source = format_report(report(outcomes(), perturbed=RUNS))
-    assert "#0102" not in source
+def test_drawings_take_the_page_s_colours(with_perturbations: str):
+    assert "#0102" not in with_perturbations
     # Else the colour would be matplotlib's own, and unreadable in dark mode.
-    drawn = re.sub(r"<style>.*?</style>", "", source, count=1, flags=re.DOTALL)
+    drawn = re.sub(r"<style>.*?</style>", "", with_perturbations, count=1, flags=re.DOTALL)
     assert set(re.findall(r"(?:fill|stroke): (#\w+)", drawn)) == set()
 
 
-def test_drawings_say_what_they_show():
-    labels = [svg["aria-label"] for svg in opened(outcomes(), perturbed=RUNS).all("svg")]
+def test_drawings_say_what_they_show(with_perturbations: str):
+    labels = [svg["aria-label"] for svg in Page(with_perturbations).all("svg")]
     assert [label.split(":")[0] for label in labels] == [
         "ROC curve",
         "Precision-recall curve, fake as the positive class",
@@ -179,10 +240,21 @@ def test_drawings_say_what_they_show():
     ]
 
 
-def test_the_headline_has_every_figure_with_its_interval():
-    made = report(outcomes())
-    text = Page(format_report(made)).text
-    metrics = made.metrics
+def test_a_class_of_one_image_leaves_the_others_their_height():
+    made = outcomes()
+    made.append(replace(made[0], label=None))
+    drawing = page_of(run_of(made)).split('aria-label="Histogram')[1].split("</svg>")[0]
+    bars = re.findall(r'<path d="([^"]*)"[^>]*style="fill: var\(--(\w+)\); opacity', drawing)
+    assert {colour for _, colour in bars} == {"real", "fake", "other"}
+    tops = [min(map(float, re.findall(r"[ML] \S+ (\S+)", path))) for path, _ in bars]
+    assert tops == pytest.approx([tops[0]] * len(bars))
+    for label in ("real (30)", "fake (30)", "no label (1)"):
+        assert f">{label}</text>" in drawing
+
+
+def test_the_headline_has_every_figure_with_its_interval(plain: str):
+    metrics = measure(outcomes())
+    text = Page(plain).text
     assert metrics.auc_interval is not None
     low, high = metrics.auc_interval
     assert f"AUC {metrics.auc:.4f} {low:.4f} to {high:.4f} PR-AUC {metrics.pr_auc:.4f}" in text
@@ -199,47 +271,51 @@ def test_the_headline_has_every_figure_with_its_interval():
     assert "60 images judged: 30 real, 30 fake. 2025-03-01 12:30 UTC" in text
 
 
-def test_video_auc_stands_there_only_with_videos():
-    assert "videos" not in opened(outcomes()).text.split("Definitions")[0]
+def test_video_auc_stands_there_only_with_videos(plain: str):
+    assert "videos" not in Page(plain).text.split("Definitions")[0]
     frames = [
         replace(o, path=f"{'fake' if o.label else 'real'}/{i // 10:03}/{i:03}.png")
         for i, o in enumerate(outcomes())
     ]
-    made = report(frames)
-    assert f"Video AUC {made.metrics.video_auc:.4f} 12 videos" in Page(format_report(made)).text
+    made = run_of(frames)
+    assert f"Video AUC {made.metrics.video_auc:.4f} 12 videos" in Page(page_of(made)).text
 
 
-def test_the_run_the_card_and_the_command():
-    text = opened(outcomes()).text
+def test_the_run_the_card_and_the_command(plain: str):
+    text = Page(plain).text
     assert "Rate 1234.5 images a second Latency p50 100 ms, p95 100 ms, p99 100 ms" in text
     assert "Repeated requests 3" in text
-    assert "commit none head trained FAKE above 0.5 Server http://127.0.0.1:8080" in text
+    assert "commit none version 1 head trained precision float32 engine openvino" in text
+    assert "FAKE above 0.5 Server http://127.0.0.1:8080" in text
     assert TOTALS.command in text
 
 
-def test_an_untrained_head_is_said_in_words():
-    untrained = replace(TOTALS, detector={"head": "untrained"})
+def test_an_untrained_head_is_said_in_words(plain: str):
+    untrained = replace(TOTALS, detector=replace(DETECTOR, head="untrained"))
     assert "head is untrained: its predictions are chance" in opened(outcomes(), untrained).text
-    assert "untrained" not in opened(outcomes()).text
+    assert "untrained" not in Page(plain).text
 
 
 def test_without_labels_the_page_says_why_and_shows_the_scores():
-    page = opened([replace(o, label=None) for o in outcomes()], replace(TOTALS, threshold=None))
+    page = opened(
+        [replace(o, label=None) for o in outcomes()],
+        replace(TOTALS, detector=replace(DETECTOR, threshold=None)),
+    )
     assert "no image has a true label" in page.text
     assert [svg["aria-label"].split()[0] for svg in page.all("svg")] == ["Histogram"]
     assert "60 without a label" in page.text
 
 
 def test_a_run_in_which_everything_failed_has_a_page():
-    page = opened([Outcome(0, "a.png", 1, "", None, None, 0.1, "timeout", "no answer")])
+    page = opened([FAILED])
     assert "no image was judged" in page.text
     assert "Images that failed, by kind Kind Images timeout 1" in page.text
     assert page.all("svg") == []
 
 
 def test_folders_with_their_auc():
-    made = report(outcomes(folders=["real", "fake/a", "real", "fake/b"]))
-    text = Page(format_report(made)).text
+    made = run_of(outcomes(folders=["real", "fake/a", "real", "fake/b"]))
+    text = Page(page_of(made)).text
     for folder in made.metrics.folders:
         auc = "–" if folder.auc is None else f"{folder.auc:.4f}"  # noqa: RUF001 - as it is shown
         assert f" {folder.folder} {auc} {folder.accuracy:.4f}" in text
@@ -256,10 +332,9 @@ def test_one_folder_needs_no_table():
     assert opened(outcomes(folders=[""])).all("table") == []
 
 
-def test_perturbations_have_a_row_each_and_a_drawing_for_each_kind():
-    made = report(outcomes(), perturbed=RUNS)
-    page = Page(format_report(made))
-    plain = made.metrics.auc
+def test_perturbations_have_a_row_each_and_a_drawing_for_each_kind(with_perturbations: str):
+    page = Page(with_perturbations)
+    plain = measure(outcomes()).auc
     assert plain is not None
     for run in RUNS:
         auc = run.metrics.auc
@@ -267,7 +342,7 @@ def test_perturbations_have_a_row_each_and_a_drawing_for_each_kind():
         change = f"{auc - plain:+.4f}".replace("-", "\N{MINUS SIGN}")
         assert f"{run.perturbation} {auc:.4f} {change}" in page.text
     # The mildest first, whatever the order in which they were asked for.
-    drawing = format_report(made).split('aria-label="AUC against the strength of jpeg"')[1]
+    drawing = with_perturbations.split('aria-label="AUC against the strength of jpeg"')[1]
     ticks = re.findall(r">(none|90|50)</text>", drawing.split("</svg>")[0])
     assert ticks == ["none", "90", "50"]
 
@@ -309,21 +384,25 @@ def test_large_and_detailed_mistakes_do_not_make_a_large_page(tmp_path: Path):
     noise = np.random.default_rng(0).integers(0, 256, (900, 900, 3), np.uint8)
     path = tmp_path / "noise.jpg"
     Image.fromarray(noise).save(path)
-    source = format_report(report(outcomes([str(path)] * 100)))
+    source = page_of(run_of(outcomes([str(path)] * 100)))
     assert len(Page(source).all("img")) == 24
     assert len(source) < 1_000_000
 
 
-def test_the_same_run_gives_the_same_page():
-    assert format_report(report(outcomes())) == format_report(report(outcomes()))
+def test_the_same_run_gives_the_same_page(plain: str):
+    assert page_of(run_of(outcomes())) == plain
 
 
 def test_the_page_replaces_an_older_one_and_leaves_nothing_else(tmp_path: Path):
     path = tmp_path / "r.html"
     path.write_text("old")
-    made = report(outcomes(["not UTF-8 \udcff.png"]))
+    made = run_of(outcomes(["not UTF-8 \udcff.png"]))
     write_report(path, made)
-    assert path.read_text(encoding="utf-8") == format_report(made)
+    written, formatted = (
+        re.sub("<time.*?</time>", "", source, flags=re.DOTALL)
+        for source in (path.read_text(encoding="utf-8"), page_of(made))
+    )
+    assert written == formatted
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -336,6 +415,6 @@ def test_a_failed_write_leaves_the_older_page(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(Path, "replace", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        write_report(path, report(outcomes()))
+        write_report(path, run_of(outcomes()))
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -10,6 +10,7 @@ from deepfake_tools.evaluation.metrics import measure
 from deepfake_tools.evaluation.outcomes import Outcome, Totals
 from deepfake_tools.evaluation.perturbations import Perturbation, PerturbedRun
 from deepfake_tools.evaluation.results_file import Run, format_results, write_results
+from deepfake_tools.torchserve.answers import DetectorInfo
 
 # The line as a parser of the research script's own file has it.
 LINE = re.compile(
@@ -37,7 +38,8 @@ LABELLED = [
 
 def run_of(*outcomes: Outcome, missing: int = 0, head: str = "head.pth") -> Run:
     numbered = [replace(outcome, index=index) for index, outcome in enumerate(outcomes)]
-    totals = Totals(2.0, 1.5, 3, "python client.py", "http://s", "acme--clip", {"head": head})
+    detector = DetectorInfo("m", None, "1", head, "float32", "openvino")
+    totals = Totals(2.0, 1.5, 3, "python client.py", "http://s", "acme--clip", detector)
     return Run(len(numbered) + missing, lambda: numbered, measure(numbered), totals, missing)
 
 

@@ -3,8 +3,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from deepfake_tools.client.records import Record
 from deepfake_tools.errors import ModelNotServedError
+from deepfake_tools.evaluation.outcomes import Outcome
 from deepfake_tools.operations.version_check import (
     WARM_UP,
     CheckError,
@@ -26,9 +26,9 @@ class Version:
         self._calls = calls
         self._seconds = seconds
 
-    def __call__(self, path: str) -> Record:
+    def __call__(self, path: str) -> Outcome:
         self._calls.append((self._name, path))
-        return Record(0, next(self._seconds), 0, prediction=0, fake_probability=0.25)
+        return Outcome(0, path, None, "", 0, 0.25, next(self._seconds))
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_more_images_than_timings_are_asked_about_once(version, calls):
 
 
 def test_a_new_version_that_cannot_be_asked_is_refused(version):
-    def gone(path: str) -> Record:
+    def gone(path: str) -> Outcome:
         raise ModelNotServedError("a version 2 is not served")
 
     with pytest.raises(CheckError, match="a version 2 is not served"):
@@ -100,15 +100,15 @@ def test_a_new_version_that_cannot_be_asked_is_refused(version):
         compare(gone, version("new", 0.05), PATHS, Tolerances())
 
 
-def judged(probability: float, seconds: float = 0.05) -> Record:
+def judged(probability: float, seconds: float = 0.05) -> Outcome:
     prediction = int(probability > 0.5)
-    return Record(0, seconds, 0, prediction=prediction, fake_probability=probability)
+    return Outcome(0, "", None, "", prediction, probability, seconds)
 
 
-FAILED = Record(0, 0.01, 0, error="internal_error", message="?", exit_code=5)
+FAILED = Outcome(0, "", None, "", None, None, 0.01, "internal_error", "?", exit_code=5)
 
 
-def comparison(*pairs: tuple[Record, Record]) -> Comparison:
+def comparison(*pairs: tuple[Outcome, Outcome]) -> Comparison:
     found = [VerdictPair(f"{number}.png", old, new) for number, (old, new) in enumerate(pairs)]
     return Comparison(
         found,

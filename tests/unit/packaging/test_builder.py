@@ -6,6 +6,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -18,9 +19,9 @@ from clip_deepfake.detector import Detector
 from clip_deepfake.errors import LoadError
 from clip_deepfake.loading import load_detector
 from clip_deepfake.verdicts import Verdict
-from deepfake_tools.packaging.archive import ServingOptions
 from deepfake_tools.packaging.builder import BuildOptions, Built, build
 from deepfake_tools.packaging.hub import BuildError
+from deepfake_tools.packaging.serving_options import ServingOptions
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPVisionConfig, CLIPVisionModel
 
@@ -33,26 +34,33 @@ Build = Callable[..., Built]
 TENSOR = "vision_model.post_layernorm.weight"
 
 
+def build_clip(model: Path, store: Path, /, **changes: object) -> Built:
+    """Builds with the defaults of build_mar.py."""
+    options = BuildOptions(
+        model=str(model),
+        revision=None,
+        served_name=None,
+        version=None,
+        precision="float32",
+        preset="squash",
+        limits=Limits(),
+        serving=ServingOptions(),
+        store=store,
+        force=False,
+    )
+    return build(dataclasses.replace(options, **changes), report=lambda step: None)  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def build_small(tmp_path: Path, small_clip: Path) -> Build:
     """Builds with the defaults of build_mar.py, from the small CLIP unless told otherwise."""
+    return partial(build_clip, small_clip, tmp_path / "store")
 
-    def run(**changes: object) -> Built:
-        options = BuildOptions(
-            model=str(small_clip),
-            revision=None,
-            served_name=None,
-            version=None,
-            precision="float32",
-            preset="squash",
-            limits=Limits(),
-            serving=ServingOptions(),
-            store=tmp_path / "store",
-            force=False,
-        )
-        return build(dataclasses.replace(options, **changes), report=lambda step: None)  # type: ignore[arg-type]
 
-    return run
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, small_clip: Path) -> Built:
+    """The small CLIP, built with the defaults of build_mar.py, to be read alone."""
+    return build_clip(small_clip, tmp_path_factory.mktemp("small") / "store")
 
 
 def reference_probability(model: Path, archive: Path, image: Path) -> float:
@@ -77,23 +85,22 @@ def verdict(detector: Detector, image: Path) -> Verdict:
 
 
 def test_scores_are_those_of_transformers(
-    build_small: Build, small_clip: Path, examples: list[Path], tmp_path: Path
+    small: Built, small_clip: Path, examples: list[Path], tmp_path: Path
 ) -> None:
-    folder = unpack(build_small(), tmp_path / "unpacked")
+    folder = unpack(small, tmp_path / "unpacked")
     detector = load_detector(folder)
     for image in examples:
         expected = reference_probability(small_clip, folder, image)
         assert verdict(detector, image).fake_probability == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_untrained_head_is_torchs_default(build_small: Build, tmp_path: Path) -> None:
-    built = build_small()
-    head = load_file(unpack(built, tmp_path / "unpacked") / "head.safetensors")
+def test_the_untrained_head_is_torchs_default(small: Built, tmp_path: Path) -> None:
+    head = load_file(unpack(small, tmp_path / "unpacked") / "head.safetensors")
     torch.manual_seed(0)
-    expected = torch.nn.Linear(built.card.encoder.features["pooler_output"], 2)
+    expected = torch.nn.Linear(small.card.encoder.features["pooler_output"], 2)
     assert torch.equal(head["weight"], expected.weight)
     assert torch.equal(head["bias"], expected.bias)
-    assert built.card.head.source == "untrained"
+    assert small.card.head.source == "untrained"
 
 
 def test_equal_inputs_give_equal_bytes(build_small: Build, tmp_path: Path) -> None:
@@ -114,10 +121,9 @@ def test_versions_count_up_and_equal_ones_must_be_equal(build_small: Build) -> N
 
 
 def test_an_archive_holds_no_text_tower_no_pickle_and_little_else(
-    build_small: Build, tmp_path: Path
+    small: Built, tmp_path: Path
 ) -> None:
-    built = build_small()
-    with zipfile.ZipFile(built.path) as archive:
+    with zipfile.ZipFile(small.path) as archive:
         entries = archive.infolist()
     names = [entry.filename for entry in entries]
     assert names == sorted(names)
@@ -125,30 +131,30 @@ def test_an_archive_holds_no_text_tower_no_pickle_and_little_else(
     assert {Path(name).suffix for name in names} == suffixes
     assert all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
     assert all(not entry.flag_bits & 0x08 for entry in entries), "a size stands behind its content"
-    tensors = load_file(unpack(built, tmp_path / "unpacked") / "encoder.safetensors")
+    tensors = load_file(unpack(small, tmp_path / "unpacked") / "encoder.safetensors")
     # What the graph alone uses lies beside them: a few numbers.
     assert tensors.pop(ENGINE_CONSTANTS).nbytes < 5000
     assert {name.split(".")[0] for name in tensors} == {"vision_model", "visual_projection"}
 
 
-def test_the_card_tells_nothing_of_the_machine(build_small: Build, tmp_path: Path) -> None:
-    built = build_small()
-    text = built.card.to_json().decode()
-    assert str(tmp_path) not in text
+def test_the_card_tells_nothing_of_the_machine(small: Built, small_clip: Path) -> None:
+    text = small.card.to_json().decode()
+    for folder in (small.path.parent, small_clip):
+        assert str(folder) not in text
     assert "+cpu" not in text
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_halves_the_archive_and_keeps_the_scores(
-    build_small: Build, examples: list[Path], tmp_path: Path, precision: str
+    small: Built, build_small: Build, examples: list[Path], tmp_path: Path, precision: str
 ) -> None:
-    full, half = build_small(), build_small(precision=precision)
-    sizes = [
-        unpack(built, tmp_path / built.card.version).joinpath("encoder.safetensors").stat().st_size
-        for built in (full, half)
+    folders = [
+        unpack(built, tmp_path / built.card.precision)
+        for built in (small, build_small(precision=precision))
     ]
+    sizes = [(folder / "encoder.safetensors").stat().st_size for folder in folders]
     assert sizes[1] < 0.51 * sizes[0]
-    exact, rounded = (load_detector(tmp_path / built.card.version) for built in (full, half))
+    exact, rounded = map(load_detector, folders)
     for image in examples:
         difference = (
             verdict(exact, image).fake_probability - verdict(rounded, image).fake_probability
@@ -159,7 +165,7 @@ def test_half_precision_halves_the_archive_and_keeps_the_scores(
 @pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
 @pytest.mark.parametrize("kind", ["clip", "clip_vision_model"])
 def test_every_form_of_checkpoint_gives_the_same_tower(
-    build_small: Build, small_clip: Path, tmp_path: Path, weights: str, kind: str
+    small: Built, build_small: Build, small_clip: Path, tmp_path: Path, weights: str, kind: str
 ) -> None:
     tensors = load_file(small_clip / "model.safetensors")
     folder = tmp_path / "other"
@@ -180,10 +186,9 @@ def test_every_form_of_checkpoint_gives_the_same_tower(
         torch.save(tensors, folder / weights)
     else:
         save_file(tensors, folder / weights)
-    expected = build_small().card
     found = build_small(model=str(folder)).card
-    assert found.files == expected.files
-    assert found.encoder == expected.encoder
+    assert found.files == small.card.files
+    assert found.encoder == small.card.encoder
 
 
 def test_a_tower_saved_without_its_prefix_is_read(build_small: Build, tmp_path: Path) -> None:
@@ -214,10 +219,11 @@ def sharded(folder: Path, source: Path) -> Path:
     return folder
 
 
-def test_shards_are_put_together(build_small: Build, small_clip: Path, tmp_path: Path) -> None:
-    expected = build_small().card
+def test_shards_are_put_together(
+    small: Built, build_small: Build, small_clip: Path, tmp_path: Path
+) -> None:
     found = build_small(model=str(sharded(tmp_path / "shards", small_clip))).card
-    assert found.files == expected.files
+    assert found.files == small.card.files
 
 
 @pytest.mark.parametrize(
@@ -287,10 +293,8 @@ def test_a_pickle_with_code_is_refused_unrun(
 
 
 @pytest.mark.parametrize("name", ["encoder.safetensors", "head.safetensors"])
-def test_a_flipped_weight_byte_is_found_at_load(
-    build_small: Build, tmp_path: Path, name: str
-) -> None:
-    folder = unpack(build_small(), tmp_path / "unpacked")
+def test_a_flipped_weight_byte_is_found_at_load(small: Built, tmp_path: Path, name: str) -> None:
+    folder = unpack(small, tmp_path / "unpacked")
     data = bytearray((folder / name).read_bytes())
     data[-5] ^= 1
     (folder / name).write_bytes(data)
@@ -313,9 +317,9 @@ def test_other_logits_than_the_cards_are_found_at_load(
 
 
 def test_one_broken_image_does_not_touch_the_others(
-    build_small: Build, examples: list[Path], tmp_path: Path
+    small: Built, examples: list[Path], tmp_path: Path
 ) -> None:
-    detector = load_detector(unpack(build_small(), tmp_path / "unpacked"))
+    detector = load_detector(unpack(small, tmp_path / "unpacked"))
     alone = [verdict(detector, image) for image in examples]
     mixed = detector.judge([b"no image", *(path.read_bytes() for path in examples), b""])
     assert [getattr(mixed[i], "code", None) for i in (0, -1)] == ["not_an_image", "empty_image"]

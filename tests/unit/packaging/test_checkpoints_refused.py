@@ -13,7 +13,7 @@ import build_mar
 import pytest
 import torch
 from deepfake_tools.demonstration.random_clip import random_weights
-from deepfake_tools.packaging.checkpoints.fit import recognise
+from deepfake_tools.packaging.checkpoints.recognition import recognise
 from deepfake_tools.packaging.checkpoints.shapes import read_shapes
 from deepfake_tools.packaging.hub import BuildError
 from safetensors.torch import load_file, save_file
@@ -131,7 +131,7 @@ def test_broken_checkpoints_have_a_message_each(
     assert not (tmp_path / "executed").exists()
 
 
-STRANGERS = {
+UNSUPPORTED = {
     "RINE": ["alpha", "proj1.1.weight", "proj2.1.weight", "head.0.weight"],
     "D3": ["query.weight", "key.weight", "value.weight", "fc.weight", "fc.bias"],
     "FatFormer": ["image_encoder.transformer.resblocks.7.forgery_aware_adapter.fc.weight"],
@@ -151,12 +151,12 @@ STRANGERS = {
 }
 
 
-@pytest.mark.parametrize("title", STRANGERS)
+@pytest.mark.parametrize("title", UNSUPPORTED)
 @pytest.mark.parametrize("wrapper", ["", "state_dict", "model"])
 def test_known_detectors_of_another_kind_are_named(
     title: str, wrapper: str, tmp_path: Path, builder: Builder
 ) -> None:
-    state = {f"module.{name}": torch.ones(2) for name in STRANGERS[title]}
+    state = {f"module.{name}": torch.ones(2) for name in UNSUPPORTED[title]}
     path = save(tmp_path, "checkpoint.pth", {wrapper: state, "epoch": 3} if wrapper else state)
     with pytest.raises(BuildError, match=rf"checkpoint\.pth is {re.escape(title)}.*: \w+"):
         builder("--weights", path)

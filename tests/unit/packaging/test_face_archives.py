@@ -32,7 +32,7 @@ from clip_deepfake.faces import FaceAlignment
 from clip_deepfake.loading import load_detector
 from clip_deepfake.protocol import Request, form_answer
 from clip_deepfake.verdicts import Verdict
-from deepfake_tools.packaging.head_file import TrainedHead, write_head_file
+from deepfake_tools.packaging.heads import TrainedHead, write_head_file
 
 from tests.portraits import encode, photograph
 from tests.reference_alignment import reference_crop
@@ -296,7 +296,7 @@ def test_it_prints_how_faces_are_aligned(run: Callable[..., Result], landmarks: 
 @pytest.fixture
 def head_file(build: Build, tmp_path: Path) -> Callable[[FaceAlignment | None], Path]:
     """Writes a head as train.py would, trained on the small CLIP."""
-    from deepfake_tools.packaging.head_file import tower_digest
+    from deepfake_tools.packaging.heads import tower_digest
     from safetensors.torch import load_file
 
     folder = build()

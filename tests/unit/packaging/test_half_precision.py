@@ -1,9 +1,9 @@
 """Half-precision archives of a small encoder: what their card says, and which are refused."""
 
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import build_mar
@@ -20,7 +20,7 @@ from clip_deepfake.loading import load_detector, self_test_pixels
 from clip_deepfake.preprocessing import CLIP_MEAN, CLIP_STD
 from clip_deepfake.system import has_bfloat16
 from clip_deepfake.verdicts import Verdict
-from deepfake_tools.dataset import find_images
+from deepfake_tools.image_files import find_images
 from deepfake_tools.packaging.builder import Built
 from deepfake_tools.packaging.calibration import fixed_sample
 from deepfake_tools.packaging.hub import BuildError
@@ -30,6 +30,7 @@ from transformers import CLIPModel
 
 from tests import ROOT
 from tests.building import Builder, unpack
+from tests.forking import Fork
 from tests.unit.conftest import Pair
 
 SIDE = 32
@@ -60,6 +61,19 @@ def built(small_clip: Path, builder: Builder, tmp_path: Path):  # type: ignore[n
     def call(*options: object) -> Unpacked:
         made = builder("--model", small_clip, "--precision", *options)
         return Unpacked(made, unpack(made, tmp_path / made.card.version))
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def rounded(small_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Unpacked]:
+    """Builds it likewise, each archive once; they are to be read alone."""
+
+    @cache
+    def call(*options: object) -> Unpacked:
+        folder = tmp_path_factory.mktemp("rounded")
+        made = Builder(folder / "store")("--model", small_clip, "--precision", *options)
+        return Unpacked(made, unpack(made, folder / "unpacked"))
 
     return call
 
@@ -111,9 +125,9 @@ def assert_told(found: Deviation, before: Logits, after: Logits, abs: float) -> 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_what_is_emulated_is_transformers_in_that_precision(
-    built, small_clip: Path, precision: str
+    rounded: Callable[..., Unpacked], small_clip: Path, precision: str
 ) -> None:
-    archive = built(precision, "--engine", "torch")
+    archive = rounded(precision, "--engine", "torch")
     pixels = fixed_sample(SIDE).pixels
     before, after = (
         by_transformers(small_clip, archive.folder, pixels, dtype)
@@ -130,8 +144,10 @@ def test_what_is_emulated_is_transformers_in_that_precision(
 
 
 @needs_bfloat16
-def test_on_a_processor_with_bfloat16_it_is_openvinos(built, small_clip: Path) -> None:
-    archive = built("bfloat16")
+def test_on_a_processor_with_bfloat16_it_is_openvinos(
+    rounded: Callable[..., Unpacked], small_clip: Path
+) -> None:
+    archive = rounded("bfloat16")
     folder, pixels = archive.folder, fixed_sample(SIDE).pixels
     before = by_transformers(small_clip, folder, pixels, torch.float32)
     graph, weights = folder / "encoder.xml", folder / "encoder.safetensors"
@@ -141,8 +157,10 @@ def test_on_a_processor_with_bfloat16_it_is_openvinos(built, small_clip: Path) -
     assert load_detector(folder).engine.name == "openvino cpu bfloat16"
 
 
-def test_a_bound_covers_every_way_in_which_bfloat16_is_computed(built, small_clip: Path) -> None:
-    folder = built("bfloat16").folder
+def test_a_bound_covers_every_way_in_which_bfloat16_is_computed(
+    rounded: Callable[..., Unpacked], small_clip: Path
+) -> None:
+    folder = rounded("bfloat16").folder
     pixels = fixed_sample(SIDE).pixels
     graph, weights = folder / "encoder.xml", folder / "encoder.safetensors"
     exact = by_openvino(graph, weights, folder, pixels, "f32")
@@ -217,8 +235,10 @@ def off_by(folder: Path) -> float:
 
 
 @needs_bfloat16
-def test_a_worker_keeps_to_the_cards_bound(built, tmp_path: Path) -> None:
-    folder = built("bfloat16").folder
+def test_a_worker_keeps_to_the_cards_bound(
+    rounded: Callable[..., Unpacked], tmp_path: Path
+) -> None:
+    folder = rounded("bfloat16").folder
     off = off_by(folder)
     assert 0 < 2 * off < read_card(folder).self_test.tolerance
     load_detector(with_test(folder, tmp_path / "wide", tolerance=1.01 * off))
@@ -287,13 +307,16 @@ def test_an_int8_builder_without_bfloat16_allows_for_it(
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_equal_builds_give_equal_archives(
-    built, small_clip: Path, tmp_path: Path, precision: str
+    rounded: Callable[..., Unpacked],
+    small_clip: Path,
+    tmp_path: Path,
+    commands: Fork,
+    precision: str,
 ) -> None:
     """The second in a process of its own."""
-    first = built(precision).built
-    command = [sys.executable, str(ROOT / "scripts" / "build_mar.py"), "--model", str(small_clip)]
-    command += ["--precision", precision, "--export-path", str(tmp_path / "apart")]
-    child = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    first = rounded(precision).built
+    options = ("--precision", precision, "--export-path", tmp_path / "apart")
+    child = commands.run(ROOT / "scripts" / "build_mar.py", "--model", small_clip, *options)
     assert child.returncode == 0, child.stderr
     assert f"sha256       {first.sha256}" in child.stdout
     assert f"precision    {precision} changes fake_probability by" in child.stdout

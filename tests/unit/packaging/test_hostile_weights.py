@@ -1,7 +1,6 @@
 """Checkpoints and settings that are made to hurt are refused, in one line and without the harm."""
 
 import json
-import resource
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +8,10 @@ from pathlib import Path
 import build_mar
 import pytest
 import torch
-from deepfake_tools.packaging.checkpoints.files import read_contents
+from deepfake_tools.packaging.checkpoints.contents import read_contents
 from deepfake_tools.packaging.hub import BuildError
-from deepfake_tools.packaging.json_file import MAX_BYTES, read_json_object
-from deepfake_tools.packaging.weights import load_pickle, memory_limit
+from deepfake_tools.packaging.pickles import load_pickle
+from deepfake_tools.untrusted_files import MAX_BYTES, read_json_object
 from safetensors.torch import load_file, save_file
 
 from tests.building import Builder
@@ -113,14 +112,6 @@ def test_a_pickle_that_asks_for_memory_does_not_get_it(tmp_path: Path) -> None:
     path = with_pickle(plain, tmp_path / "greedy.pth", content, zipfile.ZIP_STORED)
     with pytest.raises(BuildError, match="far more memory"):
         load_pickle(path)
-
-
-def test_a_memory_limit_ends_with_its_block() -> None:
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    with pytest.raises(MemoryError), memory_limit(64 << 20):
-        bytearray(1 << 30)
-    assert resource.getrlimit(resource.RLIMIT_AS) == before
-    assert len(bytearray(128 << 20)) == 128 << 20
 
 
 def test_a_million_layers_are_compared_with_the_file_and_not_built(

@@ -1,5 +1,6 @@
 """Variables that cannot be used are named, in one line; those that can are let through."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,9 @@ from deepfake_tools.packaging import hub
 from deepfake_tools.packaging.hub import BuildError, complaint, fetch_settings
 
 from tests.clips import SMALL, write_repository
+from tests.forking import Fork
 from tests.hub_server import HubServer
-from tests.unit.packaging.test_build_mar import assert_refused, run_apart
+from tests.unit.packaging.test_build_mar import COMMAND, assert_refused, run_apart
 
 REFUSED = [
     ("HF_ENDPOINT", "127.0.0.1:9"),
@@ -66,14 +68,16 @@ def test_what_can_be_used_is_let_through(name: str, value: str) -> None:
     assert complaint({name: value}) is None
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("HF_HUB_DOWNLOAD_TIMEOUT", "abc"), ("HF_ENDPOINT", "127.0.0.1:9")]
-)
+@pytest.mark.parametrize("name", ["HF_HUB_DOWNLOAD_TIMEOUT", "HF_ENDPOINT"])
 def test_the_command_says_so_without_a_traceback_even_with_the_model_cached(
-    hub: HubServer, hub_cache: Path, tmp_path: Path, name: str, value: str
+    hub: HubServer, commands: Fork, tmp_path: Path, name: str
 ) -> None:
     hub.add("acme/cached-too", write_repository(tmp_path / "repo", SMALL))
     fetch_settings("acme/cached-too", None)
     store = tmp_path / "store"
-    result = run_apart("--model", "acme/cached-too", "--export-path", store, **{name: value})
+    arguments = ("--model", "acme/cached-too", "--export-path", store)
+    if name == "HF_ENDPOINT":
+        result = commands.run(COMMAND, *arguments, env=os.environ | {name: "127.0.0.1:9"})
+    else:  # the Hub's library stumbles over it as soon as it is imported
+        result = run_apart(*arguments, HF_HUB_DOWNLOAD_TIMEOUT="abc")
     assert_refused(result, store, name)

@@ -3,7 +3,6 @@
 import hashlib
 import random
 import shutil
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -17,13 +16,14 @@ from clip_deepfake.card import Deviation, Quantization, read_card
 from clip_deepfake.detector import Detector
 from clip_deepfake.loading import load_detector
 from clip_deepfake.verdicts import Verdict
-from deepfake_tools.dataset import find_images
+from deepfake_tools.image_files import find_images
 from deepfake_tools.packaging import quantization
 from deepfake_tools.packaging.hub import BuildError
 from sklearn.metrics import roc_auc_score
 
 from tests import ROOT
 from tests.building import Builder, unpack
+from tests.forking import Fork
 from tests.portraits import encode, photograph
 from tests.unit.conftest import Pair
 
@@ -147,24 +147,21 @@ def test_what_it_did_is_said(pair: Pair) -> None:
 
 
 def test_equal_builds_give_equal_archives(
-    small_clip: Path, tinted: Path, pair: Pair, tmp_path: Path
+    small_clip: Path, tinted: Path, pair: Pair, commands: Fork, tmp_path: Path
 ) -> None:
     """The second in this process, and one in its own."""
     words = ["--model", str(small_clip), "--version", "2", *INT8, str(tinted)]
     assert Builder(tmp_path / "again")(*words).sha256 == pair.int8.sha256
-    command = [sys.executable, str(ROOT / "scripts" / "build_mar.py"), *words]
-    child = subprocess.run(
-        [*command, "--export-path", str(tmp_path / "apart")],
+    child = commands.run(
+        *(ROOT / "scripts" / "build_mar.py", *words, "--export-path", tmp_path / "apart"),
         env={"HOME": str(tmp_path / "home"), "PATH": ""},
-        capture_output=True,
-        text=True,
-        timeout=120,
     )
     assert child.returncode == 0, child.stderr
     assert f"sha256       {pair.int8.sha256}" in child.stdout
     # NNCF's progress is no result, and it has nobody to report to.
     assert all(line.split()[0].isidentifier() for line in child.stdout.splitlines())
     assert not (tmp_path / "home").exists()
+    assert not commands.home.exists()
 
 
 def test_broken_and_repeated_images_are_left_out(
@@ -184,22 +181,19 @@ def test_broken_and_repeated_images_are_left_out(
 
 
 def test_labels_that_change_are_too_much(
-    small_clip: Path, tinted: Path, tmp_path: Path, refused: Callable[..., str]
+    tinted: Path, pair: Pair, refused: Callable[..., str]
 ) -> None:
-    folder = some(tinted, tmp_path / "images", 40)
-    built = Builder(tmp_path / "first")("--model", small_clip, *INT8, folder)
-    float32 = Builder(tmp_path / "second")("--model", small_clip)
-    _, measured = halves(folder)
+    _, measured = halves(tinted)
     before, after = (
-        probabilities(load_detector(unpack(archive, tmp_path / name)), measured)
-        for name, archive in (("32", float32), ("8", built))
+        probabilities(load_detector(folder), measured)
+        for folder in (pair.float32_folder, pair.int8_folder)
     )
     # Between the two probabilities of one image, whose label it changes.
     widest = int(np.abs(after - before).argmax())
     threshold = (before[widest] + after[widest]) / 2
     same = ((before > threshold) == (after > threshold)).mean()
     assert same < 0.99
-    line = refused(folder, "--threshold", str(threshold))
+    line = refused(tinted, "--threshold", str(threshold))
     assert f"{same:.2%} of labels agree, fewer than 99%" in line
     assert "--max-deviation" not in line
     assert "--calibration more images" in line

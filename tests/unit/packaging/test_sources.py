@@ -16,7 +16,7 @@ from clip_deepfake.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing, squa
 from clip_deepfake.verdicts import Verdict
 from deepfake_tools.packaging.builder import Built
 from deepfake_tools.packaging.encoders import find_encoder, read_encoder
-from deepfake_tools.packaging.head_file import TrainedHead, tower_digest, write_head_file
+from deepfake_tools.packaging.heads import TrainedHead, tower_digest, write_head_file
 from deepfake_tools.packaging.hub import BuildError
 from safetensors.torch import load_file, save_file
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import audit
 import pytest
-from deepfake_tools.bundled import bundled_versions, torchserve_jar
+from audit import bundled_versions, torchserve_jar
 
 FLAW = {"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions": ["2.1"]}
 

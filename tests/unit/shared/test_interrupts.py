@@ -1,7 +1,24 @@
 import signal
+from collections.abc import Iterator
 
 import pytest
-from deepfake_tools.interrupts import Interruption, reliable_interrupts
+from deepfake_tools.interrupts import (
+    STOPS,
+    Interruption,
+    interrupt_on_stops,
+    interrupt_once,
+    reliable_interrupts,
+    uninterrupted,
+)
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Puts back how signals were handled."""
+    before = {number: signal.getsignal(number) for number in STOPS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def swallow_an_interrupt() -> None:
@@ -43,3 +60,29 @@ def test_what_nohup_ignores_stays_ignored() -> None:
             assert interruption.number is None
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_polite_kill_interrupts_unless_it_is_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    interrupt_on_stops()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGHUP)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_after_the_first_signal_none_disturbs_the_tidying_up() -> None:
+    interrupt_once()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+    for number in STOPS:
+        signal.raise_signal(number)
+
+
+def test_within_an_uninterrupted_block_signals_are_ignored_and_then_as_before() -> None:
+    before = [signal.getsignal(number) for number in STOPS]
+    with uninterrupted():
+        for number in STOPS:
+            signal.raise_signal(number)
+    assert [signal.getsignal(number) for number in STOPS] == before

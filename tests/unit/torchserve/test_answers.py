@@ -21,9 +21,9 @@ def test_a_verdict_keeps_its_numbers(probability: float, label: str):
     assert parsed.detector.commit is None
 
 
-def test_only_an_untrained_head_is_untrained():
-    assert parse_verdict(verdict(head="untrained")).detector.is_untrained
-    assert not parse_verdict(verdict(head="head.pth")).detector.is_untrained
+def test_an_untrained_head_is_handed_on_as_one():
+    assert parse_verdict(verdict(head="untrained")).detector.head == "untrained"
+    assert parse_verdict(verdict(head="head.pth")).detector.head == "head.pth"
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,9 @@ def test_only_an_untrained_head_is_untrained():
         ("confidence", "0.8"),
         ("fake_probability", 1.5),
         ("fake_probability", True),
+        ("fake_probability", 10**400),
+        ("margin", 10**400),
+        ("margin", float("inf")),
         ("detector", "clip"),
     ],
 )

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from clip_deepfake.encoder import DetectorModule, load_encoder, read_class_token_alone
-from deepfake_tools.dataset import TrainingError
 from deepfake_tools.packaging.encoders import default_feature, find_encoder, read_encoder
 from deepfake_tools.packaging.presets import resolve_preset
+from deepfake_tools.training.dataset import TrainingError
 from deepfake_tools.training.loop import TrainedModule, make_optimizer
 from deepfake_tools.training.methods import (
     METHODS,

@@ -5,8 +5,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from deepfake_tools.dataset import LabelledImage
 from deepfake_tools.training.augmentation import augment
+from deepfake_tools.training.dataset import LabelledImage
 from deepfake_tools.training.pixels import BalancedPairs
 from deepfake_tools.training.recipes import EFFORT_AUGMENTATION, Augmentation
 from msgspec.structs import replace

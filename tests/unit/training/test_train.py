@@ -1,8 +1,8 @@
 """The command as a person runs it, judged with transformers, OpenCV and scikit-learn alone."""
 
+import os
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,17 +17,17 @@ from clip_deepfake.loading import load_detector
 from clip_deepfake.torch_engine import TorchEngine
 from clip_deepfake.verdicts import Verdict
 from deepfake_tools.packaging.architectures import read_architecture
-from deepfake_tools.packaging.head_file import TrainedHead, read_head_file
+from deepfake_tools.packaging.encoders import read_tower
+from deepfake_tools.packaging.heads import TrainedHead, read_head_file
 from deepfake_tools.packaging.hub import fetch_settings, fetch_weights
-from deepfake_tools.packaging.weights import read_tower
 from deepfake_tools.training.features import BATCH
 from deepfake_tools.training.splits import plan_splits
 from PIL import Image
 from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
 from train import main
 
-from tests import ROOT
 from tests.building import Builder, unpack
+from tests.forking import Fork
 from tests.tinted import labels_of, reference_probabilities, write_images
 from tests.unit.towers import module_of
 from tests.vision_models import ENCODERS, processor_values, write_model
@@ -230,23 +230,20 @@ sys.exit(train.main(sys.argv[1:]))
 
 
 def test_an_interrupted_run_goes_on_where_it_was(
-    data: Path, small_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path,
+    small_clip: Path,
+    tmp_path: Path,
+    commands: Fork,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = ["--data", data, "--model", small_clip, "--cache", tmp_path / "cache"]
-    child = subprocess.Popen(
-        [sys.executable, "-c", PAUSED, *map(str, [*arguments, "--output", tmp_path / "h"])],
-        env={"PYTHONPATH": f"{ROOT / 'handler'}:{ROOT / 'scripts'}", "PATH": ""},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == "paused\n"
-    child.send_signal(signal.SIGINT)
-    _, progress = child.communicate()
-    assert child.returncode == 130, progress
-    assert "Traceback" not in progress
-    assert f"interrupted; what was computed is in {tmp_path / 'cache'}" in progress
+    child = commands.start("-c", PAUSED, *arguments, "--output", tmp_path / "h")
+    child.wait_for("paused", child.out)
+    os.kill(child.pid, signal.SIGINT)
+    done = child.wait()
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    assert f"interrupted; what was computed is in {tmp_path / 'cache'}" in done.stderr
     assert not (tmp_path / "h").exists()
 
     assert run(data, small_clip, tmp_path) == 0

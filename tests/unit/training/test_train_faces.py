@@ -9,7 +9,7 @@ import pytest
 import torch
 from clip_deepfake.digests import file_digest
 from clip_deepfake.faces import FaceAlignment
-from deepfake_tools.packaging.head_file import read_head_file
+from deepfake_tools.packaging.heads import read_head_file
 from train import main
 
 from tests.portraits import encode, photograph

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from deepfake_tools.dataset import LabelledImage, TrainingError
+from deepfake_tools.training.dataset import LabelledImage, TrainingError
 from deepfake_tools.training.features import Broken, FeatureTable
 from deepfake_tools.training.training_set import make_training_set
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from clip_deepfake.loading import load_detector
-from deepfake_tools.packaging.head_file import read_head_file
+from deepfake_tools.packaging.heads import read_head_file
 from deepfake_tools.training.loop import TrainedModule
 from PIL import Image
 from safetensors.torch import load_file

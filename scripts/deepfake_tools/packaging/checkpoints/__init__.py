@@ -1,1 +1,1 @@
-"""Published detectors' checkpoints: a file in, an encoder and a head out, or why not."""
+"""Reads published detectors' checkpoints: their encoder and their head."""

@@ -1,4 +1,4 @@
-"""A checkpoint and the family that it fits in, an encoder and a head for an archive out."""
+"""Takes the encoder and the head for an archive out of a recognised checkpoint."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from torch import Tensor
 
 from deepfake_tools.packaging.architectures import MOST_SIDE, Architecture, settings_of
 from deepfake_tools.packaging.checkpoints.families import Family
-from deepfake_tools.packaging.checkpoints.fit import Fit
 from deepfake_tools.packaging.checkpoints.layouts import fold_chain
+from deepfake_tools.packaging.checkpoints.recognition import Fit
 from deepfake_tools.packaging.checkpoints.shapes import HEAD_WIDTH, POSITIONS, SETTINGS, configure
+from deepfake_tools.packaging.encoders import Tower, check_finite, make_tower
 from deepfake_tools.packaging.heads import Head
 from deepfake_tools.packaging.hub import BuildError
-from deepfake_tools.packaging.weights import Tower, check_finite, make_tower
 
 
 @dataclass(frozen=True)

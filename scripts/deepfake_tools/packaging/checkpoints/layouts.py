@@ -1,4 +1,4 @@
-"""One of transformers' parameters in, the tensors of a checkpoint that it is made of out.
+"""How checkpoints name and join the tensors of transformers' parameters.
 
 A layout is a way of naming and joining: the shapes are given, as transformers' own model has them.
 """

@@ -1,4 +1,4 @@
-"""A file, a folder or a Hub name in, a recognised checkpoint out."""
+"""Opens a checkpoint: a file, a folder or a Hub name."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,11 +6,12 @@ from pathlib import Path
 from clip_deepfake.card import ModelSource
 from torch import Tensor
 
+from deepfake_tools.packaging.checkpoints.contents import read_contents
 from deepfake_tools.packaging.checkpoints.extraction import Checkpoint
 from deepfake_tools.packaging.checkpoints.families import FAMILIES, Family, gend_word
-from deepfake_tools.packaging.checkpoints.files import read_contents
-from deepfake_tools.packaging.checkpoints.fit import recognise
-from deepfake_tools.packaging.checkpoints.strangers import GEND_ON_PE_REASON, GENDS_SERVED
+from deepfake_tools.packaging.checkpoints.recognition import recognise
+from deepfake_tools.packaging.checkpoints.unsupported import GEND_ON_PE_REASON, GENDS_SERVED
+from deepfake_tools.packaging.encoders import files_digest
 from deepfake_tools.packaging.hub import (
     PROCESSOR_SETTINGS,
     BuildError,
@@ -18,8 +19,7 @@ from deepfake_tools.packaging.hub import (
     fetch_settings,
     fetch_weights,
 )
-from deepfake_tools.packaging.json_file import read_json_object
-from deepfake_tools.packaging.weights import files_digest
+from deepfake_tools.untrusted_files import read_json_object
 
 CONFIG = "config.json"
 HUB_TYPE = "GenD"

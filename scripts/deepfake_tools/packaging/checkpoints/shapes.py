@@ -1,4 +1,4 @@
-"""The name of one of transformers' vision models in, its parameters' names and shapes out.
+"""Names and shapes of the parameters of transformers' vision models.
 
 The shapes are read off the model itself, made once without memory and in sizes that occur nowhere
 else, so that a side's number tells which of the model's sizes it is.

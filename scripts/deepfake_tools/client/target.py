@@ -1,0 +1,43 @@
+"""Whom the client asks, and how insistently."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepfake_tools.client.payloads import Change
+from deepfake_tools.torchserve.tokens import Credentials
+
+SHORTEST_ATTEMPT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """Whom to ask, and how insistently.
+
+    Attributes:
+        model: The served name.
+        server: The inference API's address.
+        management: The management API's address.
+        credentials: The inference token.
+        key_file: TorchServe's key file (--key-file).
+        seconds: How long to wait for an image's answer, all attempts together.
+        retries: How many times a request is repeated.
+        concurrency: Most requests on their way at a time.
+        ca: A file with the certificates to trust over https.
+        cut: Leaves the face of each image; None sends images as they are.
+    """
+
+    model: str
+    server: str
+    management: str
+    credentials: Credentials
+    key_file: Path | None
+    seconds: float
+    retries: int
+    concurrency: int
+    ca: Path | None = None
+    cut: Change | None = None
+
+    @property
+    def attempt_seconds(self) -> float:
+        """For one attempt: a request that the server has lost must leave time to ask again."""
+        return min(self.seconds, max(self.seconds / 4, SHORTEST_ATTEMPT_SECONDS))
