@@ -13,6 +13,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "handler"))
 
 from deepfake_tools.cli import CommandParser, at_least
 from deepfake_tools.client.asker import DetectorChangedError
+from deepfake_tools.client.diagnosis import only_model
 from deepfake_tools.client.face_crops import (
     AlignedTwiceError,
     LandmarksError,
@@ -22,7 +23,7 @@ from deepfake_tools.client.face_crops import (
 from deepfake_tools.client.images import Collection, CollectionError, collect
 from deepfake_tools.client.journal import Identity, Journal, JournalError, open_journal
 from deepfake_tools.client.run import Ending, Target, ask_all
-from deepfake_tools.errors import ModelNotServedError, ServiceError, exit_code_table
+from deepfake_tools.errors import ModelNotServedError, ServiceError, exit_code_table, one_line
 from deepfake_tools.evaluation.export import Files
 from deepfake_tools.evaluation.metrics import measure
 from deepfake_tools.evaluation.outcomes import Totals
@@ -95,8 +96,9 @@ def make_parser() -> argparse.ArgumentParser:
     """Returns the command line's parser."""
     parser = CommandParser(description=__doc__, epilog=EPILOG)
     add = parser.add_argument
-    name_help = "Hub name, or the name that it is served under (%(default)s)"
-    add("--model", default=DEFAULT_MODEL, help=name_help)
+    name_help = f"Hub name or served name (the only one that is served, else {DEFAULT_MODEL})"
+    add("--model", metavar="NAME", help=name_help)
+    add("--version", metavar="V", help="the version to ask (the default one)")
     image_help = "images, folders (the images in them, else below), 'patterns', .txt lists of these"
     add("--image", nargs="+", required=True, metavar="PATH", help=image_help)
     add_selection_options(parser)
@@ -191,6 +193,7 @@ def run(args: argparse.Namespace, collection: Collection) -> int:
         ServiceError: The run cannot begin, or its results cannot be written.
     """
     files: Files = args.files
+    args.model = args.model or choose_model(args)
     variants = [None, *(one for group in args.perturb for one in group)]
     journal = begin(args, collection, variants, files)
     ending, is_finished = Ending(), True
@@ -211,6 +214,20 @@ def run(args: argparse.Namespace, collection: Collection) -> int:
     return code
 
 
+def choose_model(args: argparse.Namespace) -> str:
+    """Returns the model to ask where none was named: the only one, where there is only one."""
+    if args.token_file is not None:
+        return DEFAULT_MODEL  # whoever has an inference token alone may not look
+    name = only_model(args.server, args.management, args.key_file, args.ca)
+    if name is None or name == served_name(DEFAULT_MODEL):
+        return DEFAULT_MODEL
+    print(
+        f"note: asking {one_line(name)}, which is the only model served; see --model",
+        file=sys.stderr,
+    )
+    return name
+
+
 def begin(
     args: argparse.Namespace,
     collection: Collection,
@@ -229,7 +246,9 @@ def begin(
     cut = "" if args.cut is None else args.cut.name
     names = tuple(f"{cut} {variant or ''}".strip() for variant in variants)
     images = collection.images
-    identity = Identity(served_name(args.model), len(images), collection.digest, names)
+    version = "" if args.version is None else f" version {args.version}"
+    asked = served_name(args.model) + version
+    identity = Identity(asked, len(images), collection.digest, names)
     few = collection.named and len(images) <= FEW
     if few and args.resume:
         print("note: of so few images nothing is kept, so --resume asks again", file=sys.stderr)
@@ -244,6 +263,7 @@ def make_target(args: argparse.Namespace) -> Target:
     """
     return Target(
         model=served_name(args.model),
+        version=args.version,
         server=args.server,
         management=args.management,
         credentials=Credentials(args.token_file, args.key_file, args.management, args.ca),
@@ -321,8 +341,11 @@ def how_to_serve(args: argparse.Namespace) -> str:
     """Returns the commands that build and register the model, as they can be typed."""
     name = served_name(args.model)
     model = args.model if "/" in args.model else name.replace("--", "/", 1)
+    version = args.version or "1"
     build = ["python", "scripts/build_mar.py", "--model", model]
-    register = ["python", "scripts/manage.py", "register", f"model_store/{name}@1.mar"]
+    if args.version is not None:
+        build += ["--version", version]
+    register = ["python", "scripts/manage.py", "register", f"model_store/{name}@{version}.mar"]
     if args.management != MANAGEMENT_ADDRESS:
         register += ["--management", args.management]
     if args.key_file is not None:

@@ -199,9 +199,10 @@ def make_check(args: argparse.Namespace) -> Check:
     )
     credentials = Credentials(None, args.key_file, args.management, args.ca)
 
-    def check(old: ArchiveName, new: ArchiveName) -> None:
-        target = Target(
-            model=new.name,
+    def target(archive: ArchiveName) -> Target:
+        return Target(
+            model=archive.name,
+            version=archive.version,
             server=args.server,
             management=args.management,
             credentials=credentials,
@@ -211,8 +212,10 @@ def make_check(args: argparse.Namespace) -> Check:
             concurrency=1,
             ca=args.ca,
         )
+
+    def check(old: ArchiveName, new: ArchiveName) -> None:
         say(f"asking both versions about {len(paths)} images in {args.check}")
-        ask_old, ask_new = (version_asker(target, each.version) for each in (old, new))
+        ask_old, ask_new = (version_asker(target(each)) for each in (old, new))
         found = compare(ask_old, ask_new, paths, tolerances)
         for line in found.lines():
             say(line)

@@ -1,6 +1,7 @@
-"""Why requests to a model fail: not served, no worker, as the management port knows it."""
+"""What the management port knows of a model: why requests to it fail, and whether it is the only one."""
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from deepfake_tools.errors import (
     ModelNotServedError,
@@ -11,10 +12,31 @@ from deepfake_tools.errors import (
 )
 from deepfake_tools.torchserve.api import ManagementAPI
 from deepfake_tools.torchserve.connection import Purpose
-from deepfake_tools.torchserve.tokens import find_key
+from deepfake_tools.torchserve.tokens import find_key, fresh_key
 
 # A look at the management port explains a failure; it must not make the user wait again.
 EXPLAIN_SECONDS = 5.0
+
+
+def only_model(
+    server: str, management: str, key_file: Path | None, ca: Path | None = None
+) -> str | None:
+    """Returns the name of the one model that is served; None where several are, or nobody says.
+
+    Args:
+        server: The inference API's address.
+        management: The management API's address.
+        key_file: TorchServe's key file (--key-file).
+        ca: A file with the certificates to trust over https.
+    """
+    if urlsplit(server).hostname != urlsplit(management).hostname:
+        return None  # what another machine serves says nothing of this one
+    try:
+        token = fresh_key(Purpose.MANAGEMENT, key_file, management, ca)
+        models = ManagementAPI(management, token, EXPLAIN_SECONDS, ca).models()
+    except ServiceError:
+        return None
+    return models[0].name if len(models) == 1 else None
 
 
 class Diagnosis:
@@ -22,6 +44,7 @@ class Diagnosis:
 
     Args:
         name: The served name.
+        version: The version that is asked; the default one if None.
         server: The inference API's address.
         management: The management API's address.
         key_file: TorchServe's key file (--key-file).
@@ -31,12 +54,14 @@ class Diagnosis:
     def __init__(
         self,
         name: str,
+        version: str | None,
         server: str,
         management: str,
         key_file: Path | None,
         ca: Path | None = None,
     ) -> None:
         self._name = name
+        self._version = version
         self._server = server
         self._management = management
         self._key_file = key_file
@@ -56,11 +81,18 @@ class Diagnosis:
             return error
 
     def _not_served(self, management: ManagementAPI) -> ServiceError:
-        served = ", ".join(model.name for model in management.models()) or "no model at all"
+        names = [model.name for model in management.models()]
+        if self._version is not None and self._name in names:
+            found = ", ".join(one.version for one in management.versions(self._name))
+            return ModelNotServedError(
+                f"version {self._version} of {self._name} is not served; {self._server} serves "
+                f"version {found}"
+            )
+        served = ", ".join(names) or "no model at all"
         return ModelNotServedError(f"{self._name} is not served; {self._server} serves {served}")
 
     def _without_workers(self, management: ManagementAPI) -> ServiceError | None:
-        version = management.version(self._name)
+        version = management.version(self._name, self._version)
         if version.ready_workers:
             return None
         workers = ", ".join(worker.status for worker in version.workers) or "none"

@@ -30,6 +30,7 @@ class Target:
 
     Attributes:
         model: The served name.
+        version: The version to ask; the default one if None.
         server: The inference API's address.
         management: The management API's address.
         credentials: The inference token.
@@ -42,6 +43,7 @@ class Target:
     """
 
     model: str
+    version: str | None
     server: str
     management: str
     credentials: Credentials
@@ -72,22 +74,21 @@ class Ending:
     signal: int | None = None
 
 
-def make_asker(
-    target: Target,
-    throttle: Throttle,
-    detector: DetectorInfo | None = None,
-    version: str | None = None,
-) -> Asker:
-    """Returns what asks a model, or one version of it, about a few images.
+def make_asker(target: Target, throttle: Throttle, detector: DetectorInfo | None = None) -> Asker:
+    """Returns what asks a model about a few images.
 
     Args:
         target: Whom to ask.
         throttle: Says whether anything was answered so far, and waits.
         detector: What an earlier session's answers came from.
-        version: The version to ask; the default one if None.
     """
     diagnosis = Diagnosis(
-        target.model, target.server, target.management, target.key_file, target.ca
+        target.model,
+        target.version,
+        target.server,
+        target.management,
+        target.key_file,
+        target.ca,
     )
     return Asker(
         target.server,
@@ -97,7 +98,7 @@ def make_asker(
         throttle,
         diagnosis,
         detector,
-        version,
+        target.version,
         target.ca,
         aligns=target.cut is not None,
     )
