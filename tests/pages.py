@@ -1,4 +1,4 @@
-"""What the pages tell a person to type, command by command, and a copy of the project to type it in."""
+"""What the pages tell a person to type, and a copy of the project to type it in."""
 
 import os
 import re

@@ -7,9 +7,7 @@ of a stand-in, with small models under them.
 
 import shutil
 import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +16,7 @@ import pytest
 from tests import ROOT
 from tests.hub_server import HubServer
 from tests.pages import PAGES, SHOWN, TYPED, Workplace, blocks, commands, without_comment
-from tests.published import effort, gend, linear, narrow, save
+from tests.published import effort, gend, linear, save
 from tests.tinted import write_images
 from tests.vision_models import CLASSIFIERS, write_model
 

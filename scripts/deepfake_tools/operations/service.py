@@ -93,7 +93,8 @@ class Service:
         """Stops serving one version that is not the default, or the whole model if None."""
         with self._changing():
             served = self._served()
-            if version is None and self._default(name) is None and name in served.versions:
+            is_chosen = name in served.versions and version in (None, served.versions[name])
+            if is_chosen and self._default(name) is None:
                 self._server.say(f"{name} is not served; a restart does not serve it either now")
                 served.drop(name)
                 self._write(served)
