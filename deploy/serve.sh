@@ -7,7 +7,7 @@ set -eu
 unset PYTHONPATH TORCHSERVE_KEY_FILE
 project=$(dirname "$0")/..
 manage=$project/scripts/manage.py
-config=$(python "$manage" config "$@")
+config=$(python "$manage" config --check-addresses "$@")
 
 end() {
     # A second signal interrupts `stop`, and then the server ends at once.

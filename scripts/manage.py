@@ -19,6 +19,7 @@ from deepfake_tools.inspection import ArchiveName, served_name
 from deepfake_tools.interrupts import STOPS
 from deepfake_tools.labels import LabelError
 from deepfake_tools.operations import shutdown
+from deepfake_tools.operations.addresses import check_free
 from deepfake_tools.operations.boot import renew, served_path
 from deepfake_tools.operations.listing import model_table
 from deepfake_tools.operations.options import WRONG_ARGUMENTS, parse_arguments
@@ -151,6 +152,8 @@ def stop(args: argparse.Namespace) -> None:
 def config(args: argparse.Namespace) -> None:
     """Writes served.properties and prints its path."""
     store = Store(args.model_store)
+    if args.check_addresses:
+        check_free(args.config)
     # Of a server that was killed while it was being stopped.
     DrainingMark(store).clear()
     for notice in renew(store, args.config):

@@ -1,4 +1,4 @@
-"""What the management port knows of a model: why requests to it fail, whether it is the only one."""
+"""What the management port knows of a model: why requests fail, whether it is the only one."""
 
 from pathlib import Path
 from urllib.parse import urlsplit
