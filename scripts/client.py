@@ -11,7 +11,7 @@ from pathlib import Path
 # and it need not be installed.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "handler"))
 
-from deepfake_tools.cli import CommandParser, at_least
+from deepfake_tools.cli import CommandParser, at_least, script_command
 from deepfake_tools.client.asker import DetectorChangedError
 from deepfake_tools.client.diagnosis import only_model
 from deepfake_tools.client.face_crops import (
@@ -342,17 +342,20 @@ def how_to_serve(args: argparse.Namespace) -> str:
     name = served_name(args.model)
     model = args.model if "/" in args.model else name.replace("--", "/", 1)
     version = args.version or "1"
-    build = ["python", "scripts/build_mar.py", "--model", model]
+    build = ["--model", model]
     if args.version is not None:
         build += ["--version", version]
-    register = ["python", "scripts/manage.py", "register", f"model_store/{name}@{version}.mar"]
+    register = ["register", f"model_store/{name}@{version}.mar"]
     if args.management != MANAGEMENT_ADDRESS:
         register += ["--management", args.management]
     if args.key_file is not None:
         register += ["--key-file", str(args.key_file)]
     if args.ca is not None:
         register += ["--ca", str(args.ca)]
-    return f"build and register it:\n  {shlex.join(build)}\n  {shlex.join(register)}"
+    return (
+        f"build and register it:\n  {script_command('build_mar.py', *build)}\n"
+        f"  {script_command('manage.py', *register)}"
+    )
 
 
 def exit_code(ending: Ending, journal: Journal, variants: list[Perturbation | None]) -> int:

@@ -1,12 +1,12 @@
 """Whether requests should be sent to a server: READY workers, and nobody stopping it."""
 
-import shlex
 import socket
 from contextlib import suppress
 from datetime import UTC, datetime
 from os import getpid
 from typing import ClassVar
 
+from deepfake_tools.cli import script_command
 from deepfake_tools.errors import ModelNotServedError, ServiceError
 from deepfake_tools.inspection import ArchiveName
 from deepfake_tools.operations.boot import Served, served_path
@@ -90,7 +90,7 @@ def check_ready(management: ManagementAPI, store: Store, log: WorkerLog) -> str:
     for name in missing:
         path = store.path(ArchiveName(name, chosen[name]))
         if not path.exists():
-            forget = shlex.join(["python", "scripts/manage.py", "unregister", name])
+            forget = script_command("manage.py", "unregister", name)
             raise NotReadyError(
                 f"the server does not serve {name}: {path} is missing. Put it back and start the "
                 f"server again, or forget it: `{forget}`"

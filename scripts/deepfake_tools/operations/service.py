@@ -12,7 +12,11 @@ from deepfake_tools.inspection import ArchiveError, ArchiveName
 from deepfake_tools.operations import rollout
 from deepfake_tools.operations.boot import Served, served_path
 from deepfake_tools.operations.readiness import DrainingMark
-from deepfake_tools.operations.rollout import ConflictError, RunningServer
+from deepfake_tools.operations.rollout import (
+    ConflictError,
+    RunningServer,
+    unregister_command,
+)
 from deepfake_tools.store import Store, StoreError
 from deepfake_tools.torchserve.answers import ModelVersion
 
@@ -171,8 +175,7 @@ class Service:
             if version.version != archive.version:
                 self._server.say(
                     f"note: version {version.version} is registered beside it; to remove it: "
-                    f"`python scripts/manage.py unregister {archive.name} --version "
-                    f"{version.version}`"
+                    f"`{unregister_command(archive.name, version.version)}`"
                 )
 
     def _default(self, name: str) -> ModelVersion | None:
