@@ -11,7 +11,7 @@ from pathlib import Path
 # and it need not be installed.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "handler"))
 
-from deepfake_tools.cli import CommandParser, at_least, script_command
+from deepfake_tools.cli import CommandParser, at_least, fraction, script_command
 from deepfake_tools.client.asker import DetectorChangedError
 from deepfake_tools.client.diagnosis import only_model
 from deepfake_tools.client.face_crops import (
@@ -72,6 +72,11 @@ def main() -> int:
     """Asks about each image, writes what came of it, and returns the exit code."""
     parser = make_parser()
     args = parser.parse_args()
+    if args.unnamed:
+        given = script_command("client.py", "--image", *(args.image or ()), *args.unnamed)
+        parser.error(f"{args.unnamed[0]}: images are named by --image, as in {given}")
+    if not args.image:
+        parser.error("the following arguments are required: --image")
     if args.seed is not None and args.limit is None:
         parser.error("--seed is for --limit N: all images are asked about without it")
     try:
@@ -100,7 +105,9 @@ def make_parser() -> argparse.ArgumentParser:
     add("--model", metavar="NAME", help=name_help)
     add("--version", metavar="V", help="the version to ask (the default one)")
     image_help = "images, folders (the images in them, else below), 'patterns', .txt lists of these"
-    add("--image", nargs="+", required=True, metavar="PATH", help=image_help)
+    add("--image", nargs="+", metavar="PATH", help=image_help)
+    # `client.py photo.jpg` is told how, rather than that an option is missing.
+    add("unnamed", nargs="*", help=argparse.SUPPRESS)
     add_selection_options(parser)
     add_output_options(parser)
     add_alignment_options(parser)
@@ -109,6 +116,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--concurrency", type=at_least(1), default=16, metavar="N", help="requests at a time (16)")
     add("--retries", type=at_least(0), default=6, metavar="N", help="of a lost request (6)")
     add("--resume", action="store_true", help="go on with the run that OUTPUT.partial.jsonl holds")
+    tolerate_help = "exit code 0 though up to this share of the images, 0 to 1, has no verdict (0)"
+    add("--tolerate", type=fraction, default=0.0, metavar="SHARE", help=tolerate_help)
     add_connection_options(parser, timeout=60)
     return parser
 
@@ -209,7 +218,7 @@ def run(args: argparse.Namespace, collection: Collection) -> int:
             is_finished = results.is_complete and not results.lacks_libraries
     if isinstance(ending.failure, ModelNotServedError):
         print(how_to_serve(args), file=sys.stderr)
-    code = exit_code(ending, journal, variants)
+    code = exit_code(ending, journal, len(variants), args.tolerate)
     journal.close(remove=is_finished)
     return code
 
@@ -252,7 +261,12 @@ def begin(
     few = collection.named and len(images) <= FEW
     if few and args.resume:
         print("note: of so few images nothing is kept, so --resume asks again", file=sys.stderr)
-    return open_journal(None if few else files.journal, identity, images, resume=args.resume)
+    journal = open_journal(None if few else files.journal, identity, images, resume=args.resume)
+    if args.resume and not few and not journal.done:
+        print(
+            f"note: {files.journal} holds nothing to go on with: this starts anew", file=sys.stderr
+        )
+    return journal
 
 
 def make_target(args: argparse.Namespace) -> Target:
@@ -358,14 +372,22 @@ def how_to_serve(args: argparse.Namespace) -> str:
     )
 
 
-def exit_code(ending: Ending, journal: Journal, variants: list[Perturbation | None]) -> int:
-    """Returns what ended the run, or else the highest code of its failures."""
+def exit_code(ending: Ending, journal: Journal, variants: int, tolerated: float) -> int:
+    """Returns what ended the run, or else the highest code of its failures.
+
+    Args:
+        ending: How the run ended.
+        journal: What came of the images.
+        variants: How many times each image was to be asked about.
+        tolerated: The share of failures up to which there is none.
+    """
     if ending.signal is not None:
         return SIGNALLED + ending.signal
     if ending.failure is not None:
         return ending.failure.exit_code
-    records = (record for place in range(len(variants)) for record in journal.records(place))
-    return max((record.exit_code for record in records), default=0)
+    records = (record for place in range(variants) for record in journal.records(place))
+    codes = [record.exit_code for record in records if record.exit_code]
+    return 0 if len(codes) <= tolerated * journal.places else max(codes)
 
 
 if __name__ == "__main__":

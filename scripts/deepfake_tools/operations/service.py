@@ -80,6 +80,12 @@ class Service:
         """
         with self._changing():
             version = self._served().previous.get(name)
+            names = [model.name for model in self._server.management.models()]
+            if version is None and name not in names:
+                raise ModelNotServedError(
+                    f"{name} is not served, so there is nothing to go back from; served are: "
+                    f"{', '.join(names) or 'none'}"
+                )
             if version is None:
                 raise StoreError(
                     f"{served_path(self._store)} knows of no version of {name} before the present "

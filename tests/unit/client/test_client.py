@@ -97,6 +97,24 @@ def test_broken_images_do_not_stop_the_others(client: Client, image: Image, tmp_
     assert "FAILED IMAGES: 3\n" in results
 
 
+@pytest.mark.parametrize(("share", "code"), [("0.24", 1), ("0.25", 0)])
+def test_a_share_of_failures_can_be_tolerated(
+    client: Client, image: Image, tmp_path: Path, share: str, code: int
+):
+    images = [*map(image, ("a.jpg", "b.jpg", "c.jpg")), "missing.jpg"]
+    with StubServer(Served()) as stub:
+        run = client("--image", *images, "--tolerate", share, server=stub.address)
+    assert run.code == code
+    assert run.err == "error: missing.jpg: cannot be read: No such file or directory\n"
+    results = (tmp_path / "inference_results_huggingface.txt").read_text()
+    assert "FAILED IMAGES: 1\n" in results
+
+
+def test_what_ends_a_run_is_never_tolerated(client: Client, image: Image, silent_address: str):
+    run = client("--image", image("a.jpg"), "--tolerate", "1", server=silent_address)
+    assert run.code == 13
+
+
 @pytest.mark.parametrize(
     ("reply", "code", "words"),
     [
@@ -285,6 +303,9 @@ def test_an_interruption_is_no_traceback(image: Image, tmp_path: Path):
     ("arguments", "words"),
     [
         ((), "required: --image"),
+        (("my photo.jpg",), "by --image, as in python scripts/client.py --image 'my photo.jpg'"),
+        (("--image", "https://x.org/a.jpg"), "is a URL, and images are read from files: download"),
+        (("--image", "a", "--tolerate", "2"), "is not a share between 0 and 1"),
         (("--image", "a", "--server", "localhost"), "is not an address"),
         (("--image", "a", "--timeout", "nan"), "not a number of seconds above 0"),
         (("--image", "a", "--key-file", "k", "--token-file", "t"), "not allowed with"),

@@ -7,7 +7,7 @@ from deepfake_tools.errors import ModelNotServedError, NoWorkerError, TimeLimitE
 from deepfake_tools.operations.boot import Served, renew, served_path
 from deepfake_tools.operations.rollout import ConflictError, RunningServer
 from deepfake_tools.operations.service import Service
-from deepfake_tools.store import Store
+from deepfake_tools.store import Store, StoreError
 
 from tests.archives import write_archive
 from tests.unit.fake_torchserve import FakeTorchServe, Killed, Management
@@ -171,6 +171,18 @@ def test_unregistering_a_model_that_was_killed_is_completed_by_the_same_command(
     assert site.served.versions == {}
     with pytest.raises(ModelNotServedError):
         site.service.unregister("m")
+
+
+def test_a_rollback_of_a_name_that_is_not_served_names_those_that_are(
+    make_site: Callable[[], Site],
+):
+    with pytest.raises(ModelNotServedError, match=r"^n is not served.*; served are: m$"):
+        make_site().service.rollback("n", b"image")
+
+
+def test_a_rollback_without_a_swap_before_asks_for_an_archive(make_site: Callable[[], Site]):
+    with pytest.raises(StoreError, match=r"no version of m before.*name an archive"):
+        make_site().service.rollback("m", b"image")
 
 
 @pytest.mark.parametrize("version", [None, "1"])

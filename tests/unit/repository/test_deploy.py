@@ -134,6 +134,22 @@ def test_serving_by_script_ends_where_the_configuration_cannot_be_written(tmp_pa
     assert "there is no model store" in done.stderr
 
 
+def test_serving_by_script_without_java_says_what_to_install(tmp_path):
+    for name in ("sh", "dirname"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    done = subprocess.run(
+        ["sh", str(DEPLOY / "serve.sh")],
+        cwd=tmp_path,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: TorchServe needs Java 17 or newer: install one, or run")
+
+
 @pytest.mark.parametrize("key", ["inference_address", "metrics_address", "grpc_management_port"])
 def test_serving_by_script_where_a_port_is_taken_is_one_line(tmp_path, config, key):
     (tmp_path / "model_store").mkdir()
