@@ -93,6 +93,10 @@ class Workplace:
     Args:
         folder: Where to; must not exist.
         environment: Variables that commands find besides.
+
+    Attributes:
+        folder: The copy.
+        temporary: Where its commands put temporary files.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
@@ -110,13 +114,13 @@ class Workplace:
                 shutil.copy2(ROOT / name, folder / name)
         self._link_environment()
         # TorchServe's pid file and sockets, whose paths must be short.
-        self._temporary = Path(tempfile.mkdtemp(prefix="pg-"))
+        self.temporary = Path(tempfile.mkdtemp(prefix="pg-"))
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("TORCHSERVE_")}
         path = f"{folder / '.venv' / 'bin'}{os.pathsep}{inherited['PATH']}"
         self._environ = inherited | {
             "PATH": path,
-            "TMPDIR": str(self._temporary),
-            "TEMP": str(self._temporary),
+            "TMPDIR": str(self.temporary),
+            "TEMP": str(self.temporary),
             **environment,
         }
         self._environ.pop("PYTHONPATH", None)
@@ -171,13 +175,13 @@ class Workplace:
 
     def _is_ours(self, process: psutil.Process) -> bool:
         try:
-            return process.environ().get("TMPDIR") == str(self._temporary)
+            return process.environ().get("TMPDIR") == str(self.temporary)
         except psutil.Error:
             return False
 
     def close(self) -> None:
         """Removes the temporary folder; the copy is its owner's to remove."""
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        shutil.rmtree(self.temporary, ignore_errors=True)
 
 
 def _signal(process: psutil.Process, number: signal.Signals) -> None:

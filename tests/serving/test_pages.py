@@ -5,6 +5,7 @@ has, such as photographs and a published detector, lies in the folder. Names of 
 of a stand-in, with small models under them.
 """
 
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 
 from tests import ROOT
 from tests.hub_server import HubServer
-from tests.pages import PAGES, SHOWN, TYPED, Workplace, blocks, commands, without_comment
+from tests.pages import PAGES, SHOWN, TYPED, Typed, Workplace, blocks, commands, without_comment
 from tests.published import effort, gend, linear, save
 from tests.tinted import write_images
 from tests.vision_models import CLASSIFIERS, write_model
@@ -89,6 +90,20 @@ SAYS = {
     "python scripts/manage.py list": ("openai--clip-vit-base-patch32",),
 }
 """Words without which a command has not done what its page says, whatever it ended with."""
+
+
+DEMO_VERDICT = re.compile(r"^(\S+): Prediction: (REAL|FAKE) \(confidence: [01]\.\d{4}\)$", re.M)
+
+
+def check_demo(typed: list[Typed], temporary: Path) -> None:
+    """Makes sure that the demo judged every crop rightly, and that nothing is left of it."""
+    (said,) = (one.said for one in typed if without_comment(one.text) == "make demo")
+    verdicts = DEMO_VERDICT.findall(said)
+    assert len(verdicts) == 20
+    for name, label in verdicts:
+        assert label == ("FAKE" if name.endswith("-manipulated.png") else "REAL")
+    assert "untrained" not in said
+    assert not list(temporary.glob("demo-*"))
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +190,8 @@ def test_what_a_page_says_to_type_works_when_it_is_pasted(
         for words in SAYS.get(without_comment(one.text), ()):
             assert words in one.said, one.said
     assert len(typed) == len(texts)
+    if page == "README.md":
+        check_demo(typed, workplace.temporary)
 
 
 def test_what_is_not_run_or_presupposed_is_on_a_page() -> None:
