@@ -8,7 +8,7 @@ from typing import get_args
 
 from clip_deepfake.card import Feature
 from clip_deepfake.digests import file_digest
-from deepfake_tools.cli import CommandParser, rate, seed
+from deepfake_tools.cli import CommandParser, rate, script_command, seed
 from deepfake_tools.errors import OutputError
 from deepfake_tools.face_options import add_face_options, read_face_options
 from deepfake_tools.files import SameFileError, check_outputs, is_kept
@@ -135,9 +135,10 @@ def describe(trained: TrainedHead, arguments: argparse.Namespace) -> str:
         thresholds = f"{history.target_fpr_threshold:.4f} for {rate} (used), {thresholds}"
     digest = file_digest(arguments.output) if is_kept(arguments.output) else "none: no file is kept"
     # A local folder's name in the head does not say where the folder is.
-    more = "" if trained.model.commit else f" --model {arguments.model}"
+    words = [] if trained.model.commit else ["--model", arguments.model]
     if trained.faces is not None:
-        more += f" --landmark-model {arguments.landmark_model}"
+        words += ["--landmark-model", arguments.landmark_model]
+    build = script_command("build_mar.py", *words, "--weights", arguments.output)
     return "\n".join(
         [
             f"head         {arguments.output}",
@@ -151,7 +152,7 @@ def describe(trained: TrainedHead, arguments: argparse.Namespace) -> str:
             f"held out     {unseen.real} real, {unseen.fake} fake: AUC {unseen.auc:.4f}, "
             f"PR-AUC {unseen.pr_auc:.4f}, accuracy {unseen.accuracy:.4f}",
             f"threshold    {thresholds}",
-            f"next         python scripts/build_mar.py{more} --weights {arguments.output}",
+            f"next         {build}",
         ]
     )
 
