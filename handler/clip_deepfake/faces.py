@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 
 from clip_deepfake.digests import Sha256
 from clip_deepfake.errors import LoadError
-from clip_deepfake.frontal import Box, FrontalDetector, import_dlib
+from clip_deepfake.face_detector import Box, FrontalDetector, import_dlib
 from clip_deepfake.images import RGB
 
 Points = npt.NDArray[np.float32]

@@ -13,7 +13,8 @@ from clip_deepfake.errors import (
     ImageTooLargeError,
     TruncatedImageError,
 )
-from clip_deepfake.headers import Header, check_inflation, read_header
+from clip_deepfake.formats import Header
+from clip_deepfake.formats.headers import check_inflation, read_header
 
 RGB = npt.NDArray[np.uint8]
 """Image as uint8 (height, width, 3), channels in the order red, green, blue."""

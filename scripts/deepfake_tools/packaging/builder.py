@@ -24,8 +24,8 @@ from clip_deepfake.digests import file_digest
 from clip_deepfake.encoder import Encoder, build_module, load_encoder
 from clip_deepfake.engines import DTYPES, Engine
 from clip_deepfake.errors import LoadError
+from clip_deepfake.face_detector import import_dlib
 from clip_deepfake.faces import Aligner, FaceAlignment
-from clip_deepfake.frontal import import_dlib
 from clip_deepfake.loading import FLOAT32_TOLERANCE, self_test_pixels
 from clip_deepfake.torch_engine import TorchEngine
 from openvino import save_model

@@ -10,8 +10,8 @@ from clip_deepfake.card import Card, Feature, HeadCard, Limits, ModelSource, Sel
 from clip_deepfake.detector import Detector
 from clip_deepfake.encoder import build_module, load_encoder, read_class_token_alone
 from clip_deepfake.errors import LoadError
+from clip_deepfake.face_detector import import_dlib
 from clip_deepfake.faces import Aligner, FaceAlignment
-from clip_deepfake.frontal import import_dlib
 from clip_deepfake.loading import worker_device
 from clip_deepfake.preprocessing import Preprocessing
 from clip_deepfake.torch_engine import TorchEngine

@@ -11,7 +11,8 @@ from clip_deepfake.errors import (
     TruncatedImageError,
     UnsupportedImageError,
 )
-from clip_deepfake.headers import INFLATED, Header, check_inflation, read_header
+from clip_deepfake.formats import Header
+from clip_deepfake.formats.headers import INFLATED, check_inflation, read_header
 from clip_deepfake.images import decode
 from PIL import Image
 

@@ -11,8 +11,8 @@ from clip_deepfake.errors import (
     TruncatedImageError,
     UnsupportedImageError,
 )
+from clip_deepfake.formats.jpeg import MOST_SCANS
 from clip_deepfake.images import checked_size, decode
-from clip_deepfake.jpeg import MOST_SCANS
 from PIL import Image
 
 from tests import ROOT

@@ -4,8 +4,8 @@ import struct
 import numpy as np
 import pytest
 from clip_deepfake.errors import HeaderError, TruncatedImageError, UnsupportedImageError
+from clip_deepfake.formats.tiff import read_tiff
 from clip_deepfake.images import checked_size, decode
-from clip_deepfake.tiff import read_tiff
 
 from tests.drills.hostile import arithmetic_jpeg
 from tests.unit.detector.test_images import LIMIT, photograph

@@ -1,7 +1,6 @@
-"""An image file's bytes in, the size that its header gives out; hostile files cost next to nothing.
+"""Reads the header of an image file: PNG, GIF, BMP and WebP here, JPEG and TIFF beside it.
 
-Looked at is what bounds the work of the decoder, in the way in which the decoder reads it: where
-it trusts a file, its time and memory grow with what the file says, not with what it holds.
+Hostile files cost next to nothing.
 """
 
 import re
@@ -9,15 +8,13 @@ import struct
 import sys
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from clip_deepfake.errors import HeaderError, UnsupportedImageError
-from clip_deepfake.jpeg import read_jpeg
-from clip_deepfake.tiff import read_tiff
-
-Bytes = bytes | bytearray
+from clip_deepfake.formats import Bytes, Header
+from clip_deepfake.formats.jpeg import read_jpeg
+from clip_deepfake.formats.tiff import read_tiff
 
 MOST_CHUNKS = 1 << 16
 """Of a PNG. Encoders write one for each 8192 bytes of pixels, and some others."""
@@ -59,30 +56,6 @@ PNG_TEXTS = {b"zTXt", b"iTXt"}
 PNG_END = struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND"))
 
 
-@dataclass(frozen=True)
-class Header:
-    """What a file says of its image.
-
-    Attributes:
-        width: in pixels, as stored.
-        height: likewise.
-        work: of decoding it, in pixels of a photograph, where that is more than width times height.
-        inflated: most bytes that a PNG's pixels take before they are compressed, else None.
-        end: where the pixels' data end.
-        endings: what a decoder is given from there on; if no pixel is missing, the image is the
-            same with each. Empty where the file's own ending will do.
-        one_colour_is_damage: whether a decoder makes one of pixels that it cannot read.
-    """
-
-    width: int
-    height: int
-    work: int = 0
-    inflated: int | None = None
-    end: int = 0
-    endings: tuple[bytes, ...] = ()
-    one_colour_is_damage: bool = False
-
-
 def read_header(data: Bytes, most_pixels: int = ANY) -> Header | None:
     """Reads an image's size.
 
@@ -104,11 +77,6 @@ def read_header(data: Bytes, most_pixels: int = ANY) -> Header | None:
             except struct.error as error:
                 raise HeaderError("it ends within its header") from error
     return None
-
-
-def _jpeg(data: Bytes, most_pixels: int) -> Header:
-    found = read_jpeg(data, most_pixels)
-    return Header(found.width, found.height, work=found.work, end=found.end, endings=found.endings)
 
 
 def _png(data: Bytes, most_pixels: int) -> Header:
@@ -326,17 +294,12 @@ def _long_sizes(data: Bytes, position: int) -> tuple[int, int]:
     return (low_width | high_width << 16) + 1, (low_height | high_height << 16) + 1
 
 
-def _tiff(data: Bytes, most_pixels: int) -> Header:
-    found = read_tiff(data, most_pixels)
-    return Header(found.width, found.height, found.work, one_colour_is_damage=found.is_fax)
-
-
 FORMATS = (
-    (re.compile(rb"\xff\xd8\xff"), _jpeg),
+    (re.compile(rb"\xff\xd8\xff"), read_jpeg),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), _png),
     (re.compile(rb"RIFF....WEBP", re.DOTALL), _webp),
     (re.compile(rb"BM"), _bmp),
-    (re.compile(rb"II[*+]\0|MM\0[*+]"), _tiff),
+    (re.compile(rb"II[*+]\0|MM\0[*+]"), read_tiff),
     (re.compile(rb"GIF8[79]a"), _gif),
 )
 """How a file of each format begins, and what reads its header."""
