@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from clip_deepfake.card import DataHistory, HeadCard, Scores, TrainingHistory
+from clip_deepfake.card import DataHistory, HeadCard, Scores, TrainingHistory, read_card
 from clip_deepfake.detector import Detector
 from clip_deepfake.loading import load_detector
 from clip_deepfake.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing, squash
@@ -98,10 +98,10 @@ def test_a_head_of_this_projects_brings_its_encoder_and_settings(
     assert (card.head.threshold, card.head.history) == (0.4, HISTORY)
     assert card.head.overridden == []
     assert built.path.name == "acme--own-head@1.mar"
-    detector = unpacked(built, tmp_path / "unpacked")
+    unpacked(built, tmp_path / "unpacked")
     head = load_file(tmp_path / "unpacked" / "head.safetensors")
     assert torch.equal(head["weight"], load_file(path)["weight"])
-    assert detector.card.short()["head_file"] == "head.safetensors"
+    assert read_card(tmp_path / "unpacked").short()["head_file"] == "head.safetensors"
 
 
 @pytest.mark.parametrize(
