@@ -17,7 +17,8 @@ from clip_deepfake.errors import (
     TruncatedImageError,
 )
 from clip_deepfake.formats import Bytes, Header
-from clip_deepfake.formats.headers import check_inflation, read_header
+from clip_deepfake.formats.headers import read_header
+from clip_deepfake.formats.png import inflate
 
 RGB = npt.NDArray[np.uint8]
 """Image as uint8 (height, width, 3), channels in the order red, green, blue."""
@@ -91,12 +92,14 @@ def decode_behind(header: Header, data: Bytes, orientation: Orientation) -> RGB:
         data: the whole file.
         orientation: which formats are turned.
     """
+    plain = data
     if header.inflated is not None:
         try:
-            check_inflation(data, header.inflated)
+            plain = inflate(data, header.inflated)
         except HeaderError as error:
             raise _untrusted(error) from error
-    image = _whole(data, header, turned=_turns(data, orientation))
+    # Where the pixels end is known of the file as it came.
+    image = _whole(data if header.endings else plain, header, turned=_turns(data, orientation))
     if (
         image is None
         or sorted(image.shape[:2]) != sorted((header.height, header.width))

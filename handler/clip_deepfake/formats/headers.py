@@ -1,4 +1,4 @@
-"""Reads the header of an image file: PNG, GIF, BMP and WebP here, JPEG and TIFF beside it.
+"""Reads the header of an image file: GIF, BMP and WebP here, JPEG, PNG and TIFF beside it.
 
 Hostile files cost next to nothing.
 """
@@ -6,38 +6,16 @@ Hostile files cost next to nothing.
 import re
 import struct
 import sys
-import zlib
-from collections.abc import Iterator
 
 import numpy as np
 
 from clip_deepfake.errors import HeaderError, UnsupportedImageError
 from clip_deepfake.formats import Bytes, Header
 from clip_deepfake.formats.jpeg import read_jpeg
+from clip_deepfake.formats.png import read_png
 from clip_deepfake.formats.tiff import read_tiff
 
-MOST_CHUNKS = 1 << 16
-"""Of a PNG. Encoders write one for each 8192 bytes of pixels, and some others."""
-
-MOST_TEXT = 64 << 20
-"""Bytes that a PNG's compressed texts may inflate to, which a decoder does and throws away."""
-
-TEXT_BYTES = 8 << 20
-"""Of one compressed text, at which a decoder stops."""
-
-MOST_RATIO = 1032
-"""Of inflated to compressed bytes."""
-
-INFLATED = 1 << 20
-"""Bytes that are inflated at a time."""
-
-SLICE = 1 << 16
-"""Compressed bytes that are inflated at a time."""
-
 ANY = sys.maxsize
-
-PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""By colour type."""
 
 BMP_PLAIN, BMP_RUNS = {0, 3}, {1: 8, 2: 4}
 """By compression; of runs, the bits of a pixel."""
@@ -51,9 +29,6 @@ MOST_BLOCKS = 1 << 16
 """Of a GIF or a WebP before its first frame."""
 
 GIF_END = b";"
-
-PNG_TEXTS = {b"zTXt", b"iTXt"}
-PNG_END = struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND"))
 
 
 def read_header(data: Bytes, most_pixels: int = ANY) -> Header | None:
@@ -77,97 +52,6 @@ def read_header(data: Bytes, most_pixels: int = ANY) -> Header | None:
             except struct.error as error:
                 raise HeaderError("it ends within its header") from error
     return None
-
-
-def _png(data: Bytes, most_pixels: int) -> Header:
-    length, kind, width, height, depth, colour = struct.unpack_from(">I4sIIBB", data, 8)
-    if kind == b"CgBI":
-        raise UnsupportedImageError(
-            "the image is a PNG in Apple's own form (CgBI), as Xcode puts it into apps, which is "
-            "not supported; send the original, or turn it back with 'pngcrush -revert-iphone-"
-            "optimizations'"
-        )
-    if (length, kind) != (13, b"IHDR") or colour not in PNG_CHANNELS:
-        raise HeaderError("its first chunk is no PNG header")
-    if width * height > most_pixels:
-        return Header(width, height)
-    end, endings, text = _walk_chunks(data)
-    row = 1 + (width * PNG_CHANNELS[colour] * depth + 7) // 8
-    # An interlaced image is seven smaller ones, whose rows are rounded up one by one.
-    most = 2 * height * row + 64
-    return Header(width, height, (height * row + text) // 3, most, end, endings)
-
-
-def _walk_chunks(data: Bytes) -> tuple[int, tuple[bytes, ...], int]:
-    """Makes sure that no chunk of a PNG says that it is longer than the file.
-
-    Its decoder makes room for a chunk, twice over, before it looks whether there is one: up to
-    4 GB for a file of some bytes.
-
-    Returns:
-        Where the chunks end, the ending that they lack, and bytes that their texts may take.
-    """
-    position, text = 8, 0
-    for _ in range(MOST_CHUNKS):
-        if position + 8 > len(data):
-            return position, (PNG_END,), text
-        length, kind = struct.unpack_from(">I4s", data, position)
-        if kind == b"IEND" and not length:
-            return position, () if position + 12 <= len(data) else (PNG_END,), text
-        if length > len(data) - position - 8:
-            raise HeaderError(
-                f"its chunk {kind.decode('ascii', 'replace')!r} would be {length} bytes long, more "
-                "than the file holds"
-            )
-        if kind in PNG_TEXTS:
-            text += min(TEXT_BYTES, MOST_RATIO * length)
-            if text > MOST_TEXT:
-                raise HeaderError(f"its texts may take more than {MOST_TEXT} bytes")
-        position += 12 + length
-    raise HeaderError(f"it has more than {MOST_CHUNKS} chunks")
-
-
-def check_inflation(data: Bytes, most: int) -> None:
-    """Makes sure that a PNG holds no more pixels than it says.
-
-    Its decoder inflates all there are and throws away what is too much, and 32 megabytes of
-    compressed data may be 32 gigabytes.
-
-    Args:
-        data: the whole file.
-        most: bytes that its pixels take before they are compressed.
-
-    Raises:
-        HeaderError: it holds more.
-    """
-    if MOST_RATIO * len(data) <= most:
-        return
-    inflater, total = zlib.decompressobj(), 0
-    for compressed in _png_slices(data):
-        rest = compressed
-        while rest and not inflater.eof:
-            try:
-                total += len(inflater.decompress(rest, INFLATED))
-            except zlib.error:
-                return  # the decoder says so, too
-            if total > most:
-                raise HeaderError("it holds more pixels than it says")
-            rest = inflater.unconsumed_tail
-
-
-def _png_slices(data: Bytes) -> Iterator[Bytes]:
-    """Yields the compressed data of a PNG, a little at a time."""
-    position, begun = 8, False
-    while position + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        if kind == b"IDAT":
-            begun = True
-            end = min(position + 8 + length, len(data))
-            for start in range(position + 8, end, SLICE):
-                yield data[start : min(start + SLICE, end)]
-        elif begun:
-            return
-        position += 12 + length
 
 
 def _gif(data: Bytes, most_pixels: int) -> Header:
@@ -296,7 +180,7 @@ def _long_sizes(data: Bytes, position: int) -> tuple[int, int]:
 
 FORMATS = (
     (re.compile(rb"\xff\xd8\xff"), read_jpeg),
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), _png),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), read_png),
     (re.compile(rb"RIFF....WEBP", re.DOTALL), _webp),
     (re.compile(rb"BM"), _bmp),
     (re.compile(rb"II[*+]\0|MM\0[*+]"), read_tiff),
