@@ -1,4 +1,4 @@
-"""Pixels in, logits out: transformers' vision model and a linear head as one torch module.
+"""transformers' vision model and a linear head as one torch module: pixels in, logits out.
 
 The arithmetic is transformers' own, here, in the builder and in training; an OpenVINO graph is a
 trace of this module. Importing this file imports transformers, so that a worker which computes

@@ -1,4 +1,4 @@
-"""RGB image in, its faces out, each turned upright and cut out as detectors were trained.
+"""Finds the faces of an image, turns them upright and cuts them out as detectors were trained.
 
 The steps of DeepfakeBench's preprocessing/preprocess.py and of Effort's training/demo.py: dlib's
 frontal detector, a dlib shape predictor on the whole image, five of its points onto a template.

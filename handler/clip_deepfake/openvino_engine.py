@@ -1,4 +1,4 @@
-"""Uint8 pixels in, float32 logits out, by OpenVINO on the CPU."""
+"""Computes with OpenVINO on the CPU: uint8 pixels in, float32 logits out."""
 
 from collections.abc import Mapping
 from functools import cache

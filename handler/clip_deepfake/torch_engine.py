@@ -1,4 +1,4 @@
-"""Uint8 pixels in, float32 logits out, by PyTorch on CUDA, MPS or the CPU."""
+"""Computes with PyTorch on CUDA, MPS or the CPU: uint8 pixels in, float32 logits out."""
 
 import logging
 import traceback

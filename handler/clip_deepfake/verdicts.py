@@ -1,4 +1,4 @@
-"""A head's logits and the faces that they are on in, verdicts out."""
+"""Reads a head's logits: the verdict on an image, or on each of its faces."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A batch of questions in, as many answers out, whatever happens to one of them.
+"""Answers batches of questions, whatever happens to one of them.
 
 The steps have the names that TorchServe's users look for.
 """
