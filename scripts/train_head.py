@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import get_args
 
+from clip_deepfake.archive_files import file_digest
 from clip_deepfake.card import Feature
-from clip_deepfake.digests import file_digest
 from deepfake_tools.cli import CommandParser, rate, script_command, seed
 from deepfake_tools.errors import OutputError
 from deepfake_tools.face_options import add_face_options, read_face_options

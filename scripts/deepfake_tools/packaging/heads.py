@@ -8,8 +8,8 @@ from typing import Literal
 
 import msgspec
 import torch
+from clip_deepfake.archive_files import Sha256
 from clip_deepfake.card import EncoderCard, Feature, HeadCard, ModelSource, TrainingHistory
-from clip_deepfake.digests import Sha256
 from clip_deepfake.faces import FaceAlignment
 from clip_deepfake.preprocessing import Preprocessing
 from msgspec import Struct
