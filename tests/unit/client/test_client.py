@@ -145,7 +145,7 @@ def test_a_queue_that_stays_full_ends_the_run(client: Client, image: Image):
     full = torchserve_error(503, "ServiceUnavailableException", NO_WORKER)
     with StubServer(Served({b"a.jpg": full})) as stub:
         images = (image("a.jpg"), image("b.jpg"))
-        run = client("--image", *images, "--timeout", "0.5", server=stub.address)
+        run = client("--image", *images, "--timeout", "2", server=stub.address)
     assert (run.code, run.out) == (4, "")
     assert run.err.startswith("error: the model's queue is full")
 
