@@ -15,13 +15,13 @@ import clip_deepfake
 import msgspec
 import numpy as np
 import psutil
-from clip_deepfake.card import LANDMARKS_FILE
-from clip_deepfake.detector import Detector
+from clip_deepfake.card import LANDMARKS_FILE, Card, read_card
+from clip_deepfake.detector import Detector, Submission
 from clip_deepfake.faces import Aligner
 from clip_deepfake.images import RGB, decode
 from clip_deepfake.loading import FLOAT32_TOLERANCE, load_detector
 from clip_deepfake.preprocessing import Preprocessing
-from clip_deepfake.protocol import Request, form_answer
+from clip_deepfake.protocol import form_answer
 from clip_deepfake.verdicts import Verdict
 
 from benchmarks.machine import busy_s
@@ -105,11 +105,11 @@ def measure(job: InProcessJob) -> InProcessResult:
     """Measures one thing after the other."""
     detector = load_detector(Path(job.folder), job.gpu)
     images = [Path(image).read_bytes() for image in job.images]
-    card = detector.card
+    card = read_card(Path(job.folder))
     tolerance = FLOAT32_TOLERANCE if detector.engine.exact else card.self_test.tolerance
     logits = _judge(detector, images)
     aligner = Aligner(Path(job.folder, LANDMARKS_FILE), card.faces) if card.faces else None
-    passes = tuple(_time_engine(detector, images, size, job) for size in job.passes)
+    passes = tuple(_time_engine(detector, card, images, size, job) for size in job.passes)
     return InProcessResult(
         engine=detector.engine.name,
         tolerance=tolerance,
@@ -118,10 +118,12 @@ def measure(job: InProcessJob) -> InProcessResult:
         judged=_time_verdicts(detector, images, logits, tolerance, job),
         memory_mb=psutil.Process().memory_info().rss / 1e6,
         logits_after={
-            name: _logits_after(preprocessing, detector, images)
+            name: _logits_after(preprocessing, detector, card, images)
             for name, preprocessing in job.preprocessings.items()
         },
-        stages=tuple(_stages(detector, aligner, images, timing) for timing in passes if job.stages),
+        stages=tuple(
+            _stages(detector, card, aligner, images, timing) for timing in passes if job.stages
+        ),
     )
 
 
@@ -134,9 +136,9 @@ def _judge(detector: Detector, images: Sequence[bytes]) -> tuple[Logits, ...]:
 
 
 def _logits_after(
-    preprocessing: Preprocessing, detector: Detector, images: Sequence[bytes]
+    preprocessing: Preprocessing, detector: Detector, card: Card, images: Sequence[bytes]
 ) -> tuple[Logits, ...]:
-    limit = detector.card.limits.max_pixels
+    limit = card.limits.max_pixels
     pixels = [
         preprocessing.apply(decode(image, limit, preprocessing.orientation)) for image in images
     ]
@@ -144,9 +146,9 @@ def _logits_after(
 
 
 def _time_engine(
-    detector: Detector, images: Sequence[bytes], size: int, job: InProcessJob
+    detector: Detector, card: Card, images: Sequence[bytes], size: int, job: InProcessJob
 ) -> Timing:
-    limit, preprocessing = detector.card.limits.max_pixels, detector.card.preprocessing
+    limit, preprocessing = card.limits.max_pixels, card.preprocessing
     batch = islice(cycle(images), size)
     pixels = np.stack([preprocessing.apply(decode(image, limit)) for image in batch])
     return _repeat(lambda: detector.engine(pixels), size, job)
@@ -197,30 +199,33 @@ def _repeat(work: Callable[[], object], size: int, job: InProcessJob) -> Timing:
 
 
 def _stages(
-    detector: Detector, aligner: Aligner | None, images: Sequence[bytes], engine: Timing
+    detector: Detector,
+    card: Card,
+    aligner: Aligner | None,
+    images: Sequence[bytes],
+    engine: Timing,
 ) -> Stages:
     batch = list(islice(cycle(images), engine.size))
-    limit, preprocessing = detector.card.limits.max_pixels, detector.card.preprocessing
+    limit, preprocessing = card.limits.max_pixels, card.preprocessing
     decoded = [decode(image, limit) for image in batch]
     pictures, align_ms = decoded, 0.0
     if aligner is not None:
         pictures = [_crop(aligner, image) for image in decoded]
         align_ms = _median_ms(lambda: [aligner.find(image) for image in decoded])
     verdicts = detector.judge(batch)
-    identity = detector.card.short() | {"engine": detector.engine.name}
+    identity = card.short() | {"engine": detector.engine.name}
     decode_ms = _median_ms(lambda: [decode(image, limit) for image in batch])
     resize_ms = _median_ms(lambda: [preprocessing.apply(image) for image in pictures])
     # These are done for several images at a time: what that gains is shared out between them.
-    gain = _median_ms(lambda: detector.prepare(batch)) / (decode_ms + align_ms + resize_ms)
+    prepare_ms = _median_ms(lambda: list(detector.preparer.prepare(map(Submission, batch))))
+    gain = prepare_ms / (decode_ms + align_ms + resize_ms)
     return Stages(
         size=engine.size,
         decode_ms=gain * decode_ms,
         align_ms=gain * align_ms,
         resize_ms=gain * resize_ms,
         engine_ms=median(engine.times_ms),
-        answer_ms=_median_ms(
-            lambda: [form_answer(Request((b"",)), [verdict], identity) for verdict in verdicts]
-        ),
+        answer_ms=_median_ms(lambda: [form_answer([verdict], identity) for verdict in verdicts]),
     )
 
 

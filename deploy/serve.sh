@@ -5,9 +5,13 @@
 set -eu
 # An archive brings its own code to a worker; the key file is the one that this server writes here.
 unset PYTHONPATH TORCHSERVE_KEY_FILE
+[ -n "${JAVA_HOME:-}" ] || command -v java > /dev/null || {
+    echo "error: TorchServe needs Java 17 or newer: install one, or run .venv/bin/python scripts/find_java.py" >&2
+    exit 1
+}
 project=$(dirname "$0")/..
 manage=$project/scripts/manage.py
-config=$(python "$manage" config "$@")
+config=$(python "$manage" config --check-addresses "$@")
 
 end() {
     # A second signal interrupts `stop`, and then the server ends at once.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import clip_deepfake
 from clip_deepfake.errors import EngineLostError, LoadError
-from clip_deepfake.questions import Question, read_question
+from clip_deepfake.questions import Answer, Question, read_question
 from clip_deepfake.system import share_of_cores
 
 if TYPE_CHECKING:
@@ -28,13 +28,16 @@ COUNT_EVERY_S = 1.0
 MODEL_LABELS = ["model_name", "model_version"]
 """Of every counter, as TorchServe's own have them."""
 
-UNEXPECTED = json.dumps(
-    {
-        "error": {
-            "code": "internal_error",
-            "message": "the request could not be answered; the server's log says why",
+UNEXPECTED = Answer(
+    500,
+    json.dumps(
+        {
+            "error": {
+                "code": "internal_error",
+                "message": "the request could not be answered; the server's log says why",
+            }
         }
-    }
+    ),
 )
 
 
@@ -90,16 +93,15 @@ class DeepfakeHandler:
             os._exit(LOST)
         except Exception:
             logger.exception("a batch of %d requests could not be answered", len(data))
-            return self._send([(500, "Internal Server Error", UNEXPECTED)] * len(data), context)
+            return self._send([UNEXPECTED] * len(data), context)
         self._report(batch, context.metrics)
-        answers = [(answer.status, answer.phrase, answer.body) for answer in batch.answers]
-        return self._send(answers, context)
+        return self._send(batch.answers, context)
 
-    def _send(self, answers: Sequence[tuple[int, str, str]], context: Any) -> list[str]:
-        for index, (status, phrase, _) in enumerate(answers):
-            context.set_response_status(status, phrase, index)
+    def _send(self, answers: Sequence[Answer], context: Any) -> list[str]:
+        for index, answer in enumerate(answers):
+            context.set_response_status(answer.status, answer.phrase, index)
             context.set_response_content_type(index, "application/json")
-        return [body for *_, body in answers]
+        return [answer.body for answer in answers]
 
     def _report(self, batch: "Batch", metrics: Any) -> None:
         try:

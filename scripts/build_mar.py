@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, get_args
 
 from clip_deepfake.card import Card, EngineChoice, Feature, HeadCard, Limits, Precision
 from clip_deepfake.faces import FaceAlignment
-from deepfake_tools.cli import CommandParser, at_least, fraction, given
+from deepfake_tools.cli import CommandParser, at_least, fraction, given, script_command
 from deepfake_tools.face_options import add_face_options, read_face_options
 from deepfake_tools.interrupts import reliable_interrupts
 from deepfake_tools.memory import REMEDY, is_out_of_memory
@@ -17,9 +17,13 @@ from deepfake_tools.packaging.deviation import describe as describe_deviation
 from deepfake_tools.packaging.hub import DEFAULT_MODEL, BuildError, import_with_hub
 from deepfake_tools.packaging.presets import PRESETS
 from deepfake_tools.packaging.serving_options import ServingOptions
+from deepfake_tools.store import Store
 
 if TYPE_CHECKING:
     from deepfake_tools.packaging.builder import Built
+
+PROJECT = Path(__file__).resolve().parent.parent
+STORE_NAME = "model_store"
 
 # Beyond these a worker would not come up, or nobody would wait for it.
 MOST_WORKERS = 256
@@ -58,7 +62,13 @@ def parse_arguments(arguments: list[str] | None = None) -> BuildOptions:
     _add_overrides(parser)
     add_face_options(parser, several=True)
     output = parser.add_argument_group("output")
-    output.add_argument("--export-path", type=Path, default=Path("model_store"), metavar="DIR")
+    output.add_argument(
+        "--export-path",
+        type=Path,
+        metavar="DIR",
+        help=f"the store (default: {STORE_NAME} of this folder where there is one, else the "
+        "project's)",
+    )
     output.add_argument("--force", action="store_true", help="replace an archive of equal version")
     _add_computing(parser)
     _add_serving(parser)
@@ -78,7 +88,7 @@ def parse_arguments(arguments: list[str] | None = None) -> BuildOptions:
             found.response_timeout,
             found.startup_timeout,
         ),
-        store=found.export_path,
+        store=found.export_path or default_store(),
         force=found.force,
         weights=found.weights,
         feature=found.feature,
@@ -89,6 +99,12 @@ def parse_arguments(arguments: list[str] | None = None) -> BuildOptions:
         overflow_fix=found.overflow_fix,
         fake_labels=tuple(found.fake_label),
     )
+
+
+def default_store() -> Path:
+    """Returns the store here, or the project's: from elsewhere no second one is to appear."""
+    here = Path(STORE_NAME)
+    return here if here.is_dir() else PROJECT / STORE_NAME
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -239,10 +255,17 @@ def describe(built: "Built") -> str:
             *_describe_weights(card.head),
             *_describe_faces(card.faces),
             *_describe_precision(card),
-            f"next         make serve, or, into a running server: "
-            f"python scripts/manage.py swap {built.path}",
+            f"next         make serve, or, into a running server: {_next_command(built)}",
         ]
     )
+
+
+def _next_command(built: "Built") -> str:
+    """What serves it: a swap where the store holds other versions to take over from."""
+    store = Store(built.path.parent)
+    others = [one for one in store.archives() if one.name == built.card.name]
+    command = "swap" if len(others) > 1 else "register"
+    return script_command("manage.py", command, built.path)
 
 
 def _describe_weights(head: HeadCard) -> list[str]:

@@ -9,8 +9,9 @@ from pathlib import Path
 # A clone and `requests` are enough: the detector's package need not be installed.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "handler"))
 
-from deepfake_tools.cli import CommandParser, at_least
+from deepfake_tools.cli import CommandParser, at_least, fraction, script_command
 from deepfake_tools.client.asker import DetectorChangedError
+from deepfake_tools.client.diagnosis import only_model
 from deepfake_tools.client.face_crops import (
     AlignedTwiceError,
     LandmarksError,
@@ -21,7 +22,7 @@ from deepfake_tools.client.images import Collection, CollectionError, collect
 from deepfake_tools.client.journal import Identity, Journal, JournalError, open_journal
 from deepfake_tools.client.run import Ending, ask_all
 from deepfake_tools.client.target import Target
-from deepfake_tools.errors import ModelNotServedError, ServiceError, exit_code_table
+from deepfake_tools.errors import ModelNotServedError, ServiceError, exit_code_table, one_line
 from deepfake_tools.evaluation.export import Files
 from deepfake_tools.evaluation.metrics import measure
 from deepfake_tools.evaluation.outcomes import Totals
@@ -70,6 +71,11 @@ def main() -> int:
     """Asks about each image, writes what came of it, and returns the exit code."""
     parser = make_parser()
     args = parser.parse_args()
+    if args.unnamed:
+        given = script_command("client.py", "--image", *(args.image or ()), *args.unnamed)
+        parser.error(f"{args.unnamed[0]}: images are named by --image, as in {given}")
+    if not args.image:
+        parser.error("the following arguments are required: --image")
     if args.seed is not None and args.limit is None:
         parser.error("--seed is for --limit N: all images are asked about without it")
     try:
@@ -94,10 +100,13 @@ def make_parser() -> argparse.ArgumentParser:
     """Returns the command line's parser."""
     parser = CommandParser(description=__doc__, epilog=EPILOG)
     add = parser.add_argument
-    name_help = "Hub name, or the name that it is served under (%(default)s)"
-    add("--model", default=DEFAULT_MODEL, help=name_help)
+    name_help = f"Hub name or served name (the only one that is served, else {DEFAULT_MODEL})"
+    add("--model", metavar="NAME", help=name_help)
+    add("--version", metavar="V", help="the version to ask (the default one)")
     image_help = "images, folders (the images in them, else below), 'patterns', .txt lists of these"
-    add("--image", nargs="+", required=True, metavar="PATH", help=image_help)
+    add("--image", nargs="+", metavar="PATH", help=image_help)
+    # `client.py photo.jpg` is told how, rather than that an option is missing.
+    add("unnamed", nargs="*", help=argparse.SUPPRESS)
     add_selection_options(parser)
     add_output_options(parser)
     add_alignment_options(parser)
@@ -106,6 +115,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--concurrency", type=at_least(1), default=16, metavar="N", help="requests at a time (16)")
     add("--retries", type=at_least(0), default=6, metavar="N", help="of a lost request (6)")
     add("--resume", action="store_true", help="go on with the run that OUTPUT.partial.jsonl holds")
+    tolerate_help = "exit code 0 though up to this share of the images, 0 to 1, has no verdict (0)"
+    add("--tolerate", type=fraction, default=0.0, metavar="SHARE", help=tolerate_help)
     add_connection_options(parser, timeout=60)
     return parser
 
@@ -190,6 +201,7 @@ def run(args: argparse.Namespace, collection: Collection) -> int:
         ServiceError: The run cannot begin, or its results cannot be written.
     """
     files: Files = args.files
+    args.model = args.model or choose_model(args)
     variants = [None, *(one for group in args.perturb for one in group)]
     journal = begin(args, collection, variants, files)
     ending, is_finished = Ending(), True
@@ -205,9 +217,23 @@ def run(args: argparse.Namespace, collection: Collection) -> int:
             is_finished = results.is_complete and not results.lacks_libraries
     if isinstance(ending.failure, ModelNotServedError):
         print(how_to_serve(args), file=sys.stderr)
-    code = exit_code(ending, journal, variants)
+    code = exit_code(ending, journal, len(variants), args.tolerate)
     journal.close(remove=is_finished)
     return code
+
+
+def choose_model(args: argparse.Namespace) -> str:
+    """Returns the model to ask where none was named: the only one, where there is only one."""
+    if args.token_file is not None:
+        return DEFAULT_MODEL  # whoever has an inference token alone may not look
+    name = only_model(args.server, args.management, args.key_file, args.ca)
+    if name is None or name == served_name(DEFAULT_MODEL):
+        return DEFAULT_MODEL
+    print(
+        f"note: asking {one_line(name)}, which is the only model served; see --model",
+        file=sys.stderr,
+    )
+    return name
 
 
 def begin(
@@ -228,11 +254,18 @@ def begin(
     cut = "" if args.cut is None else args.cut.name
     names = tuple(f"{cut} {variant or ''}".strip() for variant in variants)
     images = collection.images
-    identity = Identity(served_name(args.model), len(images), collection.digest, names)
+    version = "" if args.version is None else f" version {args.version}"
+    asked = served_name(args.model) + version
+    identity = Identity(asked, len(images), collection.digest, names)
     few = collection.named and len(images) <= FEW
     if few and args.resume:
         print("note: of so few images nothing is kept, so --resume asks again", file=sys.stderr)
-    return open_journal(None if few else files.journal, identity, images, resume=args.resume)
+    journal = open_journal(None if few else files.journal, identity, images, resume=args.resume)
+    if args.resume and not few and not journal.done:
+        print(
+            f"note: {files.journal} holds nothing to go on with: this starts anew", file=sys.stderr
+        )
+    return journal
 
 
 def make_target(args: argparse.Namespace) -> Target:
@@ -243,6 +276,7 @@ def make_target(args: argparse.Namespace) -> Target:
     """
     return Target(
         model=served_name(args.model),
+        version=args.version,
         server=args.server,
         management=args.management,
         credentials=Credentials(args.token_file, args.key_file, args.management, args.ca),
@@ -318,25 +352,39 @@ def how_to_serve(args: argparse.Namespace) -> str:
     """Returns the commands that build and register the model, as they can be typed."""
     name = served_name(args.model)
     model = args.model if "/" in args.model else name.replace("--", "/", 1)
-    build = ["python", "scripts/build_mar.py", "--model", model]
-    register = ["python", "scripts/manage.py", "register", f"model_store/{name}@1.mar"]
+    version = args.version or "1"
+    build = ["--model", model]
+    if args.version is not None:
+        build += ["--version", version]
+    register = ["register", f"model_store/{name}@{version}.mar"]
     if args.management != MANAGEMENT_ADDRESS:
         register += ["--management", args.management]
     if args.key_file is not None:
         register += ["--key-file", str(args.key_file)]
     if args.ca is not None:
         register += ["--ca", str(args.ca)]
-    return f"build and register it:\n  {shlex.join(build)}\n  {shlex.join(register)}"
+    return (
+        f"build and register it:\n  {script_command('build_mar.py', *build)}\n"
+        f"  {script_command('manage.py', *register)}"
+    )
 
 
-def exit_code(ending: Ending, journal: Journal, variants: list[Perturbation | None]) -> int:
-    """Returns what ended the run, or else the highest code of its failures."""
+def exit_code(ending: Ending, journal: Journal, variants: int, tolerated: float) -> int:
+    """Returns what ended the run, or else the highest code of its failures.
+
+    Args:
+        ending: How the run ended.
+        journal: What came of the images.
+        variants: How many times each image was to be asked about.
+        tolerated: The share of failures up to which there is none.
+    """
     if ending.signal is not None:
         return SIGNALLED + ending.signal
     if ending.failure is not None:
         return ending.failure.exit_code
-    outcomes = (one for place in range(len(variants)) for one in journal.outcomes(place))
-    return max((outcome.exit_code for outcome in outcomes), default=0)
+    outcomes = (one for place in range(variants) for one in journal.outcomes(place))
+    codes = [outcome.exit_code for outcome in outcomes if outcome.exit_code]
+    return 0 if len(codes) <= tolerated * journal.places else max(codes)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from deepfake_tools.inspection import ArchiveName, served_name
 from deepfake_tools.interrupts import interrupt_on_stops
 from deepfake_tools.labels import LabelError
 from deepfake_tools.operations import shutdown
+from deepfake_tools.operations.addresses import check_free
 from deepfake_tools.operations.boot import renew, served_path
 from deepfake_tools.operations.listing import model_table
 from deepfake_tools.operations.options import WRONG_ARGUMENTS, parse_arguments
@@ -147,6 +148,8 @@ def stop(args: argparse.Namespace) -> None:
 def config(args: argparse.Namespace) -> None:
     """Writes served.properties and prints its path."""
     store = Store(args.model_store)
+    if args.check_addresses:
+        check_free(args.config)
     # Of a server that was killed while it was being stopped.
     DrainingMark(store).clear()
     for notice in renew(store, args.config):
@@ -195,9 +198,10 @@ def make_check(args: argparse.Namespace) -> Check:
     )
     credentials = Credentials(None, args.key_file, args.management, args.ca)
 
-    def check(old: ArchiveName, new: ArchiveName) -> None:
-        target = Target(
-            model=new.name,
+    def target(archive: ArchiveName) -> Target:
+        return Target(
+            model=archive.name,
+            version=archive.version,
             server=args.server,
             management=args.management,
             credentials=credentials,
@@ -207,8 +211,10 @@ def make_check(args: argparse.Namespace) -> Check:
             concurrency=1,
             ca=args.ca,
         )
+
+    def check(old: ArchiveName, new: ArchiveName) -> None:
         say(f"asking both versions about {len(paths)} images in {args.check}")
-        ask_old, ask_new = (version_asker(target, each.version) for each in (old, new))
+        ask_old, ask_new = (version_asker(target(each)) for each in (old, new))
         found = compare(ask_old, ask_new, paths, tolerances)
         for line in found.lines():
             say(line)

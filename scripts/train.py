@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from clip_deepfake.archive_files import file_digest
 from clip_deepfake.card import Feature, TrainingHistory, TuningHistory
-from clip_deepfake.digests import file_digest
-from deepfake_tools.cli import CommandParser, at_least, given, rate, seed
+from deepfake_tools.cli import CommandParser, at_least, given, rate, script_command, seed
 from deepfake_tools.errors import OutputError
 from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.face_options import add_face_options, read_face_options
@@ -350,10 +350,11 @@ def _thresholds(history: TrainingHistory | TuningHistory) -> str:
 
 def _next(trained: TrainedHead, arguments: argparse.Namespace) -> str:
     # A local folder's name in the head does not say where the folder is.
-    more = "" if trained.model.commit or trained.tuning else f" --model {arguments.model}"
+    words = [] if trained.model.commit or trained.tuning else ["--model", arguments.model]
     if trained.faces is not None:
-        more += f" --landmark-model {arguments.landmark_model}"
-    return f"next         python scripts/build_mar.py{more} --weights {arguments.output}"
+        words += ["--landmark-model", arguments.landmark_model]
+    build = script_command("build_mar.py", *words, "--weights", arguments.output)
+    return f"next         {build}"
 
 
 def main(arguments: list[str] | None = None) -> int:

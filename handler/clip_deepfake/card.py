@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from clip_deepfake.digests import Sha256
+from clip_deepfake.archive_files import Sha256
 from clip_deepfake.errors import LoadError
 from clip_deepfake.faces import FaceAlignment
 from clip_deepfake.preprocessing import Preprocessing
@@ -395,16 +395,6 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"precision {self.precision} and deviation do not go together")
         if self.precision == "int8" and self.engine == "torch":
             raise ValueError("int8 is OpenVINO's; the engine cannot be torch")
-
-    @property
-    def judges_all_faces(self) -> bool:
-        """Whether each face of an image has a verdict of its own."""
-        return self.faces is not None and self.faces.judged == "all"
-
-    @property
-    def refuses_faceless(self) -> bool:
-        """Whether an image without a face is an error."""
-        return self.faces is not None and self.faces.on_no_face == "error"
 
     def to_json(self) -> bytes:
         """The card as it stands in an archive: indented JSON, keys in the order of the fields."""

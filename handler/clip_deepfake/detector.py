@@ -1,88 +1,168 @@
-"""Image bytes in, verdicts out."""
+"""Judges images: decoded and preprocessed side by side, passed through an engine, and read."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
 
-from clip_deepfake.budget import Room
-from clip_deepfake.card import Card
+from clip_deepfake.card import HeadCard
 from clip_deepfake.engines import Engine, Pixels, run_pass
-from clip_deepfake.errors import (
-    DetectorError,
-    EngineLostError,
-    InternalError,
-    NoFaceError,
-)
+from clip_deepfake.errors import DetectorError, EngineLostError, InternalError, NoFaceError
 from clip_deepfake.faces import Aligner, Faces
-from clip_deepfake.images import RGB, checked_size, decode
+from clip_deepfake.formats import Bytes, Header
+from clip_deepfake.images import RGB, Room, check_header, decode_behind
 from clip_deepfake.metrics import Stopwatch, Timings
+from clip_deepfake.preprocessing import Preprocessing
 from clip_deepfake.system import available_cores
 from clip_deepfake.verdicts import Judgement, Verdict, form_judgement, form_verdict
 
 logger = logging.getLogger(__name__)
 
+UNEXPECTED = InternalError("the request could not be answered; the server's log says why")
 UNPREPARED = InternalError("the image could not be prepared; the server's log says why")
 
-ImageBytes = bytes | bytearray
 
-
-@dataclass(frozen=True)
-class Prepared:
-    """One image, ready for the engine.
+@dataclass(eq=False)
+class Submission:
+    """One image on its way from a request to a verdict; each step adds what it finds.
 
     Attributes:
-        pixels: uint8 (side, side, 3) for each face to be judged, or for the whole image.
-        faces: what was found; None where the card aligns no faces.
+        data: content of an image file.
+        result: the verdict, or why there is none. Once it is there, no further step is taken.
+        header: what the file says of itself.
+        cost: the most pixels that are made of it; 0 until it is measured.
+        faces: what was found; None where none are looked for.
+        pictures: uint8 (side, side, 3) for each face to be judged, or for the whole image.
+        judgements: of each of these.
+        watch: what the steps took, but for the engine's.
     """
 
-    pixels: tuple[Pixels, ...]
+    data: Bytes = b""
+    result: Verdict | DetectorError | None = None
+    header: Header | None = None
+    cost: int = 0
     faces: Faces | None = None
+    pictures: tuple[Pixels, ...] = ()
+    judgements: list[Judgement | DetectorError] = field(default_factory=list)
+    watch: Stopwatch = field(default_factory=Stopwatch)
+
+    @property
+    def outcome(self) -> Verdict | DetectorError:
+        """The result; where a step was never taken, that something went wrong."""
+        return self.result or UNEXPECTED
 
 
-@dataclass(frozen=True)
-class Examined:
-    """A batch's images after their examination.
-
-    Attributes:
-        results: a verdict or the reason for its absence for each, in order.
-        timings: what the examination took.
-    """
-
-    results: tuple[Verdict | DetectorError, ...]
-    timings: Timings
-
-
-class Detector:
-    """A card, its preprocessing and an engine, and an aligner where the card wants faces."""
+class Preparer:
+    """Decodes, aligns and preprocesses images, several at a time."""
 
     def __init__(
         self,
-        card: Card,
-        engine: Engine,
+        preprocessing: Preprocessing,
+        max_pixels: int,
         aligner: Aligner | None = None,
         threads: int | None = None,
     ) -> None:
-        """Puts the parts in a row; ``load_detector`` makes them from an unpacked archive.
+        """Makes the threads.
 
         Args:
-            card: of the detector.
-            engine: computes its logits.
-            aligner: finds faces, where the card wants them.
+            preprocessing: how an image becomes what the encoder sees.
+            max_pixels: of one image; larger ones are refused.
+            aligner: finds faces, where these are judged.
             threads: that prepare images; None takes every core that this process may use.
         """
-        self.card = card
-        self.engine = engine
+        self._preprocessing = preprocessing
+        self._max_pixels = max_pixels
         self._aligner = aligner
         threads = threads or available_cores()
-        self._room = Room(card.limits.max_pixels, threads)
+        self._room = Room(max_pixels, threads)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="preprocess")
 
-    def judge(self, images: Sequence[ImageBytes]) -> list[Verdict | DetectorError]:
+    @property
+    def judges_all_faces(self) -> bool:
+        """Whether each face of an image has a verdict of its own."""
+        return self._aligner is not None and self._aligner.alignment.judged == "all"
+
+    def measure(self, images: Iterable[Submission]) -> None:
+        """Reads what images will cost from their headers."""
+        list(self._pool.map(self._measure, images))
+
+    def _measure(self, image: Submission) -> None:
+        with _noting_faults(image, "measured"), image.watch.timing("decode", pictures=0):
+            header = self._header(image)
+            made = self._preprocessing.most_pixels(header.width, header.height)
+            image.cost = max(header.cost, made)
+
+    def _header(self, image: Submission) -> Header:
+        if image.header is None:
+            image.header = check_header(image.data, self._max_pixels)
+        return image.header
+
+    def prepare(self, images: Iterable[Submission]) -> Iterator[Submission]:
+        """Makes an image's pictures, or finds out why there are none.
+
+        Args:
+            images: without a result.
+
+        Returns:
+            The same in their order, each as soon as it is ready, while those behind it are made.
+        """
+        return self._pool.map(self._prepare, images)
+
+    def _prepare(self, image: Submission) -> Submission:
+        with _noting_faults(image, "prepared"), ExitStack() as room:
+            with image.watch.timing("decode"):
+                header = self._header(image)
+                room.enter_context(self._room.holding(header.pixels))
+                decoded = decode_behind(header, image.data, self._preprocessing.orientation)
+            judged = self._judged(image, decoded)
+            with image.watch.timing("preprocess", len(judged)):
+                image.pictures = tuple(map(self._preprocessing.apply, judged))
+        return image
+
+    def _judged(self, image: Submission, decoded: RGB) -> list[RGB]:
+        """The faces that are judged, or the whole image."""
+        if self._aligner is None:
+            return [decoded]
+        with image.watch.timing("align"):
+            image.faces = self._aligner.find(decoded)
+        if image.faces.judged:
+            return [face.crop for face in image.faces.judged]
+        if self._aligner.alignment.on_no_face == "error":
+            raise NoFaceError("no face was found, and only faces are judged")
+        return [decoded]
+
+
+@contextmanager
+def _noting_faults(image: Submission, step: str) -> Iterator[None]:
+    """Makes what the block raises the image's result: a broken one does not touch the others."""
+    try:
+        yield
+    except DetectorError as error:
+        image.result = error
+    except Exception:
+        logger.exception("an image of %d bytes could not be %s", len(image.data), step)
+        image.result = UNPREPARED
+
+
+class Detector:
+    """What prepares images, an engine, and how the head's logits are read.
+
+    Attributes:
+        preparer: makes what the engine takes.
+        engine: computes the logits.
+    """
+
+    def __init__(self, preparer: Preparer, engine: Engine, head: HeadCard) -> None:
+        """Puts the parts in a row; ``load_detector`` makes them from an unpacked archive."""
+        self.preparer = preparer
+        self.engine = engine
+        self._head = head
+
+    def judge(self, images: Iterable[Bytes]) -> list[Verdict | DetectorError]:
         """Judges images; a broken one does not touch the others.
 
         Args:
@@ -90,105 +170,37 @@ class Detector:
 
         Returns:
             A verdict or the reason for its absence for each, in order.
-        """
-        return list(self.examine(images).results)
-
-    def examine(self, images: Sequence[ImageBytes]) -> Examined:
-        """Judges images, and says what that took.
-
-        Args:
-            images: contents of image files.
 
         Raises:
             EngineLostError: when this process will compute nothing more.
         """
-        watches = [Stopwatch() for _ in images]
-        engine_watch = Stopwatch()
-        prepared: list[Prepared | DetectorError] = []
+        submitted = [Submission(data) for data in images]
+        self.examine(submitted)
+        return [image.outcome for image in submitted]
 
-        def pictures() -> Iterator[Pixels]:
-            # As they come: a full pass is computed while the images behind it are prepared.
-            for item in self._pool.map(self._prepare, images, watches):
-                prepared.append(item)
-                if isinstance(item, Prepared):
-                    yield from item.pixels
+    def examine(self, images: Sequence[Submission]) -> Timings:
+        """Gives each image that has none its result, and says what that took.
 
-        judgements = iter(list(self._judge_pixels(pictures(), engine_watch)))
-        results = tuple(
-            self._verdict(item, judgements) if isinstance(item, Prepared) else item
-            for item in prepared
+        Raises:
+            EngineLostError: when this process will compute nothing more.
+        """
+        waiting = [image for image in images if image.result is None]
+        watch = Stopwatch()
+        # As they come: a full pass is computed while the images behind it are prepared.
+        pictures = (
+            (image, pixels) for image in self.preparer.prepare(waiting) for pixels in image.pictures
         )
-        return Examined(results, Stopwatch.total([*watches, engine_watch]))
-
-    def measure(self, images: Sequence[ImageBytes]) -> list[int | DetectorError]:
-        """Reads what images will cost from their headers.
-
-        Args:
-            images: contents of image files.
-
-        Returns:
-            The pixels that are made of each, or the reason for which none will be, in order.
-        """
-        return list(self._pool.map(self._measure, images))
-
-    def _measure(self, data: ImageBytes) -> int | DetectorError:
-        try:
-            size = checked_size(data, self.card.limits.max_pixels)
-        except DetectorError as error:
-            return error
-        except Exception:
-            logger.exception("an image of %d bytes could not be measured", len(data))
-            return UNPREPARED
-        return max(size.work, self.card.preprocessing.most_pixels(size.width, size.height))
-
-    def prepare(self, images: Sequence[ImageBytes]) -> list[Prepared | DetectorError]:
-        """Decodes, aligns and preprocesses images, several at a time.
-
-        Args:
-            images: contents of image files.
-
-        Returns:
-            What the engine takes, or the reason for its absence, for each in order.
-        """
-        return list(self._pool.map(self._prepare, images, [Stopwatch() for _ in images]))
-
-    def _prepare(self, data: ImageBytes, watch: Stopwatch) -> Prepared | DetectorError:
-        try:
-            limit = self.card.limits.max_pixels
-            with ExitStack() as room:
-                with watch.timing("decode"):
-                    size = checked_size(data, limit)
-                    room.enter_context(self._room.holding(size.width * size.height))
-                    image = decode(data, limit, self.card.preprocessing.orientation)
-                return self._prepare_image(image, watch)
-        except DetectorError as error:
-            return error
-        except Exception:
-            logger.exception("an image of %d bytes could not be prepared", len(data))
-            return UNPREPARED
-
-    def _prepare_image(self, image: RGB, watch: Stopwatch) -> Prepared:
-        found = None
-        if self._aligner is not None:
-            with watch.timing("align"):
-                found = self._aligner.find(image)
-            if not found.judged and self.card.refuses_faceless:
-                raise NoFaceError("no face was found, and only faces are judged")
-        judged = [face.crop for face in found.judged] if found and found.judged else [image]
-        with watch.timing("preprocess", len(judged)):
-            pixels = tuple(self.card.preprocessing.apply(picture) for picture in judged)
-        return Prepared(pixels, found)
-
-    def _judge_pixels(
-        self, pictures: Iterable[Pixels], watch: Stopwatch
-    ) -> Iterator[Judgement | DetectorError]:
-        waiting = iter(pictures)
-        while some := list(islice(waiting, self.engine.largest_pass)):
+        while some := list(islice(pictures, self.engine.largest_pass)):
             with watch.timing("engine", len(some)):
-                judged = self._judge_batch(some)
-            yield from judged
+                judgements = self._judge_pass([pixels for _, pixels in some])
+            for (image, _), judgement in zip(some, judgements, strict=True):
+                image.judgements.append(judgement)
+        for image in waiting:
+            if image.result is None:
+                image.result = self._verdict(image)
+        return Stopwatch.total([*(image.watch for image in images), watch])
 
-    def _judge_batch(self, pixels: Sequence[Pixels]) -> Sequence[Judgement | DetectorError]:
+    def _judge_pass(self, pixels: Sequence[Pixels]) -> Sequence[Judgement | DetectorError]:
         try:
             logits = run_pass(self.engine, np.stack(pixels))
         except EngineLostError:
@@ -197,15 +209,12 @@ class Detector:
             logger.exception("a pass over %d images failed", len(pixels))
             failure = InternalError("the model could not be run; the server's log says why")
             return [failure] * len(pixels)
-        return [form_judgement(row, self.card.head) for row in logits]
+        return [form_judgement(row, self._head) for row in logits]
 
-    def _verdict(
-        self, prepared: Prepared, judgements: Iterator[Judgement | DetectorError]
-    ) -> Verdict | DetectorError:
-        """Takes as many judgements as the image has pictures."""
-        own = list(islice(judgements, len(prepared.pixels)))
+    def _verdict(self, image: Submission) -> Verdict | DetectorError:
         try:
-            return form_verdict(own, prepared.faces, all_faces=self.card.judges_all_faces)
+            all_faces = self.preparer.judges_all_faces
+            return form_verdict(image.judgements, image.faces, all_faces=all_faces)
         except Exception:
-            logger.exception("no verdict could be formed of %s", own)
+            logger.exception("no verdict could be formed of %s", image.judgements)
             return InternalError("the verdict could not be formed; the server's log says why")

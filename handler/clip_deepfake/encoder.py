@@ -1,4 +1,4 @@
-"""Pixels in, logits out: transformers' vision model and a linear head as one torch module.
+"""transformers' vision model and a linear head as one torch module: pixels in, logits out.
 
 The arithmetic is transformers' own, here, in the builder and in training; an OpenVINO graph is a
 trace of this module. Importing this file imports transformers, so that a worker which computes
@@ -17,10 +17,10 @@ from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from clip_deepfake.archive_files import check_shapes
 from clip_deepfake.card import ENGINE_CONSTANTS, EncoderCard, Feature, HeadCard
 from clip_deepfake.errors import LoadError
 from clip_deepfake.preprocessing import Preprocessing
-from clip_deepfake.tensors import check_shapes
 
 # What it says of missing weights is an error here, and raised.
 transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""RGB image in, its faces out, each turned upright and cut out as detectors were trained.
+"""Finds the faces of an image, turns them upright and cuts them out as detectors were trained.
 
 The steps of DeepfakeBench's preprocessing/preprocess.py and of Effort's training/demo.py: dlib's
 frontal detector, a dlib shape predictor on the whole image, five of its points onto a template.
@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
 
-from clip_deepfake.digests import Sha256
+from clip_deepfake.archive_files import Sha256
 from clip_deepfake.errors import LoadError
-from clip_deepfake.frontal import Box, FrontalDetector, import_dlib
+from clip_deepfake.face_detector import Box, FrontalDetector, import_dlib
 from clip_deepfake.images import RGB
 
 Points = npt.NDArray[np.float32]
@@ -167,7 +167,11 @@ class Faces:
 
 
 class Aligner:
-    """Finds, turns and cuts out faces; threads may share it."""
+    """Finds, turns and cuts out faces; threads may share it.
+
+    Attributes:
+        alignment: how that is done.
+    """
 
     def __init__(self, predictor: Path, alignment: FaceAlignment) -> None:
         """Loads dlib, its detector and the predictor.
@@ -180,7 +184,7 @@ class Aligner:
             LoadError: when dlib is not installed, or the file holds no predictor of as many points
                 as ``alignment`` says.
         """
-        self._alignment = alignment
+        self.alignment = alignment
         self._detector = FrontalDetector(alignment.scan_pixels)
         self._predictor, points = load_predictor(predictor)
         if points != alignment.points:
@@ -195,7 +199,7 @@ class Aligner:
         """
         image = np.ascontiguousarray(image)
         boxes = self._boxes(image)
-        wanted = 1 if self._alignment.judged == "largest" else self._alignment.most
+        wanted = 1 if self.alignment.judged == "largest" else self.alignment.most
         cut = [self._cut(image, box) for box in boxes[:wanted]]
         return Faces(len(boxes), [face for face in cut if face is not None])
 
@@ -203,7 +207,7 @@ class Aligner:
         """The faces' boxes, the largest one first."""
         pixels = image.shape[0] * image.shape[1]
         boxes = _by_size(self._detector.find(image, whole=pixels <= WHOLE_PIXELS))
-        if self._alignment.judged == "all" or not WHOLE_PIXELS < pixels <= DOUBT_PIXELS:
+        if self.alignment.judged == "all" or not WHOLE_PIXELS < pixels <= DOUBT_PIXELS:
             return boxes
         if len(boxes) > 1 and boxes[1].area > LIKENESS * boxes[0].area:
             return _by_size(self._detector.find(image, whole=True))
@@ -214,7 +218,7 @@ class Aligner:
         matrix = similarity(points, self._template)
         if matrix is None:
             return None
-        size = (self._alignment.size, self._alignment.size)
+        size = (self.alignment.size, self.alignment.size)
         return Face(box, points, cv2.warpAffine(image, matrix, size).astype(np.uint8, copy=False))
 
 

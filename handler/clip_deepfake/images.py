@@ -1,6 +1,9 @@
-"""Bytes in, RGB image out: bounded, turned as research code turns it, or an error to act on."""
+"""Decodes images: bytes to RGB, bounded, turned as research code turns it, or a helpful error."""
 
-from typing import Literal, NamedTuple, cast
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Condition
+from typing import Literal, cast
 
 import cv2
 import numpy as np
@@ -13,7 +16,9 @@ from clip_deepfake.errors import (
     ImageTooLargeError,
     TruncatedImageError,
 )
-from clip_deepfake.headers import Header, check_inflation, read_header
+from clip_deepfake.formats import Bytes, Header
+from clip_deepfake.formats.headers import read_header
+from clip_deepfake.formats.png import inflate
 
 RGB = npt.NDArray[np.uint8]
 """Image as uint8 (height, width, 3), channels in the order red, green, blue."""
@@ -23,26 +28,14 @@ Orientation = Literal["opencv-4", "opencv-5", "pillow"]
 and Pillow 9.5 to 13: ``opencv-4`` turns JPEG and PNG, ``opencv-5`` WebP too, ``pillow`` (its
 ``convert("RGB")``) none of them. All turn TIFF, and BMP and GIF hold no such data."""
 
+SHARE = 4
+"""Threads whose images may be as large, together, as one image may be."""
+
 # OpenCV writes a line to stderr for every damaged file; the error that is raised says it better.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-class Size(NamedTuple):
-    """What an image's header says of it.
-
-    Attributes:
-        width: in pixels, as stored.
-        height: likewise.
-        work: what decoding costs at most, in pixels of an ordinary photograph; never below width
-            times height. A budget of several images is counted in it.
-    """
-
-    width: int
-    height: int
-    work: int
-
-
-def decode(data: bytes | bytearray, max_pixels: int, orientation: Orientation = "opencv-4") -> RGB:
+def decode(data: Bytes, max_pixels: int, orientation: Orientation = "opencv-4") -> RGB:
     """Decodes an image as OpenCV's colour reading does, since research code reads with it.
 
     Args:
@@ -60,13 +53,53 @@ def decode(data: bytes | bytearray, max_pixels: int, orientation: Orientation = 
         UnsupportedImageError: known format, but a kind of it that is not decoded.
         ImageError: none of the formats.
     """
-    header = _checked_header(data, max_pixels)
+    return decode_behind(check_header(data, max_pixels), data, orientation)
+
+
+def check_header(data: Bytes, max_pixels: int) -> Header:
+    """Reads an image's header, and refuses what no decoder may see.
+
+    Args:
+        data: the whole file.
+        max_pixels: largest width times height.
+
+    Raises:
+        ImageError: as `decode` does, for what the header shows.
+    """
+    if not data:
+        raise EmptyImageError("the image has no bytes; send the content of an image file")
+    try:
+        header = read_header(data, max_pixels)
+    except HeaderError as error:
+        raise _untrusted(error) from error
+    if header is None:
+        raise ImageError(f"the {len(data)} bytes are not a JPEG, PNG, WebP, BMP, TIFF or GIF image")
+    width, height = header.width, header.height
+    if width < 1 or height < 1:
+        raise EmptyImageError(f"the image is {width}x{height} pixels; it needs at least one")
+    if header.pixels > max_pixels:
+        raise ImageTooLargeError(
+            f"the image has {width}x{height} pixels, over the limit of {max_pixels}; scale it down"
+        )
+    return header
+
+
+def decode_behind(header: Header, data: Bytes, orientation: Orientation) -> RGB:
+    """Decodes an image whose header is known, as `decode` does.
+
+    Args:
+        header: as `check_header` returned it.
+        data: the whole file.
+        orientation: which formats are turned.
+    """
+    plain = data
     if header.inflated is not None:
         try:
-            check_inflation(data, header.inflated)
+            plain = inflate(data, header.inflated)
         except HeaderError as error:
             raise _untrusted(error) from error
-    image = _whole(data, header, turned=_turns(data, orientation))
+    # Where the pixels end is known of the file as it came.
+    image = _whole(data if header.endings else plain, header, turned=_turns(data, orientation))
     if (
         image is None
         or sorted(image.shape[:2]) != sorted((header.height, header.width))
@@ -79,46 +112,13 @@ def decode(data: bytes | bytearray, max_pixels: int, orientation: Orientation = 
     return image
 
 
-def checked_size(data: bytes | bytearray, max_pixels: int) -> Size:
-    """Reads an image's size without decoding it, and refuses what no decoder may see.
-
-    Args:
-        data: the whole file.
-        max_pixels: largest width times height.
-
-    Raises:
-        ImageError: as `decode` does, for what the header shows.
-    """
-    header = _checked_header(data, max_pixels)
-    return Size(header.width, header.height, max(header.work, header.width * header.height))
-
-
-def _checked_header(data: bytes | bytearray, max_pixels: int) -> Header:
-    if not data:
-        raise EmptyImageError("the image has no bytes; send the content of an image file")
-    try:
-        header = read_header(data, max_pixels)
-    except HeaderError as error:
-        raise _untrusted(error) from error
-    if header is None:
-        raise ImageError(f"the {len(data)} bytes are not a JPEG, PNG, WebP, BMP, TIFF or GIF image")
-    width, height = header.width, header.height
-    if width < 1 or height < 1:
-        raise EmptyImageError(f"the image is {width}x{height} pixels; it needs at least one")
-    if width * height > max_pixels:
-        raise ImageTooLargeError(
-            f"the image has {width}x{height} pixels, over the limit of {max_pixels}; scale it down"
-        )
-    return header
-
-
 def _untrusted(error: HeaderError) -> TruncatedImageError:
     return TruncatedImageError(
         f"the image's header cannot be trusted: {error}; the file is cut short or damaged"
     )
 
 
-def _whole(data: bytes | bytearray, header: Header, *, turned: bool) -> RGB | None:
+def _whole(data: Bytes, header: Header, *, turned: bool) -> RGB | None:
     """Decodes an image, and makes sure that what stands behind its pixels is none of them."""
     if not header.endings:
         return _pixels(data, turned=turned)
@@ -135,13 +135,13 @@ def _equal(image: RGB, other: RGB | None) -> bool:
     return other is not None and np.array_equal(image, other)
 
 
-def _turns(data: bytes | bytearray, orientation: Orientation) -> bool:
+def _turns(data: Bytes, orientation: Orientation) -> bool:
     if orientation == "opencv-4":
         return data[8:12] != b"WEBP"
     return orientation == "opencv-5"
 
 
-def _pixels(data: bytes | bytearray, *, turned: bool) -> RGB | None:
+def _pixels(data: Bytes, *, turned: bool) -> RGB | None:
     flags = cv2.IMREAD_COLOR_RGB
     if not turned:
         flags |= cv2.IMREAD_IGNORE_ORIENTATION
@@ -150,3 +150,31 @@ def _pixels(data: bytes | bytearray, *, turned: bool) -> RGB | None:
     except cv2.error:
         return None
     return cast(RGB | None, image)
+
+
+class Room:
+    """Bounds the pixels that several threads hold at a time, and with them their memory."""
+
+    def __init__(self, max_pixels: int, threads: int) -> None:
+        """Makes room.
+
+        Args:
+            max_pixels: of one image; so many there is room for in any case.
+            threads: that decode.
+        """
+        self._pixels = max(max_pixels, max_pixels * threads // SHARE)
+        self._held = 0
+        self._changed = Condition()
+
+    @contextmanager
+    def holding(self, pixels: int) -> Iterator[None]:
+        """Waits until there is room for an image, and keeps it while the block runs."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._held or self._held + pixels <= self._pixels)
+            self._held += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held -= pixels
+                self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""An unpacked archive in, a detector out that was tested on this machine."""
+"""Makes a detector of an unpacked archive, and tests it on this machine."""
 
 import logging
 from pathlib import Path
@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import torch
 
+from clip_deepfake.archive_files import check_digest
 from clip_deepfake.card import LANDMARKS_FILE, Card, read_card
-from clip_deepfake.detector import Detector
-from clip_deepfake.digests import check_digest
+from clip_deepfake.detector import Detector, Preparer
 from clip_deepfake.engines import Engine, Pixels
 from clip_deepfake.errors import LoadError
 from clip_deepfake.faces import Aligner
@@ -44,7 +44,8 @@ def load_detector(
     if threads is not None:
         # OpenCV's own threads work for whichever of the pool's calls it.
         cv2.setNumThreads(threads)
-    return Detector(card, engine, aligner, threads)
+    preparer = Preparer(card.preprocessing, card.limits.max_pixels, aligner, threads)
+    return Detector(preparer, engine, card.head)
 
 
 def worker_device(gpu_id: int | None) -> torch.device:

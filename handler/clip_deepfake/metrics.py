@@ -1,4 +1,4 @@
-"""What a batch took, and answered batches as increments of counters for Prometheus."""
+"""Counters of answered batches for Prometheus, and what the stages of a batch took."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator

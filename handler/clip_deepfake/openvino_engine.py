@@ -1,4 +1,4 @@
-"""Uint8 pixels in, float32 logits out, by OpenVINO on the CPU."""
+"""Computes with OpenVINO on the CPU: uint8 pixels in, float32 logits out."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
+from clip_deepfake.archive_files import FloatArray, check_shapes, load_arrays
 from clip_deepfake.card import (
     ENCODER_FILE,
     GRAPH_FILE,
@@ -26,7 +27,6 @@ from clip_deepfake.system import (
     release_pages,
     threads_to_ask_for,
 )
-from clip_deepfake.tensors import FloatArray, check_shapes, load_arrays
 
 SMALLEST_NORM = 1e-12
 """As ``torch.nn.functional.normalize`` has it."""

@@ -1,4 +1,4 @@
-"""RGB image in, square uint8 pixel array out, by the steps that the head was trained with."""
+"""Resizes and crops images to what the encoder takes, as the head was trained with."""
 
 from collections.abc import Callable
 from typing import Annotated, Literal, NamedTuple

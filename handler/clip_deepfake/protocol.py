@@ -1,76 +1,82 @@
-"""Request rows in, images out; verdicts in, JSON answers out. Knows HTTP's words, not the server's.
+"""Images out of what a server was sent, bounded; JSON answers out of verdicts.
 
 One image is answered with one verdict, several with a list in their order. Under KServe's v1 path
 the list stands in ``predictions``, as that protocol wants it.
 """
 
+import base64
+import codecs
 import json
+import re
+import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import cache
 from http import HTTPStatus
+from typing import TypeVar
 
-from clip_deepfake.detector import ImageBytes
+import msgspec
+from msgspec import Raw, Struct
+
+from clip_deepfake.detector import Submission
 from clip_deepfake.errors import (
     DetectorError,
     EmptyImageError,
+    InvalidBase64Error,
     NotOfferedError,
+    RequestError,
+    TooManyImagesError,
 )
-from clip_deepfake.instances import check_count, json_text, read_instances
-from clip_deepfake.questions import Question
+from clip_deepfake.formats import Bytes
+from clip_deepfake.questions import Answer, Question
 from clip_deepfake.verdicts import Verdict, to_fields
 
+INSTANCES = 'send {"instances": [{"b64": "…"}, …]}, or the image file itself'
 
-@dataclass(frozen=True)
-class Request:
-    """What one row asks for.
+JSON_START = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*([{\[])")
+"""No image file begins like this. The first three bytes are a byte-order mark."""
 
-    Attributes:
-        images: contents of image files, or the fault found in their place.
-        kserve: whether the answer is wrapped as KServe's v1 protocol wants it.
-    """
+DATA_URI = re.compile(r"\s*data:[^,]{0,256};base64,", re.IGNORECASE)
+QUOTED = (("%2B", "+"), ("%2F", "/"), ("%3D", "="))
+"""As a URI may have these."""
 
-    images: tuple[ImageBytes | DetectorError, ...]
-    kserve: bool = False
+STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
+"""Of base64, from the one that is safe in URLs."""
 
+EMPTY_LIST = Raw(b"[]")
 
-@dataclass(frozen=True)
-class Answer:
-    """One row's answer.
-
-    Attributes:
-        status: HTTP status; an error only when no image has a verdict.
-        body: JSON text.
-    """
-
-    status: int
-    body: str
-
-    @property
-    def phrase(self) -> str:
-        """The status in words."""
-        return HTTPStatus(self.status).phrase
+Decoded = TypeVar("Decoded", bound=Struct)
 
 
-def parse_request(question: Question, max_images: int) -> Request:
+class _Body(Struct):
+    """What is looked for in a body of JSON; Raw is its text, which nothing is made of."""
+
+    instances: Raw = Raw()
+    inputs: Raw = Raw()
+
+
+class _Instance(Struct):
+    b64: str
+
+
+def find_images(question: Question, most: int) -> list[Submission]:
     """Finds the images of a request.
 
     Args:
         question: as the server received it.
-        max_images: more are refused.
+        most: more images are refused.
 
     Returns:
-        The images; a fault of the whole request stands there as its only image.
+        The images; a fault of the whole request stands there as its only image's.
     """
     try:
         if question.explain:
             raise NotOfferedError("explanations are not offered; ask at /predictions")
-        images = tuple(_images(question, max_images))
+        return _images(question, most)
     except DetectorError as error:
-        images = (error,)
-    return Request(images, question.kserve)
+        return [Submission(result=error)]
 
 
-def _images(question: Question, most: int) -> list[ImageBytes | DetectorError]:
+def _images(question: Question, most: int) -> list[Submission]:
     parts = question.parts
     if not parts:
         raise EmptyImageError(
@@ -78,33 +84,124 @@ def _images(question: Question, most: int) -> list[ImageBytes | DetectorError]:
         )
     if question.form is not None:
         question.form.check(parts)
-    check_count(len(parts), most)
-    images: list[ImageBytes | DetectorError] = []
+    _check_count(len(parts), most)
+    images: list[Submission] = []
     for part in parts.values():
-        text = json_text(part)
-        images += [part] if text is None else read_instances(text, most)
-        check_count(len(images), most)
+        text = _json_text(part)
+        images += [Submission(part)] if text is None else _read_instances(text, most)
+        _check_count(len(images), most)
     return images
 
 
+def _check_count(images: int, most: int) -> None:
+    """Makes sure that a request holds no more images than it may.
+
+    Raises:
+        TooManyImagesError: it does.
+    """
+    if images > most:
+        raise TooManyImagesError(
+            f"more than {most} images in one request, which is the limit; send several"
+        )
+
+
+def _json_text(part: Bytes) -> Bytes | memoryview | None:
+    """A part's JSON without what may stand before it; None where it is none, but an image."""
+    if part[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        try:
+            part = part.decode("utf-16").encode()
+        except UnicodeError:
+            return None
+    found = JSON_START.match(part)
+    return None if found is None else memoryview(part)[found.start(1) :]
+
+
+def _read_instances(text: Bytes | memoryview, most: int) -> list[Submission]:
+    """Reads the images in a JSON text; whatever else it holds becomes no object.
+
+    Args:
+        text: ``{"instances": [{"b64": "…"}, …]}``.
+        most: of the images.
+
+    Returns:
+        The images; one whose content cannot be had has its fault as its result.
+
+    Raises:
+        RequestError: there are none, or too many, or it is no such text.
+    """
+    body = _decode_json(text, _Body)
+    if body.inputs:
+        raise NotOfferedError(f"KServe's v2 protocol is not offered; {INSTANCES}")
+    listed = _decode_json(body.instances or EMPTY_LIST, _list_of(most + 1))
+    instances = [element for element in msgspec.structs.astuple(listed) if element]
+    if not instances:
+        raise RequestError(f"the JSON holds no list of instances; {INSTANCES}")
+    _check_count(len(instances), most)
+    return [_instance(instance) for instance in instances]
+
+
+def _instance(text: Raw) -> Submission:
+    try:
+        return Submission(_decode_base64(_decode_json(text, _Instance).b64))
+    except RequestError as error:
+        return Submission(result=error)
+
+
+@cache
+def _list_of(length: int) -> type[Struct]:
+    """A list whose first elements are kept as their text, and the others passed over."""
+    fields = [(f"element{index}", Raw, Raw()) for index in range(length)]
+    return msgspec.defstruct("Elements", fields, array_like=True)
+
+
+def _decode_json(text: Bytes | memoryview | Raw, kind: type[Decoded]) -> Decoded:
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(f"not the JSON that is read here ({error}); {INSTANCES}") from error
+
+
+def _decode_base64(text: str) -> bytes:
+    """Decodes base64 as it is met with: wrapped, URL-safe, without its padding, in a data: URI.
+
+    Raises:
+        InvalidBase64Error: it is none of these.
+    """
+    if scheme := DATA_URI.match(text):
+        text = text[scheme.end() :]
+        for code, sign in QUOTED:
+            text = text.replace(code, sign).replace(code.lower(), sign)
+    try:
+        data = text.encode("ascii").translate(STANDARD_ALPHABET, string.whitespace.encode())
+        return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
+    except ValueError as error:
+        raise InvalidBase64Error(f"b64 is not base64 ({_reason(error)})") from error
+
+
+def _reason(error: ValueError) -> str:
+    """Without the text, which a UnicodeEncodeError quotes."""
+    return error.reason if isinstance(error, UnicodeEncodeError) else str(error)
+
+
 def form_answer(
-    request: Request,
     verdicts: Sequence[Verdict | DetectorError],
     detector: Mapping[str, str | float | None],
+    *,
+    kserve: bool = False,
 ) -> Answer:
     """Writes the answer to a request.
 
     Args:
-        request: what was asked.
         verdicts: one for each of its images, in order.
         detector: short form of the card, part of every verdict.
+        kserve: whether it is wrapped as KServe's v1 protocol wants it.
     """
     body: object
-    if len(verdicts) == 1 and not request.kserve:
+    if len(verdicts) == 1 and not kserve:
         body = _entry(verdicts[0], detector)
     else:
         entries = [_entry(verdict, detector) | _own_status(verdict) for verdict in verdicts]
-        body = {"predictions": entries} if request.kserve else entries
+        body = {"predictions": entries} if kserve else entries
     return Answer(_status(verdicts), json.dumps(body, allow_nan=False))
 
 

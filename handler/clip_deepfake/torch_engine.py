@@ -1,4 +1,4 @@
-"""Uint8 pixels in, float32 logits out, by PyTorch on CUDA, MPS or the CPU."""
+"""Computes with PyTorch on CUDA, MPS or the CPU: uint8 pixels in, float32 logits out."""
 
 import logging
 import traceback
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from clip_deepfake.archive_files import load_tensors
 from clip_deepfake.card import ENCODER_FILE, HEAD_FILE, Card
 from clip_deepfake.encoder import (
     DetectorModule,
@@ -19,7 +20,6 @@ from clip_deepfake.encoder import (
 from clip_deepfake.engines import CPU_PASS, GPU_PASS, Engine, Features, Logits, Pixels
 from clip_deepfake.errors import EngineLostError, EngineMemoryError
 from clip_deepfake.system import threads_to_ask_for
-from clip_deepfake.tensors import load_tensors
 
 logger = logging.getLogger(__name__)
 

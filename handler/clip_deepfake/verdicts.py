@@ -1,4 +1,4 @@
-"""A head's logits and the faces that they are on in, verdicts out."""
+"""Reads a head's logits: the verdict on an image, or on each of its faces."""
 
 import math
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from clip_deepfake.card import HeadCard
 from clip_deepfake.errors import DetectorError, InternalError
+from clip_deepfake.face_detector import Box
 from clip_deepfake.faces import Face, Faces
-from clip_deepfake.frontal import Box
 
 
 @dataclass(frozen=True)

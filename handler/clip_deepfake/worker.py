@@ -1,4 +1,4 @@
-"""A batch of questions in, as many answers out, whatever happens to one of them.
+"""Answers batches of questions, whatever happens to one of them.
 
 The steps have the names that TorchServe's users look for.
 """
@@ -7,25 +7,20 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from clip_deepfake.budget import Refusals, refuse_excess
-from clip_deepfake.detector import Detector, Examined
-from clip_deepfake.errors import DetectorError, EngineLostError, InternalError
+from clip_deepfake.card import Limits, read_card
+from clip_deepfake.detector import UNEXPECTED, Detector, Submission
+from clip_deepfake.errors import DetectorError, EngineLostError, ImageTooLargeError
 from clip_deepfake.loading import load_detector
 from clip_deepfake.metrics import Increment, Tally, Timings
-from clip_deepfake.protocol import Answer, Request, form_answer, parse_request
-from clip_deepfake.questions import Question
+from clip_deepfake.protocol import find_images, form_answer
+from clip_deepfake.questions import Answer, Question
 from clip_deepfake.verdicts import Verdict
 
 logger = logging.getLogger(__name__)
-
-UNEXPECTED = InternalError("the request could not be answered; the server's log says why")
-
-DESCRIBE = Request(images=())
-"""A question about the worker itself, which may share a batch with those about images."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +30,16 @@ class Batch:
     Attributes:
         questions: that were asked.
         answers: one for each of them, in order.
-        examined: what was found out about their images, in the order of the questions; a question
-            that held none has its fault there.
+        results: of their images, in the order of the questions; a question that held none has its
+            fault there.
+        timings: what the images took.
         seconds: that all of it took.
     """
 
     questions: Sequence[Question]
     answers: Sequence[Answer]
-    examined: Examined
+    results: Sequence[Verdict | DetectorError]
+    timings: Timings
     seconds: float
 
     @property
@@ -60,20 +57,23 @@ class Batch:
 
         Times are in milliseconds. A stage that ran on several threads has the sum of theirs.
         """
-        results, timings = self.examined.results, self.examined.timings
         fields: dict[str, object] = {
             "requests": len(self.questions),
-            "images": len(results),
+            "images": len(self.results),
             "ids": [question.id for question in self.questions],
             "statuses": [answer.status for answer in self.answers],
             "ms": _milliseconds(self.seconds),
         }
-        for stage, spent in timings.stages():
+        for stage, spent in self.timings.stages():
             if spent.pictures:
                 fields[f"{stage}_ms"] = _milliseconds(spent.seconds)
-        if refused := [result.code for result in results if isinstance(result, DetectorError)]:
+        if refused := [result.code for result in self.results if isinstance(result, DetectorError)]:
             fields["refused"] = refused
         return json.dumps(fields)
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(1e3 * seconds, 1)
 
 
 class Worker:
@@ -83,11 +83,14 @@ class Worker:
         identity: its short name, part of every verdict.
     """
 
-    def __init__(self, detector: Detector) -> None:
-        """Takes a loaded detector."""
+    def __init__(
+        self, detector: Detector, limits: Limits, card: Mapping[str, str | float | None]
+    ) -> None:
+        """Takes a loaded detector, what its worker refuses, and the short form of its card."""
         self._detector = detector
+        self._limits = limits
         self._tally = Tally()
-        self.identity = detector.card.short() | {"engine": detector.engine.name}
+        self.identity = {**card, "engine": detector.engine.name}
 
     def answer(self, questions: Sequence[Question]) -> Batch:
         """Answers a batch.
@@ -99,97 +102,99 @@ class Worker:
             EngineLostError: when this process will compute nothing more.
         """
         begun = time.perf_counter()
-        requests = self.preprocess(questions)
-        examined = self.inference(requests)
-        answers = self.postprocess(requests, examined.results)
-        batch = Batch(questions, answers, examined, time.perf_counter() - begun)
+        images = self.preprocess(questions)
+        timings = self.inference(images)
+        answers = self.postprocess(questions, images)
+        results = [image.outcome for own in images for image in own]
+        batch = Batch(questions, answers, results, timings, time.perf_counter() - begun)
         if batch.predictions:
-            self._tally.add(batch.predictions, examined.results, examined.timings)
+            self._tally.add(batch.predictions, results, timings)
         return batch
 
     def report(self, send: Callable[[Increment], None]) -> None:
         """Hands on what the counters have grown by, as ``Tally.report`` does."""
         self._tally.report(send)
 
-    def preprocess(self, questions: Sequence[Question]) -> list[Request]:
-        """Finds the images in each question, and refuses those that exceed a budget of pixels."""
-        requests = [self._parse(question) for question in questions]
+    def preprocess(self, questions: Sequence[Question]) -> list[list[Submission]]:
+        """Finds each question's images, and refuses those that exceed a budget of pixels."""
+        images = [self._find(question) for question in questions]
         # A single one has a limit of its own, and needs no sum.
-        if all(len(request.images) <= 1 for request in requests):
-            return requests
-        return self._bounded(requests)
+        if any(len(own) > 1 for own in images):
+            self._detector.preparer.measure(
+                [image for own in images for image in own if image.result is None]
+            )
+            refuse_excess(images, self._limits)
+        return images
 
-    def _bounded(self, requests: Sequence[Request]) -> list[Request]:
-        images = [image for request in requests for image in request.images]
-        found = iter(
-            self._detector.measure([one for one in images if not isinstance(one, DetectorError)])
-        )
-        measured = [
-            [image if isinstance(image, DetectorError) else next(found) for image in request.images]
-            for request in requests
-        ]
-        pixels = [[one if isinstance(one, int) else 0 for one in row] for row in measured]
-        refusals = refuse_excess(pixels, self._detector.card.limits)
-        return [_replace_faulty(*parts) for parts in zip(requests, measured, refusals, strict=True)]
-
-    def _parse(self, question: Question) -> Request:
+    def _find(self, question: Question) -> list[Submission]:
         if question.describe:
-            return DESCRIBE
+            return []
         try:
-            return parse_request(question, max_images=self._detector.card.limits.max_images)
+            return find_images(question, self._limits.max_images)
         except Exception:
             logger.exception("request %s could not be read", question.id)
-            return Request((UNEXPECTED,), question.kserve)
+            return [Submission(result=UNEXPECTED)]
 
-    def inference(self, requests: Sequence[Request]) -> Examined:
-        """Judges the images of all requests in one pass; faults found before stay in place."""
-        flat = [image for request in requests for image in request.images]
-        examined = self._examine([image for image in flat if not isinstance(image, DetectorError)])
-        judged = iter(examined.results)
-        results = (image if isinstance(image, DetectorError) else next(judged) for image in flat)
-        return Examined(tuple(results), examined.timings)
-
-    def _examine(self, images: Sequence[bytes | bytearray]) -> Examined:
+    def inference(self, images: Sequence[Sequence[Submission]]) -> Timings:
+        """Judges the images of all questions in one pass; those with a result keep it."""
+        together = [image for own in images for image in own]
         try:
-            return self._detector.examine(images)
+            return self._detector.examine(together)
         except EngineLostError:
             raise
         except Exception:
-            logger.exception("%d images could not be examined", len(images))
-            return Examined((UNEXPECTED,) * len(images), Timings())
+            logger.exception("%d images could not be examined", len(together))
+            return Timings()
 
     def postprocess(
-        self, requests: Sequence[Request], results: Sequence[Verdict | DetectorError]
+        self, questions: Sequence[Question], images: Sequence[Sequence[Submission]]
     ) -> list[Answer]:
-        """Hands each request its own results."""
-        rest = iter(results)
-        return [self._answer(request, [next(rest) for _ in request.images]) for request in requests]
+        """Answers each question with its images' results."""
+        return [self._answer(*pair) for pair in zip(questions, images, strict=True)]
 
-    def _answer(self, request: Request, results: Sequence[Verdict | DetectorError]) -> Answer:
-        if request is DESCRIBE:
+    def _answer(self, question: Question, images: Sequence[Submission]) -> Answer:
+        if question.describe:
             return Answer(200, json.dumps({"pid": os.getpid(), "detector": self.identity}))
+        results, kserve = [image.outcome for image in images], question.kserve
         try:
-            return form_answer(request, results, self.identity)
+            return form_answer(results, self.identity, kserve=kserve)
         except Exception:
             logger.exception("no answer could be formed of %s", results)
-            return form_answer(request, [UNEXPECTED] * len(results), self.identity)
+            return form_answer([UNEXPECTED] * len(results), self.identity, kserve=kserve)
 
 
-def _replace_faulty(
-    request: Request, measured: Sequence[int | DetectorError], refusals: Refusals
-) -> Request:
-    """Puts what was found at fault with images in their places."""
-    if not request.images:
-        return request
-    images = tuple(
-        found if isinstance(found, DetectorError) else refusal or image
-        for image, found, refusal in zip(request.images, measured, refusals, strict=True)
-    )
-    return replace(request, images=images)
+def refuse_excess(requests: Sequence[Sequence[Submission]], limits: Limits) -> None:
+    """Refuses the images that exceed their request's budget, or the batch's.
 
+    A limit on each image alone bounds neither a request's time nor its memory: a file of 61 bytes
+    may hold as many pixels as a photograph of 20 megabytes, and a request 32 of these.
 
-def _milliseconds(seconds: float) -> float:
-    return round(1e3 * seconds, 1)
+    The first image of a request exceeds neither, so that one that is sent alone depends on no
+    other's. Of the batch's budget the smaller requests have theirs first.
+
+    Args:
+        requests: the images of each, measured.
+        limits: of the card.
+    """
+    batch = sum(images[0].cost for images in requests if images)
+    for images in sorted(requests, key=lambda images: sum(image.cost for image in images)):
+        request = sum(image.cost for image in images[:1])
+        for image in images[1:]:
+            if image.result is not None:
+                continue
+            if request + image.cost > limits.max_request_pixels:
+                image.result = ImageTooLargeError(
+                    f"with this image the request would hold {request + image.cost} pixels, over "
+                    f"the limit of {limits.max_request_pixels}; send it in another one"
+                )
+            elif batch + image.cost > limits.max_batch_pixels:
+                image.result = ImageTooLargeError(
+                    f"with this image the requests that are answered together would hold "
+                    f"{batch + image.cost} pixels, over the limit of {limits.max_batch_pixels}; "
+                    "send it in a request of its own"
+                )
+            else:
+                request, batch = request + image.cost, batch + image.cost
 
 
 def open_worker(directory: Path, gpu_id: int | None, threads: int | None) -> Worker:
@@ -204,4 +209,6 @@ def open_worker(directory: Path, gpu_id: int | None, threads: int | None) -> Wor
     Raises:
         LoadError: when it must not serve.
     """
-    return Worker(load_detector(directory, gpu_id, threads))
+    detector = load_detector(directory, gpu_id, threads)
+    card = read_card(directory)
+    return Worker(detector, card.limits, card.short())

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 
@@ -135,6 +136,16 @@ def at_least(lowest: int, highest: int | None = None) -> Callable[[str], int]:
         return number
 
     return read
+
+
+def script_command(script: str, *words: object) -> str:
+    """Returns the command that runs one of the project's scripts, as a shell reads it.
+
+    Args:
+        script: The file's name in `scripts/`.
+        words: Its arguments.
+    """
+    return shlex.join(["python", f"scripts/{script}", *map(str, words)])
 
 
 def _number(text: str) -> float:

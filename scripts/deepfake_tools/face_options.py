@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from clip_deepfake.digests import file_digest
+from clip_deepfake.archive_files import file_digest
 from clip_deepfake.faces import SCAN_PIXELS, FaceAlignment
 
 from deepfake_tools.predictor_file import count_points

@@ -12,8 +12,8 @@ from typing import cast
 
 import clip_deepfake
 from clip_deepfake.errors import LoadError
+from clip_deepfake.face_detector import import_dlib
 from clip_deepfake.faces import PointCount, load_predictor
-from clip_deepfake.frontal import import_dlib
 
 MAX_BYTES = 512 * 1024 * 1024
 """The known predictor of 68 points has 100 MB, that of 81 points 20 MB."""

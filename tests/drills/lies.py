@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from clip_deepfake.jpeg import FRAMES
+from clip_deepfake.formats.jpeg import FRAMES
 
 MOST_LIES = 3
 PNG_START = 8

@@ -1,4 +1,4 @@
-"""The demo as `make demo` runs it: it answers, and nothing is left of it, interrupted or not."""
+"""The demo interrupted, or asked about other images; test_pages.py runs it as the README has it."""
 
 import os
 import re
@@ -66,22 +66,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     if started.process.poll() is None:
         started.process.terminate()
         started.process.wait()
-
-
-def test_right_verdicts_on_held_out_crops_and_nothing_left(demo: Demo) -> None:
-    said = demo.output.read()
-    assert demo.process.wait() == 0, said
-    verdicts = PREDICTION.findall(said)
-    assert len(verdicts) == 20
-    for name, label in verdicts:
-        assert label == ("FAKE" if name.endswith("-manipulated.png") else "REAL")
-    assert (
-        "20 of 20 verdicts on crops that the head was not trained on are right, AUC 1.0000" in said
-    )
-    for words in ("stand-in", "self-blended images", "It is no deepfake detector"):
-        assert words in said
-    assert "untrained" not in said
-    assert not demo.leftovers()
 
 
 def test_a_model_of_ones_own_is_asked_under_a_head_that_is_said_to_be_untrained(

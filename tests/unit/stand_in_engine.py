@@ -1,9 +1,12 @@
-"""An engine that computes nothing, for tests of what stands around one."""
+"""An engine that computes nothing, and detectors around one, for tests of what stands around it."""
 
 import io
 
 import numpy as np
-from clip_deepfake.engines import Features, Logits, Pixels
+from clip_deepfake.card import Card
+from clip_deepfake.detector import Detector, Preparer
+from clip_deepfake.engines import Engine, Features, Logits, Pixels
+from clip_deepfake.worker import Worker
 from PIL import Image
 
 
@@ -35,6 +38,17 @@ class StandInEngine:
 
     def features(self, pixels: Pixels) -> Features:
         return self(pixels)
+
+
+def detector_of(card: Card, engine: Engine, threads: int | None = None) -> Detector:
+    """A detector as a card tells of it, but for the engine; it aligns no faces."""
+    preparer = Preparer(card.preprocessing, card.limits.max_pixels, threads=threads)
+    return Detector(preparer, engine, card.head)
+
+
+def worker_of(card: Card, engine: Engine) -> Worker:
+    """A worker of such a detector."""
+    return Worker(detector_of(card, engine), card.limits, card.short())
 
 
 def image(red: int) -> bytes:

@@ -117,17 +117,26 @@ class Served:
     replies: Mapping[bytes, Reply] = field(default_factory=dict)
     head: str = "head.pth"
     worker: str = "READY"
+    name: str = SERVED
+    versions: tuple[str, ...] = ("1",)
+    others: tuple[str, ...] = ()
 
     def __call__(self, request: Request) -> Reply:
         token = "inference" if request.path.startswith("/predictions/") else "management"
         if request.headers.get("Authorization") != f"Bearer {token}-token":
             return torchserve_error(400, "InvalidKeyException", REFUSED)
         if request.path.startswith("/models?"):
-            return json_reply({"models": [{"modelName": SERVED, "modelUrl": "m@1.mar"}]})
-        if request.path.split("/")[2] != SERVED:
+            names = (self.name, *self.others)
+            listed = [{"modelName": name, "modelUrl": f"{name}@1.mar"} for name in names]
+            return json_reply({"models": listed})
+        _, _, name, *version = request.path.split("/")
+        if name != self.name:
             return torchserve_error(404, "ModelNotFoundException", "Model not found: x")
+        if version and version[0] not in (*self.versions, "all"):
+            return torchserve_error(404, "ModelVersionNotFoundException", "no such version")
         if token == "management":
-            return json_reply([description(SERVED, "1", self.worker)])
+            found = self.versions if version == ["all"] else [*version, *self.versions][:1]
+            return json_reply([description(name, one, self.worker) for one in found])
         return answer_each(request, self.judge)
 
     def judge(self, image: bytes) -> Reply:

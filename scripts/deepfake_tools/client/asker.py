@@ -52,7 +52,6 @@ class Asker:
         target: Whom to ask, and how insistently.
         throttle: Says whether anything was answered so far, and waits.
         detector: What an earlier session's answers came from.
-        version: The version to ask; the default one if None.
 
     Attributes:
         detector: What the answers come from; None before the first verdict.
@@ -63,11 +62,9 @@ class Asker:
         target: Target,
         throttle: Throttle,
         detector: DetectorInfo | None = None,
-        version: str | None = None,
     ) -> None:
         self._target = target
         self._throttle = throttle
-        self._version = version
         self._own = threading.local()
         self._lock = threading.Lock()
         self._introduction = threading.Lock()
@@ -217,11 +214,13 @@ class Asker:
     ) -> list[ServedVerdict | ServiceError]:
         if len(images) > 1:
             return api.predict_several(
-                self._target.model, images, version=self._version, timeout=limit
+                self._target.model, images, version=self._target.version, timeout=limit
             )
         try:
             return [
-                api.predict(self._target.model, images[0], version=self._version, timeout=limit)
+                api.predict(
+                    self._target.model, images[0], version=self._target.version, timeout=limit
+                )
             ]
         except ServiceError as error:
             if not _is_answer(error):

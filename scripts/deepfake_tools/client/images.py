@@ -5,6 +5,7 @@ import glob
 import hashlib
 import os
 import random
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from deepfake_tools.image_files import SUFFIXES, LeftOut, is_image, walk_images
 from deepfake_tools.labels import Label, LabelCounts, read_folder, read_labels
 
 LIST_SUFFIX = ".txt"
+URL_STARTS = ("http://", "https://")
 
 BYTE_ORDER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 """Of UTF-16, which Windows' PowerShell writes."""
@@ -139,6 +141,11 @@ class _Entry:
 
 
 def _expand(argument: str, left_out: LeftOut, *, within_list: bool = False) -> Iterator[_Entry]:
+    if argument.lower().startswith(URL_STARTS):
+        raise CollectionError(
+            f"{argument} is a URL, and images are read from files: download it first, as in "
+            f"{shlex.join(['curl', '-O', argument])}"
+        )
     if Path(argument).is_dir():
         paths, shallow = _images_of(argument, left_out)
         yield _Entry(paths, _absolute(argument), shallow=(argument,) if shallow else ())

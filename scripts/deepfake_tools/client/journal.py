@@ -39,7 +39,7 @@ class Identity:
     """What must be the same for a run to be gone on with.
 
     Attributes:
-        model: The served name.
+        model: The served name, and the version where one is asked.
         images: How many there are.
         sha256: Of their paths and labels.
         variants: How they are changed before they are asked about; "" is not at all.

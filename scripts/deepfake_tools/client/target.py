@@ -15,6 +15,7 @@ class Target:
 
     Attributes:
         model: The served name.
+        version: The version to ask; the default one if None.
         server: The inference API's address.
         management: The management API's address.
         credentials: The inference token.
@@ -27,6 +28,7 @@ class Target:
     """
 
     model: str
+    version: str | None
     server: str
     management: str
     credentials: Credentials

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from deepfake_tools.cli import script_command
 from deepfake_tools.files import partial_file
 from deepfake_tools.inspection import (
     ArchiveError,
@@ -107,7 +108,7 @@ def renew(store: Store, config: Path) -> list[str]:
         served.write(served_path(store), config, store)
     notices = [
         f"{archive} is not started: {reason}. Put the archive right and start again, or "
-        f"`python scripts/manage.py unregister {archive.name}` once the server runs"
+        f"`{script_command('manage.py', 'unregister', archive.name)}` once the server runs"
         for archive in chosen
         if (reason := refused[archive.name])
     ]
@@ -117,7 +118,7 @@ def renew(store: Store, config: Path) -> list[str]:
             command = "register" if version is None else "swap"
             notices.append(
                 f"{archive} is in the store and not served: "
-                f"`python scripts/manage.py {command} {store.path(archive)}`"
+                f"`{script_command('manage.py', command, store.path(archive))}`"
             )
     return notices
 

@@ -14,6 +14,7 @@ from deepfake_tools.cli import (
 )
 from deepfake_tools.errors import exit_code_table
 from deepfake_tools.inspection import ArchiveError
+from deepfake_tools.operations.addresses import AddressTakenError
 from deepfake_tools.operations.readiness import NotReadyError
 from deepfake_tools.operations.rollout import ConflictError
 from deepfake_tools.operations.version_check import CheckError, Tolerances
@@ -30,7 +31,14 @@ IMAGE_HELP = "what to ask the new version about (a small image of its own)"
 CONFIG = Path(__file__).resolve().parents[3] / "config.properties"
 OWN_CODES = "\n".join(
     f"  {failure.exit_code:>3}  {failure.meaning}"
-    for failure in (ArchiveError, StoreError, NotReadyError, CheckError, ConflictError)
+    for failure in (
+        ArchiveError,
+        StoreError,
+        NotReadyError,
+        CheckError,
+        ConflictError,
+        AddressTakenError,
+    )
 )
 EPILOG = f"""\
 examples:
@@ -110,7 +118,7 @@ def make_parser() -> CommandParser:
     _add_archive_commands(adding)
     _add_model_commands(adding)
     _add_server_commands(adding)
-    adding.add(
+    command = adding.add(
         "config",
         "write served.properties and print its path; needs no server",
         "Writes served.properties, which `make serve` starts TorchServe with: config.properties, "
@@ -118,6 +126,8 @@ def make_parser() -> CommandParser:
         "them, or the newest archives where nothing was ever changed.",
         timeout=None,
     )
+    addresses_help = "fail where the server could not listen on one of its addresses"
+    command.add_argument("--check-addresses", action="store_true", help=addresses_help)
     return parser
 
 

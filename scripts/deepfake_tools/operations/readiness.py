@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from os import getpid
 from typing import ClassVar
 
+from deepfake_tools.cli import script_command
 from deepfake_tools.errors import ModelNotServedError, ServiceError
 from deepfake_tools.inspection import ArchiveName
 from deepfake_tools.operations.boot import Served, served_path
@@ -84,7 +85,16 @@ def check_ready(management: ManagementAPI, store: Store, log: WorkerLog) -> str:
     """
     DrainingMark(store).check()
     served = [model.name for model in management.models()]
-    missing = sorted(set(Served.read(served_path(store)).versions) - set(served))
+    chosen = Served.read(served_path(store)).versions
+    missing = sorted(set(chosen) - set(served))
+    for name in missing:
+        path = store.path(ArchiveName(name, chosen[name]))
+        if not path.exists():
+            forget = script_command("manage.py", "unregister", name)
+            raise NotReadyError(
+                f"the server does not serve {name}: {path} is missing. Put it back and start the "
+                f"server again, or forget it: `{forget}`"
+            )
     if missing or not served:
         what = ", ".join(missing) or "any model"
         raise NotReadyError(f"the server does not serve {what}: it is starting, or could not load")

@@ -8,6 +8,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import ClassVar, ParamSpec
 
+from deepfake_tools.cli import script_command
 from deepfake_tools.errors import (
     ImageRefusedError,
     ModelNotServedError,
@@ -114,10 +115,15 @@ def _check_found(server: RunningServer, archive: ArchiveName) -> None:
         ConflictError: It is another one.
     """
     found = server.management.version(archive.name, archive.version).archive
-    remedy = f"`python scripts/manage.py unregister {archive.name} --version {archive.version}`"
+    remedy = f"`{unregister_command(archive.name, archive.version)}`"
     if found != archive.file_name:
         raise ConflictError(f"{archive} is registered already, from {found}: first {remedy}")
     server.say(f"{archive} is registered already: if this fails it stays, and {remedy} removes it")
+
+
+def unregister_command(name: str, version: str) -> str:
+    """Returns what removes one version, as it can be typed."""
+    return script_command("manage.py", "unregister", name, "--version", version)
 
 
 def swap(

@@ -12,7 +12,11 @@ from deepfake_tools.inspection import ArchiveError, ArchiveName
 from deepfake_tools.operations import rollout
 from deepfake_tools.operations.boot import Served, served_path
 from deepfake_tools.operations.readiness import DrainingMark
-from deepfake_tools.operations.rollout import ConflictError, RunningServer
+from deepfake_tools.operations.rollout import (
+    ConflictError,
+    RunningServer,
+    unregister_command,
+)
 from deepfake_tools.store import Store, StoreError
 from deepfake_tools.torchserve.answers import ModelVersion
 
@@ -76,6 +80,12 @@ class Service:
         """
         with self._changing():
             version = self._served().previous.get(name)
+            names = [model.name for model in self._server.management.models()]
+            if version is None and name not in names:
+                raise ModelNotServedError(
+                    f"{name} is not served, so there is nothing to go back from; served are: "
+                    f"{', '.join(names) or 'none'}"
+                )
             if version is None:
                 raise StoreError(
                     f"{served_path(self._store)} knows of no version of {name} before the present "
@@ -93,7 +103,8 @@ class Service:
         """Stops serving one version that is not the default, or the whole model if None."""
         with self._changing():
             served = self._served()
-            if version is None and self._default(name) is None and name in served.versions:
+            is_chosen = name in served.versions and version in (None, served.versions[name])
+            if is_chosen and self._default(name) is None:
                 self._server.say(f"{name} is not served; a restart does not serve it either now")
                 served.drop(name)
                 self._write(served)
@@ -170,8 +181,7 @@ class Service:
             if version.version != archive.version:
                 self._server.say(
                     f"note: version {version.version} is registered beside it; to remove it: "
-                    f"`python scripts/manage.py unregister {archive.name} --version "
-                    f"{version.version}`"
+                    f"`{unregister_command(archive.name, version.version)}`"
                 )
 
     def _default(self, name: str) -> ModelVersion | None:

@@ -144,14 +144,14 @@ class Comparison:
             yield f"    and {len(flips) - SHOWN_FLIPS} more"
 
 
-def version_asker(target: Target, version: str) -> Ask:
+def version_asker(target: Target) -> Ask:
     """Returns what asks one version about an image, as insistently as the client does.
 
     Raises:
         ServiceError: When asking: every later request would fail in the same way.
     """
     throttle = Throttle(1, target.attempt_seconds)
-    asker = Asker(target, throttle, version=version)
+    asker = Asker(target, throttle)
 
     def ask(path: str) -> Outcome:
         throttle.enter()

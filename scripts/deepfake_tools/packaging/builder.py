@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import torch
+from clip_deepfake.archive_files import file_digest
 from clip_deepfake.card import (
     ENCODER_FILE,
     GRAPH_FILE,
@@ -18,13 +19,12 @@ from clip_deepfake.card import (
     Precision,
     SelfTest,
 )
-from clip_deepfake.detector import Detector
-from clip_deepfake.digests import file_digest
+from clip_deepfake.detector import Preparer
 from clip_deepfake.encoder import Encoder, build_module, load_encoder
-from clip_deepfake.engines import DTYPES, Engine
+from clip_deepfake.engines import DTYPES
 from clip_deepfake.errors import LoadError
+from clip_deepfake.face_detector import import_dlib
 from clip_deepfake.faces import Aligner, FaceAlignment
-from clip_deepfake.frontal import import_dlib
 from clip_deepfake.loading import FLOAT32_TOLERANCE, self_test_pixels
 from clip_deepfake.torch_engine import TorchEngine
 from openvino import save_model
@@ -197,15 +197,14 @@ def _self_test(card: Card, encoder: Encoder, parts: Parts) -> SelfTest:
     return SelfTest([round(value, 4) for value in logits], FLOAT32_TOLERANCE)
 
 
-def _read_images(
-    folder: Path, card: Card, exact: Engine, options: BuildOptions, report: Report
-) -> Calibration:
+def _read_images(folder: Path, card: Card, options: BuildOptions, report: Report) -> Calibration:
     """The images of --calibration, as the worker will prepare them."""
     aligner = None
     if options.faces is not None and card.faces is not None:
         aligner = Aligner(options.faces.predictor, card.faces)
     report(f"reading {folder} ...")
-    images = read_calibration(folder, Detector(card, exact, aligner))
+    preparer = Preparer(card.preprocessing, card.limits.max_pixels, aligner)
+    images = read_calibration(folder, preparer)
     if images.unused:
         report(f"{images.unused} of its images are left out: broken or repeated")
     return images
@@ -220,7 +219,7 @@ def _quantize(traced: Traced, parts: Parts, options: BuildOptions, report: Repor
         traced,
         exact,
         parts,
-        _read_images(folder, traced.card, exact, options, report),
+        _read_images(folder, traced.card, options, report),
         options.measuring,
         report,
         overflow_fix=options.overflow_fix,
@@ -234,7 +233,7 @@ def _refer(traced: Traced, parts: Parts, options: BuildOptions, report: Report) 
     if folder is None:
         sample = fixed_sample(card.encoder.image_size)
     else:
-        sample = _read_images(folder, card, exact, options, report).whole()
+        sample = _read_images(folder, card, options, report).whole()
     report(f"computing the float32 detector's logits of {len(sample.pixels)} pictures ...")
     return refer(exact, sample)
 

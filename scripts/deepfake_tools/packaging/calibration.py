@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from clip_deepfake.card import PictureSource
-from clip_deepfake.detector import Detector, Prepared
+from clip_deepfake.detector import Preparer, Submission
 from clip_deepfake.engines import Pixels
 from clip_deepfake.loading import self_test_pixels
 
@@ -33,7 +33,8 @@ SEED = 0
 AT_ONCE = 32
 """Files in memory."""
 
-Item = tuple[Prepared, Label | None]
+Item = tuple[tuple[Pixels, ...], Label | None]
+"""An image's pictures, and its label."""
 
 
 @dataclass(frozen=True)
@@ -79,19 +80,19 @@ class Calibration:
         labels: list[Label | None] = []
         digests = list(self.items)[start:end]
         for digest in digests:
-            prepared, label = self.items[digest]
-            pictures += prepared.pixels
-            labels += [label] * len(prepared.pixels)
+            own, label = self.items[digest]
+            pictures += own
+            labels += [label] * len(own)
         together = hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
         return Sample(np.stack(pictures), tuple(labels), "calibration", together)
 
 
-def read_calibration(folder: Path, detector: Detector) -> Calibration:
+def read_calibration(folder: Path, preparer: Preparer) -> Calibration:
     """Reads and preprocesses images.
 
     Args:
         folder: images are looked for in it and below it, and a part of them is drawn.
-        detector: decodes, aligns and preprocesses as the worker will.
+        preparer: decodes, aligns and preprocesses as the worker will.
 
     Raises:
         BuildError: when there is no such folder, or it holds too few images.
@@ -101,7 +102,7 @@ def read_calibration(folder: Path, detector: Detector) -> Calibration:
     paths = list(find_images(folder))
     random.Random(SEED).shuffle(paths)
     paths = paths[: MOST_CALIBRATED + MOST_MEASURED]
-    usable = _read(paths, folder, detector)
+    usable = _read(paths, folder, preparer)
     if len(usable) < FEWEST:
         raise BuildError(
             f"--calibration {folder} holds {len(usable)} images that can be used, and at least "
@@ -110,15 +111,16 @@ def read_calibration(folder: Path, detector: Detector) -> Calibration:
     return Calibration(usable, len(paths) - len(usable))
 
 
-def _read(paths: Sequence[Path], folder: Path, detector: Detector) -> dict[str, Item]:
+def _read(paths: Sequence[Path], folder: Path, preparer: Preparer) -> dict[str, Item]:
     """What can be used, by the digest of its file, so that none stands on both sides."""
     usable: dict[str, Item] = {}
     for start in range(0, len(paths), AT_ONCE):
         some = paths[start : start + AT_ONCE]
-        contents = [path.read_bytes() for path in some]
-        for path, data, found in zip(some, contents, detector.prepare(contents), strict=True):
-            if isinstance(found, Prepared):
-                usable.setdefault(hashlib.sha256(data).hexdigest(), (found, _label(path, folder)))
+        images = [Submission(path.read_bytes()) for path in some]
+        for path, image in zip(some, preparer.prepare(images), strict=True):
+            if image.result is None:
+                digest = hashlib.sha256(image.data).hexdigest()
+                usable.setdefault(digest, (image.pictures, _label(path, folder)))
     return usable
 
 

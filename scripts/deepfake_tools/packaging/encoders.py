@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from clip_deepfake.archive_files import file_digest
 from clip_deepfake.card import EncoderCard, Feature, ModelSource
-from clip_deepfake.digests import file_digest
 from clip_deepfake.encoder import (
     CLASSIFIER,
     Encoder,

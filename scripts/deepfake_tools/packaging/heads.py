@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 import torch
+from clip_deepfake.archive_files import Sha256
 from clip_deepfake.card import (
     EncoderCard,
     Feature,
@@ -16,7 +17,6 @@ from clip_deepfake.card import (
     TrainingHistory,
     TuningHistory,
 )
-from clip_deepfake.digests import Sha256
 from clip_deepfake.faces import FaceAlignment
 from clip_deepfake.preprocessing import Preprocessing
 from msgspec import Struct

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+from clip_deepfake.archive_files import file_digest
 from clip_deepfake.card import EncoderCard, ModelSource
-from clip_deepfake.digests import file_digest
 from clip_deepfake.preprocessing import Preprocessing
 
 from deepfake_tools.inspection import served_name

@@ -7,19 +7,17 @@ from pathlib import Path
 
 import msgspec
 import torch
-from clip_deepfake.card import Card, Feature, HeadCard, Limits, ModelSource, SelfTest
-from clip_deepfake.detector import Detector
-from clip_deepfake.encoder import Encoder, build_module, load_encoder, read_class_token_alone
+from clip_deepfake.card import Feature, Limits, ModelSource
+from clip_deepfake.detector import Preparer
+from clip_deepfake.encoder import DetectorModule, Encoder, load_encoder, read_class_token_alone
 from clip_deepfake.errors import LoadError
+from clip_deepfake.face_detector import import_dlib
 from clip_deepfake.faces import Aligner, FaceAlignment
-from clip_deepfake.frontal import import_dlib
 from clip_deepfake.loading import worker_device
-from clip_deepfake.preprocessing import Preprocessing
 from clip_deepfake.torch_engine import TorchEngine
 
 from deepfake_tools.face_options import FaceOptions
 from deepfake_tools.packaging.encoders import (
-    Tower,
     default_feature,
     default_preset,
     feature_size,
@@ -36,14 +34,14 @@ LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "torch", "transformers
 
 @dataclass(frozen=True)
 class Extractor:
-    """A detector without a head of its own.
+    """A detector without a head.
 
     Attributes:
         model: where the encoder came from.
         key: what the features depend on, but for the image.
         width: of a feature.
-        detector: decodes, aligns and preprocesses images.
-        engine: the detector's, with the features that it makes its logits of.
+        preparer: decodes, aligns and preprocesses images.
+        engine: computes what a detector makes its logits of.
         encoder: that it computes with.
         folder: of the encoder's checkpoint, with its image processor's settings.
     """
@@ -51,7 +49,7 @@ class Extractor:
     model: ModelSource
     key: FeatureKey
     width: int
-    detector: Detector
+    preparer: Preparer
     engine: TorchEngine
     encoder: Encoder
     folder: Path
@@ -95,28 +93,19 @@ def load_extractor(
     if alignment is not None:
         libraries["dlib"] = import_dlib().__version__
     key = FeatureKey(tower_digest(tower.tensors), preprocessing, feature, libraries, alignment)
-    card = _card(source, tower, feature, preprocessing, alignment)
-    no_head = {"weight": torch.zeros(1, width), "bias": torch.zeros(1)}
     try:
         encoder = load_encoder(tower.config, feature, preprocessing, tower.tensors)
-        module = build_module(encoder, card.head, no_head, width)
     except LoadError as error:
         raise BuildError(f"{source.name}: {error}") from error
     read_class_token_alone(encoder)
+    module = DetectorModule(encoder, torch.nn.Linear(width, 1), l2_normalize=False)
     # The server gives a worker a CUDA device by its number; here it is the first one.
-    engine = TorchEngine(module, worker_device(gpu_id=0))
+    engine = TorchEngine(module.eval(), worker_device(gpu_id=0))
     aligner = None
     if faces is not None and alignment is not None:
         aligner = Aligner(faces.predictor, alignment)
-    return Extractor(
-        source,
-        key,
-        width,
-        Detector(card, engine, aligner),
-        engine,
-        encoder,
-        found.snapshot.folder,
-    )
+    preparer = Preparer(preprocessing, Limits().max_pixels, aligner)
+    return Extractor(source, key, width, preparer, engine, encoder, found.snapshot.folder)
 
 
 def _alignment(faces: FaceOptions | None) -> FaceAlignment | None:
@@ -124,38 +113,6 @@ def _alignment(faces: FaceOptions | None) -> FaceAlignment | None:
         return None if faces is None else faces.alignment()
     except LoadError as error:
         raise BuildError(str(error)) from error
-
-
-def _card(
-    source: ModelSource,
-    tower: Tower,
-    feature: Feature,
-    preprocessing: Preprocessing,
-    faces: FaceAlignment | None,
-) -> Card:
-    return Card(
-        schema=1,
-        name="training",
-        version="0",
-        model=source,
-        encoder=tower.config,
-        head=HeadCard(
-            source="untrained",
-            description="zeros, until it is trained",
-            feature=feature,
-            l2_normalize=False,
-            outputs=1,
-            fake_indices=(0,),
-            threshold=0.5,
-        ),
-        preprocessing=preprocessing,
-        precision="float32",
-        limits=Limits(),
-        files={},
-        self_test=SelfTest([], 1.0),
-        built_with={},
-        faces=faces,
-    )
 
 
 def installed_version(library: str) -> str:

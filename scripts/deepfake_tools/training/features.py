@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from clip_deepfake.detector import Submission
 from clip_deepfake.engines import Features
-from clip_deepfake.errors import DetectorError
 
 from deepfake_tools.files import read_regular
 from deepfake_tools.training.dataset import LabelledImage
@@ -99,15 +99,15 @@ def _compute(
     images: Mapping[bytes, bytes], extractor: Extractor, cache: FeatureCache
 ) -> dict[bytes, str]:
     """Caches the features of images, and returns the reasons for those that have none."""
-    prepared = extractor.detector.prepare(list(images.values()))
+    prepared = extractor.preparer.prepare([Submission(data) for data in images.values()])
     faults: dict[bytes, str] = {}
     pixels = {}
     for digest, item in zip(images, prepared, strict=True):
-        if isinstance(item, DetectorError):
-            faults[digest] = str(item)
+        if item.result is not None:
+            faults[digest] = str(item.result)
         else:
             # One face, the largest, or the whole image: training asks for no more.
-            (pixels[digest],) = item.pixels
+            (pixels[digest],) = item.pictures
     if pixels:
         cache.add(list(pixels), extractor.engine.features(np.stack(list(pixels.values()))))
     return faults

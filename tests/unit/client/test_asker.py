@@ -42,7 +42,9 @@ def image(tmp_path: Path) -> PendingImage:
 
 def make_asker(address: str, throttle: Throttle, *, retries: int = 0, seconds: float = 60) -> Asker:
     credentials = Credentials(None, None, NOWHERE)
-    return Asker(Target("m", address, NOWHERE, credentials, None, seconds, retries, 1), throttle)
+    return Asker(
+        Target("m", None, address, NOWHERE, credentials, None, seconds, retries, 1), throttle
+    )
 
 
 @pytest.mark.parametrize(

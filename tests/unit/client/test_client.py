@@ -53,13 +53,19 @@ def silent_address() -> Iterator[str]:
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 
+def predictions(stub: StubServer) -> list[Request]:
+    """The requests for a verdict, without those that look at what is served."""
+    return [request for request in stub.requests if request.path.startswith("/predictions/")]
+
+
 def test_one_image(client: Client, image: Image, tmp_path: Path):
     with StubServer(Served()) as stub:
         run = client("--image", image("a.jpg"), server=stub.address)
     assert (run.code, run.out, run.err) == (0, "Prediction: FAKE (confidence: 0.8123)\n", "")
-    assert stub.requests[0].path == f"/predictions/{SERVED}"
-    assert stub.requests[0].headers["Content-Type"] == "application/octet-stream"
-    assert stub.requests[0].body == b"a.jpg"
+    (asked,) = predictions(stub)
+    assert asked.path == f"/predictions/{SERVED}"
+    assert asked.headers["Content-Type"] == "application/octet-stream"
+    assert asked.body == b"a.jpg"
     results = (tmp_path / "inference_results_huggingface.txt").read_text()
     assert "| Pred: 1 (0=Real, 1=Fake) | Prob: 0.8123 | Path: a.jpg\n" in results
 
@@ -93,6 +99,24 @@ def test_broken_images_do_not_stop_the_others(client: Client, image: Image, tmp_
     assert "FAILED IMAGES: 3\n" in results
 
 
+@pytest.mark.parametrize(("share", "code"), [("0.24", 1), ("0.25", 0)])
+def test_a_share_of_failures_can_be_tolerated(
+    client: Client, image: Image, tmp_path: Path, share: str, code: int
+):
+    images = [*map(image, ("a.jpg", "b.jpg", "c.jpg")), "missing.jpg"]
+    with StubServer(Served()) as stub:
+        run = client("--image", *images, "--tolerate", share, server=stub.address)
+    assert run.code == code
+    assert run.err == "error: missing.jpg: cannot be read: No such file or directory\n"
+    results = (tmp_path / "inference_results_huggingface.txt").read_text()
+    assert "FAILED IMAGES: 1\n" in results
+
+
+def test_what_ends_a_run_is_never_tolerated(client: Client, image: Image, silent_address: str):
+    run = client("--image", image("a.jpg"), "--tolerate", "1", server=silent_address)
+    assert run.code == 13
+
+
 @pytest.mark.parametrize(
     ("reply", "code", "words"),
     [
@@ -121,7 +145,7 @@ def test_a_queue_that_stays_full_ends_the_run(client: Client, image: Image):
     full = torchserve_error(503, "ServiceUnavailableException", NO_WORKER)
     with StubServer(Served({b"a.jpg": full})) as stub:
         images = (image("a.jpg"), image("b.jpg"))
-        run = client("--image", *images, "--timeout", "0.5", server=stub.address)
+        run = client("--image", *images, "--timeout", "2", server=stub.address)
     assert (run.code, run.out) == (4, "")
     assert run.err.startswith("error: the model's queue is full")
 
@@ -136,7 +160,7 @@ def test_a_worker_that_never_started_is_found_out(client: Client, image: Image, 
     assert (run.code, run.out) == (9, "")
     assert run.err.count("\n") == 1
     assert f"{SERVED} version 1 has no running worker (workers: UNLOADING)" in run.err
-    assert sum(request.path.startswith("/predictions") for request in stub.requests) == 1
+    assert len(predictions(stub)) == 1
 
 
 def test_a_model_that_is_not_served(client: Client, image: Image, tmp_path: Path):
@@ -151,6 +175,60 @@ def test_a_model_that_is_not_served(client: Client, image: Image, tmp_path: Path
         f"--management {stub.address}",
     ]
     assert not (tmp_path / "inference_results_huggingface.txt").exists()
+
+
+def test_the_only_model_is_asked_where_none_is_named(client: Client, image: Image):
+    with StubServer(Served(name="acme--only")) as stub:
+        run = client("--image", image("a.jpg"), server=stub.address)
+    assert (run.code, run.out) == (0, "Prediction: FAKE (confidence: 0.8123)\n")
+    assert run.err == "note: asking acme--only, which is the only model served; see --model\n"
+    assert [request.path for request in predictions(stub)] == ["/predictions/acme--only"]
+
+
+@pytest.mark.parametrize(
+    ("served", "arguments", "asked"),
+    [
+        (Served(name="acme--one", others=("acme--two",)), (), SERVED),
+        (Served(others=("acme--two",)), (), SERVED),
+        (Served(), (), SERVED),
+        (Served(name="acme--one"), ("--model", SERVED), SERVED),
+    ],
+)
+def test_of_several_models_the_default_is_asked_and_a_named_one_always(
+    client: Client, image: Image, served: Served, arguments: tuple[str, ...], asked: str
+):
+    with StubServer(served) as stub:
+        run = client("--image", image("a.jpg"), *arguments, server=stub.address)
+    assert {request.path for request in predictions(stub)} == {f"/predictions/{asked}"}
+    assert "only model" not in run.err
+    assert run.code == (0 if served.name == SERVED else 10)
+
+
+def test_what_another_machine_serves_is_not_asked_for(
+    client: Client, image: Image, silent_address: str
+):
+    """The management address is this machine's unless it is given."""
+    with StubServer(Served(name="acme--only")) as stub:
+        there = silent_address.replace("127.0.0.1", "127.0.0.2")
+        run = client("--image", image("a.jpg"), "--management", stub.address, server=there)
+    assert (run.code, stub.requests) == (13, [])
+
+
+def test_one_version_is_asked(client: Client, image: Image):
+    with StubServer(Served(versions=("1", "2"))) as stub:
+        run = client("--image", image("a.jpg"), "--version", "2", server=stub.address)
+    assert run.code == 0
+    assert [request.path for request in predictions(stub)] == [f"/predictions/{SERVED}/2"]
+
+
+def test_a_version_that_is_not_served(client: Client, image: Image):
+    with StubServer(Served(versions=("1", "2"))) as stub:
+        run = client("--image", image("a.jpg"), "--version", "3", server=stub.address)
+    assert run.code == 10
+    assert run.err.splitlines()[0] == (
+        f"error: version 3 of {SERVED} is not served; {stub.address} serves version 1, 2"
+    )
+    assert f"register model_store/{SERVED}@3.mar" in run.err
 
 
 def test_without_a_management_token_the_commands_are_still_named(client: Client, image: Image):
@@ -171,7 +249,7 @@ def test_a_wrong_token_stops_at_once_and_is_not_shown(client: Client, image: Ima
     with StubServer(Served()) as stub:
         images = (image("a.jpg"), image("b.jpg"))
         run = client("--image", *images, server=stub.address, TORCHSERVE_TOKEN="not-this-one")
-    assert (run.code, run.out, len(stub.requests)) == (11, "", 1)
+    assert (run.code, run.out, len(predictions(stub))) == (11, "", 1)
     assert "refused the token from TORCHSERVE_TOKEN" in run.err
     assert "not-this-one" not in run.err
 
@@ -227,6 +305,9 @@ def test_an_interruption_is_no_traceback(clients: Fork, image: Image, tmp_path: 
     ("arguments", "words"),
     [
         ((), "required: --image"),
+        (("my photo.jpg",), "by --image, as in python scripts/client.py --image 'my photo.jpg'"),
+        (("--image", "https://x.org/a.jpg"), "is a URL, and images are read from files: download"),
+        (("--image", "a", "--tolerate", "2"), "is not a share between 0 and 1"),
         (("--image", "a", "--server", "localhost"), "is not an address"),
         (("--image", "a", "--timeout", "nan"), "not a number of seconds above 0"),
         (("--image", "a", "--key-file", "k", "--token-file", "t"), "not allowed with"),

@@ -297,6 +297,13 @@ def test_interrupted_at_half_and_resumed_it_is_as_if_nothing_was(
     assert without_timings(whole) == without_timings((tmp_path / "fresh.txt").read_text())
 
 
+def test_resuming_nothing_is_said_and_starts_anew(client: Client, folder: Path):
+    with StubServer(Detector()) as stub:
+        run = client("--image", "data", "--resume", server=stub.address)
+    assert run.code == 1
+    assert "holds nothing to go on with: this starts anew" in run.err
+
+
 def test_killed_outright_nothing_written_is_lost(
     clients: Fork, client: Client, folder: Path, tmp_path: Path
 ):

@@ -15,6 +15,7 @@ from tests.portraits import encode, photograph
 from tests.reference_alignment import reference_crop
 from tests.unit.client_runs import CLIENT, Client
 from tests.unit.torchserve_stub import (
+    SERVED,
     Reply,
     Request,
     Served,
@@ -52,9 +53,8 @@ def test_the_crop_is_sent_without_loss_and_a_faceless_image_as_it_is(
     client: Client, pictures: Path, landmarks: Path
 ):
     with StubServer(Served()) as stub:
-        run = client(
-            "--image", str(pictures), "--landmark_model", str(landmarks), server=stub.address
-        )
+        options = ("--model", SERVED, "--image", str(pictures), "--landmark_model", str(landmarks))
+        run = client(*options, server=stub.address)
     assert run.code == 0, run.err
     assert "1 images had no face: sent whole" in run.err
     sent = [image for request in stub.requests for image in images_of(request)]
@@ -74,9 +74,8 @@ def test_the_crop_is_cut_as_the_detector_says(client: Client, tmp_path: Path, la
     answer = verdict(0.8)
     answer["detector"] |= {"orientation": "pillow", "face_side": 256}  # type: ignore[operator]
     with StubServer(lambda request: answer_each(request, lambda image: json_reply(answer))) as stub:
-        run = client(
-            "--image", "photo.png", "--landmark_model", str(landmarks), server=stub.address
-        )
+        options = ("--model", SERVED, "--image", "photo.png", "--landmark_model", str(landmarks))
+        run = client(*options, server=stub.address)
     assert run.code == 0, run.err
     first, sent = (image for request in stub.requests for image in images_of(request))
     assert first == canary_image()
@@ -177,7 +176,17 @@ def test_a_run_is_not_gone_on_with_under_another_alignment(
         answers.append(served(request) if len(answers) < 2 else FULL)
         return answers[-1]
 
-    options = ("--image", str(folder), "--landmark_model", str(landmarks), "--concurrency", "1")
+    # Named, so that nobody asks first what is served.
+    options = (
+        "--model",
+        SERVED,
+        "--image",
+        str(folder),
+        "--landmark_model",
+        str(landmarks),
+        "--concurrency",
+        "1",
+    )
     with StubServer(first_two) as stub:
         assert client(*options, "--retries", "0", server=stub.address).code == 4
     with StubServer(served) as stub:

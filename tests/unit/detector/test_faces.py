@@ -12,10 +12,10 @@ import msgspec
 import numpy as np
 import pytest
 import skimage.data
-from clip_deepfake.digests import file_digest
+from clip_deepfake.archive_files import file_digest
 from clip_deepfake.errors import LoadError
+from clip_deepfake.face_detector import Box
 from clip_deepfake.faces import Aligner, FaceAlignment, load_predictor, similarity, template
-from clip_deepfake.frontal import Box
 from skimage.transform import SimilarityTransform
 
 from tests.portraits import RGB, photograph

@@ -15,7 +15,6 @@ import deepfake_handler
 import pytest
 from clip_deepfake import worker as worker_module
 from clip_deepfake.card import Card
-from clip_deepfake.detector import Detector
 from clip_deepfake.errors import LoadError
 from clip_deepfake.metrics import COUNTERS
 from clip_deepfake.worker import Worker
@@ -23,7 +22,7 @@ from deepfake_handler import DeepfakeHandler
 from ts.protocol.otf_message_handler import _retrieve_input_data
 
 from tests import ROOT
-from tests.unit.stand_in_engine import StandInEngine, image
+from tests.unit.stand_in_engine import StandInEngine, image, worker_of
 from tests.waiting import wait_until
 
 PREDICTION = {"url_path": "", "explain": "False"}
@@ -73,7 +72,7 @@ class Context:
 
 @pytest.fixture
 def handler(small_card: Card, monkeypatch: pytest.MonkeyPatch) -> DeepfakeHandler:
-    worker = Worker(Detector(small_card, StandInEngine()))
+    worker = worker_of(small_card, StandInEngine())
     monkeypatch.setattr(worker_module, "open_worker", lambda *_: worker)
     monkeypatch.setattr(deepfake_handler, "COUNT_EVERY_S", 0.01)
     return DeepfakeHandler()

@@ -1,6 +1,5 @@
 import io
 import struct
-import zlib
 
 import cv2
 import numpy as np
@@ -11,7 +10,8 @@ from clip_deepfake.errors import (
     TruncatedImageError,
     UnsupportedImageError,
 )
-from clip_deepfake.headers import INFLATED, Header, check_inflation, read_header
+from clip_deepfake.formats import Header
+from clip_deepfake.formats.headers import read_header
 from clip_deepfake.images import decode
 from PIL import Image
 
@@ -76,102 +76,6 @@ def test_what_begins_as_no_known_format_has_no_header(data: bytes) -> None:
 def test_a_file_that_ends_in_its_header_is_damaged(kind: str) -> None:
     with pytest.raises(HeaderError):
         read_header(KINDS[kind][: 12 if "webp" in kind else 8])
-
-
-def png_with(pixels: bytes, side: int) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    cut = len(pixels) // 2
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", pixels[:cut])
-        + chunk(b"IDAT", pixels[cut:])
-        + chunk(b"IEND", b"")
-    )
-
-
-@pytest.mark.parametrize(("rows", "is_right"), [(1000, True), (5000, False)])
-def test_a_png_may_hold_the_rows_that_it_says(rows: int, is_right: bool) -> None:
-    noise = np.random.default_rng(0).integers(0, 255, rows * 3001, np.uint8)
-    data = png_with(zlib.compress(noise.tobytes(), 1), 1000)
-    header = read_header(data)
-    assert header is not None
-    assert header.inflated is not None
-    if is_right:
-        check_inflation(data, header.inflated)
-    else:
-        with pytest.raises(HeaderError, match="more pixels than it says"):
-            check_inflation(data, header.inflated)
-
-
-@pytest.mark.parametrize("between", [b"", b"tEXt", b"zTXt", b"abCd"])
-@pytest.mark.parametrize("rows", [60, 100_000])
-def test_rows_too_many_are_found_behind_any_word_and_in_small_files(
-    between: bytes, rows: int
-) -> None:
-    data = png_with(zlib.compress(bytes(rows * 76), 9), 25)
-    if between:
-        words = b"IDAT\0\0IDAT"
-        chunk = struct.pack(">I", len(words)) + between + words
-        data = data[:33] + chunk + struct.pack(">I", zlib.crc32(chunk[4:])) + data[33:]
-    with pytest.raises(TruncatedImageError, match="more pixels than it says"):
-        decode(data, 625)
-
-
-def test_inflation_stops_where_the_pixels_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    real = zlib.decompressobj
-
-    class Counting:
-        def __init__(self) -> None:
-            self.inner = real()
-
-        def decompress(self, data: bytes, most: int) -> bytes:
-            found = self.inner.decompress(data, most)
-            asked.append(len(found))
-            return found
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self.inner, name)
-
-    monkeypatch.setattr(zlib, "decompressobj", Counting)
-    with pytest.raises(TruncatedImageError):
-        decode(png_with(zlib.compress(bytes(50_000_000), 9), 25), 625)
-    assert sum(asked) <= INFLATED
-
-
-def test_a_png_without_its_last_chunk_is_whole() -> None:
-    data = encoded(PHOTO, "PNG")
-    for cut in (1, 4, 5, 11, 12):
-        assert np.array_equal(decode(data[:-cut], 1_000_000), decode(data, 1_000_000))
-    for cut in (13, 17, 100):
-        with pytest.raises(TruncatedImageError):
-            decode(data[:-cut], 1_000_000)
-
-
-def test_apples_png_is_unsupported_and_not_damaged() -> None:
-    data = encoded(PHOTO, "PNG")
-    apple = struct.pack(">I4sI", 4, b"CgBI", 0x50002006)
-    apple += struct.pack(">I", zlib.crc32(apple[4:]))
-    with pytest.raises(UnsupportedImageError, match="Apple's own form"):
-        decode(data[:8] + apple + data[8:], 1_000_000)
-
-
-@pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFFFFF, 100])
-@pytest.mark.parametrize("before", [b"IDAT", b"IEND"])
-def test_a_chunk_that_is_longer_than_its_file_is_named(length: int, before: bytes):
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(buffer, "PNG")
-    whole = buffer.getvalue()
-    place = whole.index(before) - 4
-    liar = whole[:place] + struct.pack(">I", length) + b"teXt" + whole[place:]
-    with pytest.raises(HeaderError, match=f"'teXt' would be {length} bytes long, more than"):
-        read_header(liar)
-    # What comes behind the end is nobody's business.
-    assert read_header(whole + struct.pack(">I", length) + b"teXt") is not None
 
 
 def runs(body: bytes, bits: int = 8, side: int = 64, compression: int | None = None) -> bytes:

@@ -1,4 +1,5 @@
 import io
+import threading
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,7 @@ from clip_deepfake.errors import (
     ImageTooLargeError,
     TruncatedImageError,
 )
-from clip_deepfake.images import Orientation, checked_size, decode
+from clip_deepfake.images import Orientation, Room, check_header, decode
 from PIL import Image
 
 LIMIT = 50_000_000
@@ -171,17 +172,62 @@ def test_the_limit_counts_pixels_and_allows_its_own_value() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_size_is_known_without_the_pixels(kind: str) -> None:
     image = decode(KINDS[kind], LIMIT)
-    size = checked_size(KINDS[kind], LIMIT)
-    assert (size.height, size.width) == image.shape[:2]
-    assert size.work >= size.width * size.height
+    header = check_header(KINDS[kind], LIMIT)
+    assert (header.height, header.width) == image.shape[:2]
+    assert header.cost >= header.width * header.height
 
 
 def test_what_only_the_header_shows_is_refused_without_decoding() -> None:
     with pytest.raises(EmptyImageError):
-        checked_size(b"", LIMIT)
+        check_header(b"", LIMIT)
     with pytest.raises(ImageTooLargeError):
-        checked_size(KINDS["jpeg"], 100)
+        check_header(KINDS["jpeg"], 100)
     with pytest.raises(TruncatedImageError):
-        checked_size(KINDS["jpeg"][:9], LIMIT)
+        check_header(KINDS["jpeg"][:9], LIMIT)
     with pytest.raises(ImageError, match="the 5 bytes"):
-        checked_size(b"hello", LIMIT)
+        check_header(b"hello", LIMIT)
+
+
+@pytest.mark.parametrize(("threads", "together"), [(1, 10), (4, 10), (8, 20), (32, 80)])
+def test_threads_hold_no_more_pixels_than_there_is_room_for(threads: int, together: int) -> None:
+    room, lock, held = Room(10, threads), threading.Lock(), [0]
+    most, full = 0, threading.Event()
+
+    def hold(pixels: int) -> None:
+        nonlocal most
+        with room.holding(pixels):
+            with lock:
+                held[0] += pixels
+                most = max(most, held[0])
+                if most >= together:
+                    full.set()
+            # All that there is room for is held at the same time at some moment.
+            assert full.wait(10)
+            with lock:
+                held[0] -= pixels
+
+    running = [threading.Thread(target=hold, args=(5,)) for _ in range(32)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join(10)
+    assert most == together
+
+
+def test_an_image_larger_than_the_room_is_alone_in_it() -> None:
+    room = Room(10, 1)
+    with room.holding(99):
+        entered = threading.Event()
+        other = threading.Thread(target=lambda: room.holding(1).__enter__() or entered.set())
+        other.start()
+        assert not entered.wait(0.05)
+    assert entered.wait(10)
+    other.join()
+
+
+def test_a_failure_gives_the_room_back() -> None:
+    room = Room(10, 1)
+    with pytest.raises(MemoryError), room.holding(10):
+        raise MemoryError
+    with room.holding(10):
+        pass

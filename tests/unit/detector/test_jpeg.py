@@ -11,8 +11,8 @@ from clip_deepfake.errors import (
     TruncatedImageError,
     UnsupportedImageError,
 )
-from clip_deepfake.images import checked_size, decode
-from clip_deepfake.jpeg import MOST_SCANS
+from clip_deepfake.formats.jpeg import MOST_SCANS
+from clip_deepfake.images import check_header, decode
 from PIL import Image
 
 from tests import ROOT
@@ -176,22 +176,22 @@ def empty_scans(side: int, count: int) -> bytes:
 
 
 def test_scans_cost_as_much_as_they_have_pixels() -> None:
-    assert checked_size(empty_scans(64, 5), LIMIT).work == 64 * 64
-    assert checked_size(empty_scans(2000, 79), LIMIT).work == 8 * 2000 * 2000
+    assert check_header(empty_scans(64, 5), LIMIT).cost == 64 * 64
+    assert check_header(empty_scans(2000, 79), LIMIT).cost == 8 * 2000 * 2000
     with pytest.raises(TruncatedImageError, match="scans of 49000000 pixels"):
-        checked_size(empty_scans(7000, 30), LIMIT)
+        check_header(empty_scans(7000, 30), LIMIT)
 
 
 def test_a_few_bytes_hold_no_megapixels() -> None:
     with pytest.raises(TruncatedImageError, match="needs 95703 or more"):
-        checked_size(b"\xff\xd8" + frame(0xC2, 7000, 7000, channels=1) + scan(1) + END, LIMIT)
+        check_header(b"\xff\xd8" + frame(0xC2, 7000, 7000, channels=1) + scan(1) + END, LIMIT)
 
 
 def test_arithmetic_coding_of_1300_bytes_is_refused_from_its_header() -> None:
     data = arithmetic_jpeg()
     assert len(data) < 1300
     with pytest.raises(UnsupportedImageError):
-        checked_size(data, LIMIT)
+        check_header(data, LIMIT)
 
 
 def test_more_pixels_than_allowed_are_told_from_the_size_alone() -> None:

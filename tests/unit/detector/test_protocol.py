@@ -7,27 +7,31 @@ from urllib.parse import quote
 
 import pytest
 import requests
+from clip_deepfake.detector import Submission
 from clip_deepfake.errors import DetectorError, ImageError, ImageTooLargeError
-from clip_deepfake.forms import Form, read_form
-from clip_deepfake.protocol import Answer, Request, form_answer, parse_request
-from clip_deepfake.questions import Question
+from clip_deepfake.protocol import find_images, form_answer
+from clip_deepfake.questions import Answer, Form, Question, read_form
 from clip_deepfake.verdicts import Verdict
 
 GOOD = Verdict("FAKE", 1, 0.75, 0.75, 1.0986123, (0.0, 1.0986123))
 DETECTOR = {"model": "acme/clip", "head": "untrained"}
 
 
-def parse(row: dict[str, object], **changes: object) -> Request:
-    """Parses a row whose parts are bytes, or objects that are sent as JSON."""
+def parse(row: dict[str, object], **changes: object) -> list[Submission]:
+    """The images of a row whose parts are bytes, or objects that are sent as JSON."""
     parts = {
         name: part if isinstance(part, bytes | bytearray) else json.dumps(part).encode()
         for name, part in row.items()
     }
-    return parse_request(Question(parts, **changes), max_images=4)  # type: ignore[arg-type]
+    return find_images(Question(parts, **changes), 4)  # type: ignore[arg-type]
 
 
-def codes(request: Request) -> list[str | None]:
-    return [getattr(image, "code", None) for image in request.images]
+def contents(images: list[Submission]) -> list[object]:
+    return [image.result or image.data for image in images]
+
+
+def codes(images: list[Submission]) -> list[str | None]:
+    return [getattr(image.result, "code", None) for image in images]
 
 
 def body(answer: Answer) -> object:
@@ -39,16 +43,16 @@ def b64(data: bytes) -> dict[str, str]:
 
 
 def test_a_raw_body_is_one_image() -> None:
-    assert parse({"body": bytearray(b"\xff\xd8")}).images == (bytearray(b"\xff\xd8"),)
+    assert contents(parse({"body": bytearray(b"\xff\xd8")})) == [bytearray(b"\xff\xd8")]
 
 
 def test_multipart_fields_are_images_in_their_order() -> None:
-    assert parse({"b": b"1", "a": b"2", "data": b"3"}).images == (b"1", b"2", b"3")
+    assert contents(parse({"b": b"1", "a": b"2", "data": b"3"})) == [b"1", b"2", b"3"]
 
 
 def test_instances_are_decoded() -> None:
     row = {"body": {"instances": [b64(b"one"), b64(b"two")]}}
-    assert parse(row).images == (b"one", b"two")
+    assert contents(parse(row)) == [b"one", b"two"]
 
 
 @pytest.mark.parametrize(
@@ -67,17 +71,17 @@ def test_instances_are_decoded() -> None:
 )
 def test_json_is_read_however_it_was_written(encode: Callable[[str], bytes]) -> None:
     text = json.dumps({"instances": [b64(b"one"), b64(b"two")], "signature_name": "serving"})
-    assert parse({"body": encode(text)}).images == (b"one", b"two")
+    assert contents(parse({"body": encode(text)})) == [b"one", b"two"]
 
 
 def test_a_form_may_hold_json_beside_files() -> None:
     row = {"a": b"\xff\xd8", "b": {"instances": [b64(b"one"), b64(b"two")]}}
-    assert parse(row).images == (b"\xff\xd8", b"one", b"two")
+    assert contents(parse(row)) == [b"\xff\xd8", b"one", b"two"]
     assert codes(parse(row | {"c": {"instances": [b64(b"one")] * 2}})) == ["too_many_images"]
 
 
 def test_what_only_looks_like_utf_16_is_an_image() -> None:
-    assert parse({"body": b"\xff\xfe\x00"}).images == (b"\xff\xfe\x00",)
+    assert contents(parse({"body": b"\xff\xfe\x00"})) == [b"\xff\xfe\x00"]
 
 
 @pytest.mark.parametrize(
@@ -101,9 +105,9 @@ def test_what_only_looks_like_utf_16_is_an_image() -> None:
     ],
 )
 def test_other_json_is_refused_with_the_remedy(row: dict[str, object]) -> None:
-    request = parse(row)
-    assert codes(request) == ["unsupported_json"]
-    assert '"instances"' in str(request.images[0])
+    images = parse(row)
+    assert codes(images) == ["unsupported_json"]
+    assert '"instances"' in str(images[0].result)
 
 
 JPEG = bytes(range(250, 256)) + bytes(range(250))
@@ -127,7 +131,7 @@ URL_SAFE = base64.urlsafe_b64encode(JPEG).decode()
     ],
 )
 def test_base64_is_read_as_it_is_met_with(text: str) -> None:
-    assert parse({"body": {"instances": [{"b64": text}]}}).images == (JPEG,)
+    assert contents(parse({"body": {"instances": [{"b64": text}]}})) == [JPEG]
 
 
 @pytest.mark.parametrize(
@@ -135,8 +139,8 @@ def test_base64_is_read_as_it_is_met_with(text: str) -> None:
     ["!!!!", "a", "äöü", "aGk=\n=", "aGk=aGk=", "data:image/jpeg,aGk=", "data:", "aGk%3D"],
 )
 def test_what_is_not_base64_spoils_its_own_instance_only(text: str) -> None:
-    request = parse({"body": {"instances": [{"b64": text}, b64(b"fine")]}})
-    assert codes(request) == ["invalid_base64", None]
+    images = parse({"body": {"instances": [{"b64": text}, b64(b"fine")]}})
+    assert codes(images) == ["invalid_base64", None]
 
 
 @pytest.mark.parametrize(
@@ -153,16 +157,16 @@ def test_what_is_not_base64_spoils_its_own_instance_only(text: str) -> None:
 )
 def test_what_is_refused_becomes_no_objects(body: bytes) -> None:
     tracemalloc.start()
-    request = parse({"body": body})
+    images = parse({"body": body})
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(request.images) == 1
+    assert len(images) == 1
     assert peak < 1 << 17
 
 
 def test_too_many_instances_are_refused_before_they_are_decoded() -> None:
     assert codes(parse({"body": {"instances": [b64(b"one")] * 5}})) == ["too_many_images"]
-    assert len(parse({"body": {"instances": [b64(b"one")] * 4}}).images) == 4
+    assert len(parse({"body": {"instances": [b64(b"one")] * 4}})) == 4
 
 
 BOUNDARY = "0123456789abcdef0123456789abcdef"
@@ -179,9 +183,9 @@ def form(*parts: tuple[str, str, bytes]) -> Form:
 
 def test_a_lost_part_of_a_form_is_told_with_the_remedy() -> None:
     sent = form(("image", "a.jpg", b"1" * 900), ("image", "b.jpg", b"2" * 900))
-    request = parse({"image": b"2" * 900}, form=sent)
-    assert codes(request) == ["lost_parts"]
-    assert "a name of its own" in str(request.images[0])
+    images = parse({"image": b"2" * 900}, form=sent)
+    assert codes(images) == ["lost_parts"]
+    assert "a name of its own" in str(images[0].result)
 
 
 def test_a_lost_part_among_many_is_told() -> None:
@@ -195,11 +199,11 @@ def test_a_lost_part_among_many_is_told() -> None:
 def test_a_whole_form_is_no_lost_part(length: int, file: str) -> None:
     parts = [(f"Bild {index} ä", file, b"1" * length) for index in range(32)]
     row = {name: content for name, _, content in parts}
-    assert len(parse_all(row, form(*parts)).images) == 32
+    assert len(parse_all(row, form(*parts))) == 32
 
 
-def parse_all(row: dict[str, bytes], sent: Form) -> Request:
-    return parse_request(Question(row, form=sent), max_images=32)
+def parse_all(row: dict[str, bytes], sent: Form) -> list[Submission]:
+    return find_images(Question(row, form=sent), 32)
 
 
 @pytest.mark.parametrize(
@@ -224,9 +228,9 @@ def test_a_forms_boundary_is_read_with_and_without_quotes(boundary: str) -> None
 
 
 def test_no_part_at_all_names_the_content_type() -> None:
-    request = parse({})
-    assert codes(request) == ["empty_image"]
-    assert "application/octet-stream" in str(request.images[0])
+    images = parse({})
+    assert codes(images) == ["empty_image"]
+    assert "application/octet-stream" in str(images[0].result)
 
 
 def test_too_many_images_are_refused() -> None:
@@ -242,7 +246,7 @@ def test_other_protocols_get_no_verdict(row: dict[str, object], explain: bool) -
 
 
 def answer(*verdicts: Verdict | DetectorError, kserve: bool = False) -> Answer:
-    return form_answer(Request((b"",) * len(verdicts), kserve), verdicts, DETECTOR)
+    return form_answer(verdicts, DETECTOR, kserve=kserve)
 
 
 def test_one_image_gets_one_verdict() -> None:

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from clip_deepfake import system as cores
 from clip_deepfake import system as memory
+from clip_deepfake.archive_files import load_arrays
 from clip_deepfake.system import (
     available_cores,
     has_int8_dot_product,
     release_pages,
     share_of_cores,
 )
-from clip_deepfake.tensors import load_arrays
 from safetensors.numpy import save_file
 
 

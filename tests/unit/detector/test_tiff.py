@@ -4,8 +4,8 @@ import struct
 import numpy as np
 import pytest
 from clip_deepfake.errors import HeaderError, TruncatedImageError, UnsupportedImageError
-from clip_deepfake.images import checked_size, decode
-from clip_deepfake.tiff import read_tiff
+from clip_deepfake.formats.tiff import read_tiff
+from clip_deepfake.images import check_header, decode
 
 from tests.drills.hostile import arithmetic_jpeg
 from tests.unit.detector.test_images import LIMIT, photograph
@@ -98,7 +98,8 @@ def test_whole_files_of_other_numbers_are_unsupported(pixels: np.ndarray, words:
 
 def test_sixteen_bits_and_four_channels_are_more_work() -> None:
     data = saved(np.dstack([COLOURS, COLOURS[..., :1]]).astype(np.uint16), photometric="rgb")
-    assert checked_size(data, LIMIT) == (112, 80, 112 * 80 * 8 // 3)
+    header = check_header(data, LIMIT)
+    assert (header.width, header.height, header.cost) == (112, 80, 112 * 80 * 8 // 3)
     assert decode(data, LIMIT).shape == (80, 112, 3)
 
 

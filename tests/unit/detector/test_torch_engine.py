@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 from clip_deepfake.card import Card
-from clip_deepfake.detector import Detector
 from clip_deepfake.errors import EngineLostError, EngineMemoryError
 from clip_deepfake.torch_engine import TorchEngine, device_faults, warm_up
 from clip_deepfake.verdicts import Verdict
 from torch import nn
 
-from tests.unit.stand_in_engine import StandInEngine, image
+from tests.unit.stand_in_engine import StandInEngine, detector_of, image
 
 
 def test_a_gpu_is_made_warm_for_every_power_of_two() -> None:
@@ -89,7 +88,7 @@ class Cramped(nn.Module):
 
 def test_a_batch_that_does_not_fit_is_answered_in_halves(small_card: Card) -> None:
     module = Cramped()
-    detector = Detector(small_card, TorchEngine(module, CPU))  # type: ignore[arg-type]
+    detector = detector_of(small_card, TorchEngine(module, CPU))  # type: ignore[arg-type]
     reds = [0, 51, 102, 153, 204]
     verdicts = detector.judge([image(red) for red in reds])
     found = [verdict.logits[1] for verdict in verdicts if isinstance(verdict, Verdict)]

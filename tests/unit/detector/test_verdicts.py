@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from clip_deepfake.card import Card
 from clip_deepfake.errors import InternalError
+from clip_deepfake.face_detector import Box
 from clip_deepfake.faces import Face, Faces
-from clip_deepfake.frontal import Box
 from clip_deepfake.verdicts import (
     Judgement,
     Verdict,

@@ -6,16 +6,17 @@ import pytest
 from clip_deepfake import detector as detector_module
 from clip_deepfake import worker as worker_module
 from clip_deepfake.card import Card, Limits
-from clip_deepfake.detector import Detector
-from clip_deepfake.errors import EngineLostError
+from clip_deepfake.detector import Detector, Submission
+from clip_deepfake.errors import EngineLostError, ImageTooLargeError
+from clip_deepfake.formats import Header
 from clip_deepfake.images import RGB, Orientation
 from clip_deepfake.metrics import Increment
 from clip_deepfake.preprocessing import CenterCrop, Resize
 from clip_deepfake.questions import Question
-from clip_deepfake.worker import Batch, Worker
+from clip_deepfake.worker import Batch, Worker, refuse_excess
 from PIL import Image
 
-from tests.unit.stand_in_engine import StandInEngine, image
+from tests.unit.stand_in_engine import StandInEngine, image, worker_of
 
 
 def ask(*parts: bytes) -> list[Question]:
@@ -24,7 +25,7 @@ def ask(*parts: bytes) -> list[Question]:
 
 @pytest.fixture
 def worker(small_card: Card) -> Worker:
-    return Worker(Detector(small_card, StandInEngine()))
+    return worker_of(small_card, StandInEngine())
 
 
 def statuses(batch: Batch) -> list[int]:
@@ -60,14 +61,14 @@ def test_the_line_holds_nothing_of_the_images(worker: Worker) -> None:
 def test_a_request_that_cannot_be_read_fails_alone(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parse = worker_module.parse_request
+    find = worker_module.find_images
 
-    def broken(question: Question, max_images: int) -> object:
+    def broken(question: Question, most: int) -> object:
         if question.parts["body"] == b"second":
             raise KeyError("unexpected")
-        return parse(question, max_images)
+        return find(question, most)
 
-    monkeypatch.setattr(worker_module, "parse_request", broken)
+    monkeypatch.setattr(worker_module, "find_images", broken)
     batch = worker.answer(ask(image(1), b"second", image(2)))
     assert statuses(batch) == [200, 500, 200]
     assert code(batch, 1) == "internal_error"
@@ -78,11 +79,11 @@ def test_an_answer_that_cannot_be_formed_fails_alone(
 ) -> None:
     form, calls = worker_module.form_answer, []
 
-    def broken(*arguments: object) -> object:
+    def broken(*arguments: object, **options: object) -> object:
         calls.append(arguments)
         if len(calls) == 2:
             raise ValueError("unexpected")
-        return form(*arguments)  # type: ignore[arg-type]
+        return form(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(worker_module, "form_answer", broken)
     batch = worker.answer(ask(image(1), image(2), image(3)))
@@ -90,7 +91,7 @@ def test_an_answer_that_cannot_be_formed_fails_alone(
     assert code(batch, 1) == "internal_error"
 
 
-@pytest.mark.parametrize("name", ["form_verdict", "decode"])
+@pytest.mark.parametrize("name", ["form_verdict", "decode_behind"])
 def test_an_image_that_breaks_the_detector_fails_alone(
     worker: Worker, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -119,7 +120,7 @@ def test_an_examination_that_fails_as_a_whole_is_answered(
 
 
 def test_a_lost_device_is_not_answered_for(small_card: Card) -> None:
-    worker = Worker(Detector(small_card, StandInEngine(EngineLostError("CUDA error"))))
+    worker = worker_of(small_card, StandInEngine(EngineLostError("CUDA error")))
     with pytest.raises(EngineLostError):
         worker.answer(ask(image(1)))
 
@@ -147,20 +148,20 @@ def flat_webp(side: int) -> bytes:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Fills with the pixels of all that is decoded."""
     pixels: list[int] = []
-    real = detector_module.decode
+    real = detector_module.decode_behind
 
-    def decode(data: bytes, max_pixels: int, orientation: Orientation) -> RGB:
-        found = real(data, max_pixels, orientation)
+    def decode(header: Header, data: bytes, orientation: Orientation) -> RGB:
+        found = real(header, data, orientation)
         pixels.append(found.shape[0] * found.shape[1])
         return found
 
-    monkeypatch.setattr(detector_module, "decode", decode)
+    monkeypatch.setattr(detector_module, "decode_behind", decode)
     return pixels
 
 
 def bounded(card: Card, **limits: int) -> Worker:
     changed = msgspec.structs.replace(card, limits=Limits(**limits))
-    return Worker(Detector(changed, StandInEngine()))
+    return worker_of(changed, StandInEngine())
 
 
 def test_a_requests_images_beyond_its_pixels_are_refused_alone(
@@ -212,7 +213,7 @@ def test_a_strip_is_counted_as_what_the_preprocessing_makes_of_it(
 def test_an_image_that_cannot_be_measured_fails_alone(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = detector_module.checked_size, []
+    real, calls = detector_module.check_header, []
 
     def broken(data: bytes, max_pixels: int) -> object:
         calls.append(data)
@@ -220,7 +221,63 @@ def test_an_image_that_cannot_be_measured_fails_alone(
             raise MemoryError
         return real(data, max_pixels)
 
-    monkeypatch.setattr(detector_module, "checked_size", broken)
+    monkeypatch.setattr(detector_module, "check_header", broken)
     (answer,) = worker.answer([Question({"a": image(1), "b": image(2)})]).answers
     found = [entry.get("error", {}).get("code") for entry in json.loads(answer.body)]
     assert sorted(found, key=str) == [None, "internal_error"]
+
+
+LIMITS = Limits(max_pixels=10, max_request_pixels=40, max_batch_pixels=100)
+
+
+def refusals(requests: list[list[int]], limits: Limits = LIMITS) -> list[list[object]]:
+    """Of each image of each request, by what it costs: why it is refused, or None."""
+    images = [[Submission(cost=cost) for cost in row] for row in requests]
+    refuse_excess(images, limits)
+    return [[image.result for image in row] for row in images]
+
+
+def refused(requests: list[list[int]]) -> list[list[int]]:
+    """Which images of each request are refused."""
+    found = refusals(requests)
+    return [[at for at, refusal in enumerate(row) if refusal is not None] for row in found]
+
+
+def test_what_exceeds_a_requests_budget_is_refused_with_the_sum() -> None:
+    (found,) = refusals([[10, 10, 10, 10, 1, 0]])
+    assert [refusal is None for refusal in found] == [True] * 4 + [False, True]
+    assert "would hold 41 pixels, over the limit of 40" in str(found[4])
+    assert isinstance(found[4], ImageTooLargeError)
+    assert (found[4].code, found[4].status) == ("image_too_large", 413)
+
+
+def test_a_smaller_image_behind_one_that_was_refused_is_judged() -> None:
+    assert refused([[30, 11, 10, 1, 0]]) == [[1, 3]]
+
+
+def test_a_single_image_depends_on_no_others() -> None:
+    greedy = [[10] * 32 for _ in range(8)]
+    assert refused([[10], *greedy, [10]])[0] == []
+    assert refused([*greedy, [10]])[-1] == []
+    assert refused([[99], [99], [99]]) == [[], [], []]
+
+
+def test_the_smaller_requests_have_their_part_of_a_batch_first() -> None:
+    greedy, modest = [10] * 32, [5, 5, 5]
+    found = refused([greedy, greedy, greedy, modest, greedy])
+    assert found[3] == []
+    taken = [32 - len(row) for row in (*found[:3], found[4])]
+    # The four have 100 - 15 between them, none more than 40.
+    assert sum(taken) == 8
+    assert max(taken) <= 4
+
+
+def test_a_batchs_refusal_has_its_sum() -> None:
+    limits = Limits(max_pixels=10, max_request_pixels=40, max_batch_pixels=50)
+    (_, _, (*_, last)) = refusals([[10], [10], [10, 10, 10, 10]], limits)
+    assert "answered together would hold 60 pixels, over the limit of 50" in str(last)
+
+
+@pytest.mark.parametrize("requests", [[], [[]], [[], [10], []]])
+def test_requests_without_images_take_nothing(requests: list[list[int]]) -> None:
+    assert refused(requests) == [[] for _ in requests]

@@ -1,3 +1,4 @@
+import shlex
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,20 @@ def test_choices_stand_and_what_they_leave_out_is_named(store):
     assert "gone@1.mar is no file" in gone
     assert f"manage.py swap {store.folder / 'a@2.mar'}" in newer
     assert f"manage.py register {store.folder / 'b@1.mar'}" in unknown
+
+
+def test_the_commands_of_notices_can_be_pasted_whatever_the_folder_is_called(tmp_path):
+    store = Store(tmp_path / "my models" / "model_store")
+    store.folder.mkdir(parents=True)
+    Served({"a": "1", "gone": "1"}).write(served_path(store), CONFIG, store)
+    for version in ("1", "2"):
+        write_archive(store.folder, "a", version)
+
+    gone, newer = renew(store, CONFIG)
+
+    typed = [shlex.split(notice.split("`")[1]) for notice in (gone, newer)]
+    assert typed[0] == ["python", "scripts/manage.py", "unregister", "gone"]
+    assert typed[1] == ["python", "scripts/manage.py", "swap", str(store.folder / "a@2.mar")]
 
 
 def test_dotted_versions_count_as_numbers(store):

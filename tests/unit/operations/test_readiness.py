@@ -9,6 +9,7 @@ from deepfake_tools.store import Store
 from deepfake_tools.torchserve.api import ManagementAPI
 
 from tests import ROOT
+from tests.archives import write_archive
 from tests.unit.torchserve_stub import (
     Reply,
     Request,
@@ -55,6 +56,13 @@ def test_one_ready_worker_of_every_default_version_is_enough(store):
     assert found == "a version 1 (1 of 1 workers), b version 1 (1 of 1 workers)"
 
 
+def test_a_chosen_archive_that_was_deleted_is_named_with_what_forgets_it(store):
+    Served({"gone": "1"}).write(served_path(store), CONFIG, store)
+
+    with pytest.raises(NotReadyError, match=r"gone@1\.mar is missing.*manage\.py unregister gone`"):
+        look(store, Models(a=["READY"]))
+
+
 @pytest.mark.parametrize("statuses", [[], ["UNLOADING"]])
 def test_a_model_without_a_ready_worker_is_named(store, statuses):
     with pytest.raises(NotReadyError, match="b version 1 has no READY worker: they are starting"):
@@ -77,6 +85,7 @@ def test_a_server_without_models_is_not_ready(store):
 
 def test_a_model_that_should_be_served_is_missed(store):
     Served({"a": "1", "lost": "3"}).write(served_path(store), CONFIG, store)
+    write_archive(store.folder, "lost", "3")
 
     with pytest.raises(NotReadyError, match="does not serve lost: it is starting, or could not"):
         look(store, Models(a=["READY"]))

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 from deepfake_tools.errors import ModelNotServedError, NoWorkerError, TimeLimitError
-from deepfake_tools.operations.boot import Served, served_path
+from deepfake_tools.operations.boot import Served, renew, served_path
 from deepfake_tools.operations.rollout import ConflictError, RunningServer
 from deepfake_tools.operations.service import Service
-from deepfake_tools.store import Store
+from deepfake_tools.store import Store, StoreError
 
 from tests.archives import write_archive
 from tests.unit.fake_torchserve import FakeTorchServe, Killed, Management
@@ -171,6 +171,36 @@ def test_unregistering_a_model_that_was_killed_is_completed_by_the_same_command(
     assert site.served.versions == {}
     with pytest.raises(ModelNotServedError):
         site.service.unregister("m")
+
+
+def test_a_rollback_of_a_name_that_is_not_served_names_those_that_are(
+    make_site: Callable[[], Site],
+):
+    with pytest.raises(ModelNotServedError, match=r"^n is not served.*; served are: m$"):
+        make_site().service.rollback("n", b"image")
+
+
+def test_a_rollback_without_a_swap_before_asks_for_an_archive(make_site: Callable[[], Site]):
+    with pytest.raises(StoreError, match=r"no version of m before.*name an archive"):
+        make_site().service.rollback("m", b"image")
+
+
+@pytest.mark.parametrize("version", [None, "1"])
+def test_a_chosen_archive_that_was_deleted_is_forgotten(
+    make_site: Callable[[], Site], version: str | None
+):
+    site = make_site()
+    (site.store.folder / "m@1.mar").unlink()
+    (notice, _) = renew(site.store, site.config)
+    assert "m@1.mar is no file" in notice
+    site.fake = FakeTorchServe()
+
+    site.service.unregister("m", version)
+
+    assert site.said[-1] == "m is not served; a restart does not serve it either now"
+    assert site.served == Served()
+    (site.store.folder / "m@2.mar").unlink()
+    assert renew(site.store, site.config) == []
 
 
 def test_a_new_version_that_does_not_come_up_is_gone_again(

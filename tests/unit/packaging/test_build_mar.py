@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -67,6 +68,33 @@ def test_it_prints_what_was_built_and_what_to_type_next(
     for word in (str(archive), "UNTRAINED", "served name  small, version 1", "manage.py"):
         assert word in result.stdout
     assert re.search(r"sha256 +[0-9a-f]{64}", result.stdout)
+
+
+def next_command(result: subprocess.CompletedProcess[str]) -> list[str]:
+    """The last words of what was printed, as a shell reads them."""
+    return shlex.split(result.stdout.strip().rpartition("server: ")[2])
+
+
+def test_a_first_version_is_registered_and_a_second_one_swapped_in(
+    run: Run, small_clip: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "my store"
+    words = ("--model", small_clip, "--export-path", store)
+    for version, command in (("1", "register"), ("2", "swap")):
+        archive = store / f"{small_clip.name}@{version}.mar"
+        typed = ["python", "scripts/manage.py", command, str(archive)]
+        assert next_command(run(*words)) == typed
+    assert next_command(run(*words, "--served-name", "other"))[2] == "register"
+
+
+def test_the_store_is_the_one_here_else_the_projects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert build_mar.parse_arguments([]).store == ROOT / "model_store"
+    (tmp_path / "model_store").mkdir()
+    assert build_mar.parse_arguments([]).store == Path("model_store")
+    assert build_mar.parse_arguments(["--export-path", "other"]).store == Path("other")
 
 
 def test_help_teaches(run: Run) -> None:

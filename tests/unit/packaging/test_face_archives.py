@@ -16,6 +16,7 @@ import dlib
 import numpy as np
 import pytest
 import torch
+from clip_deepfake.archive_files import file_digest
 from clip_deepfake.card import (
     ENGINE_CONSTANTS,
     LANDMARKS_FILE,
@@ -24,13 +25,13 @@ from clip_deepfake.card import (
     HeadCard,
     Scores,
     TrainingHistory,
+    read_card,
 )
 from clip_deepfake.detector import Detector
-from clip_deepfake.digests import file_digest
 from clip_deepfake.errors import LoadError
 from clip_deepfake.faces import FaceAlignment
 from clip_deepfake.loading import load_detector
-from clip_deepfake.protocol import Request, form_answer
+from clip_deepfake.protocol import form_answer
 from clip_deepfake.verdicts import Verdict
 from deepfake_tools.packaging.heads import TrainedHead, write_head_file
 
@@ -112,12 +113,11 @@ def test_a_batch_of_8_mixed_images(build: Build, landmarks: Path, examples: list
 
 
 def test_the_answer_says_which_face_was_judged(build: Build, landmarks: Path) -> None:
-    detector = load_detector(build("--landmark-model", landmarks))
+    folder = build("--landmark-model", landmarks)
+    detector, identity = load_detector(folder), read_card(folder).short() | {"engine": "stub"}
     image = portrait(21)
     box = dlib.get_frontal_face_detector()(pixels(image), 1)[0]
-    answer = form_answer(
-        Request((image,)), detector.judge([image]), detector.card.short() | {"engine": "stub"}
-    )
+    answer = form_answer(detector.judge([image]), identity)
     body = json.loads(answer.body)
     assert body["face"]["found"] is True
     assert body["face"]["count"] == 1
@@ -132,7 +132,7 @@ def test_an_answer_without_a_face_says_so(
 ) -> None:
     (cat,) = [path.read_bytes() for path in examples if path.stem == "cat"]
     detector = load_detector(build("--landmark-model", landmarks))
-    answer = form_answer(Request((cat,)), detector.judge([cat]), {})
+    answer = form_answer(detector.judge([cat]), {})
     assert json.loads(answer.body)["face"] == {"found": False, "count": 0}
 
 
@@ -141,9 +141,9 @@ def test_an_archive_that_aligns_nothing_answers_as_before(
 ) -> None:
     detector = load_detector(build())
     image = examples[0].read_bytes()
-    body = json.loads(form_answer(Request((image,)), detector.judge([image]), {}).body)
+    body = json.loads(form_answer(detector.judge([image]), {}).body)
     assert not {"face", "faces"} & set(body)
-    assert "faces" not in detector.card.short()
+    assert "faces" not in read_card(build()).short()
 
 
 def test_where_a_face_is_required_an_image_without_is_an_error(
@@ -216,7 +216,7 @@ def test_the_card_tells_of_the_predictor_and_the_worker_checks_it(
     options = ("--faces", "all", "--on-no-face", "error")
     folder = tmp_path / "copy"
     shutil.copytree(build("--landmark-model", landmarks, *options), folder)
-    card = load_detector(folder).card
+    card = read_card(folder)
     digest = file_digest(landmarks)
     assert card.faces == FaceAlignment(landmarks.name, digest, 81, "all", "error")
     assert card.files[LANDMARKS_FILE] == digest
@@ -300,7 +300,7 @@ def head_file(build: Build, tmp_path: Path) -> Callable[[FaceAlignment | None], 
     from safetensors.torch import load_file
 
     folder = build()
-    card = load_detector(folder).card
+    card = read_card(folder)
     tower = load_file(folder / "encoder.safetensors")
     del tower[ENGINE_CONSTANTS]  # of the graph, not of the encoder
 

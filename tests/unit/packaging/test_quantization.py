@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from clip_deepfake import system as cores
 from clip_deepfake.card import Deviation, Quantization, read_card
-from clip_deepfake.detector import Detector
+from clip_deepfake.detector import Detector, Submission
 from clip_deepfake.loading import load_detector
 from clip_deepfake.verdicts import Verdict
 from deepfake_tools.image_files import find_images
@@ -114,8 +114,11 @@ def test_calibration_sees_its_own_half_alone(
     with pytest.raises(BuildError, match="enough"):
         builder("--model", small_clip, *INT8, tinted)
     calibrated, _ = halves(tinted)
-    prepared = load_detector(pair.float32_folder).prepare([p.read_bytes() for p in calibrated])
-    assert np.array_equal(np.concatenate(seen), np.concatenate([p.pixels for p in prepared]))
+    images = [Submission(path.read_bytes()) for path in calibrated]
+    prepared = load_detector(pair.float32_folder).preparer.prepare(images)
+    assert np.array_equal(
+        np.concatenate(seen), np.concatenate([image.pictures for image in prepared])
+    )
 
 
 def test_the_archive_holds_one_copy_of_the_encoder(pair: Pair) -> None:

@@ -1,6 +1,7 @@
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -98,16 +99,70 @@ def test_what_the_container_copies_is_there():
         assert (ROOT / name).exists(), name
 
 
-def test_serving_by_script_ends_where_the_configuration_cannot_be_written(tmp_path):
+def serve_by_script(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        ["sh", str(DEPLOY / "serve.sh")],
-        cwd=tmp_path,
+    return subprocess.run(
+        ["sh", str(DEPLOY / "serve.sh"), *map(str, arguments)],
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
 
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        return int(one.getsockname()[1])
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """The settings, with addresses that are free."""
+    text = (ROOT / "config.properties").read_text()
+    path = tmp_path / "config.properties"
+    path.write_text(re.sub(r"(127\.0\.0\.1:|_port=)\d+", r"\1PORT", text))
+    while "PORT" in (text := path.read_text()):
+        path.write_text(text.replace("PORT", str(free_port()), 1))
+    return path
+
+
+def test_serving_by_script_ends_where_the_configuration_cannot_be_written(tmp_path, config):
+    done = serve_by_script(tmp_path, "--config", config)
+
     assert done.returncode == 16
     assert "there is no model store" in done.stderr
+
+
+def test_serving_by_script_without_java_says_what_to_install(tmp_path):
+    for name in ("sh", "dirname"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    done = subprocess.run(
+        ["sh", str(DEPLOY / "serve.sh")],
+        cwd=tmp_path,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: TorchServe needs Java 17 or newer: install one, or run")
+
+
+@pytest.mark.parametrize("key", ["inference_address", "metrics_address", "grpc_management_port"])
+def test_serving_by_script_where_a_port_is_taken_is_one_line(tmp_path, config, key):
+    (tmp_path / "model_store").mkdir()
+    (tmp_path / "draining").write_text("manage.py stop")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        text = config.read_text()
+        config.write_text(re.sub(rf"^({key}=.*?)\d+$", rf"\g<1>{port}", text, flags=re.MULTILINE))
+        done = serve_by_script(tmp_path, "--config", config)
+
+    assert (done.returncode, done.stdout) == (23, "")
+    assert done.stderr.startswith(f"error: 127.0.0.1:{port} ({key}): Address already in use. If a")
+    assert done.stderr.count("\n") == 1
+    assert "torchserve --stop" not in done.stderr
+    # The server there may be the one that is being stopped.
+    assert (tmp_path / "draining").exists()

@@ -154,7 +154,8 @@ def requests_alone(tmp_path: Path) -> dict[str, str]:
 
 def run_bare(environment: dict[str, str], *words: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-S", *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
+    # Not in the clone, where an installation leaves metadata.
+    return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("command", ["client", "manage"])

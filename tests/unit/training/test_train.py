@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 import train
-from clip_deepfake.card import Card, HeadCard, Limits, SelfTest
-from clip_deepfake.detector import Detector
+from clip_deepfake.card import HeadCard, Limits
+from clip_deepfake.detector import Detector, Preparer
+from clip_deepfake.encoder import build_module, load_encoder
 from clip_deepfake.loading import load_detector
 from clip_deepfake.torch_engine import TorchEngine
 from clip_deepfake.verdicts import Verdict
@@ -29,7 +30,6 @@ from train import main
 from tests.building import Builder, unpack
 from tests.forking import Fork
 from tests.tinted import labels_of, reference_probabilities, write_images
-from tests.unit.towers import module_of
 from tests.vision_models import ENCODERS, processor_values, write_model
 
 
@@ -68,22 +68,11 @@ def serve(model: Path, trained: TrainedHead, tensors: dict[str, torch.Tensor]) -
     """The detector that a worker would make of the head."""
     snapshot = fetch_settings(str(model), None)
     tower = read_tower(fetch_weights(snapshot), read_architecture(snapshot))
-    card = Card(
-        schema=1,
-        name="small",
-        version="1",
-        model=trained.model,
-        encoder=tower.config,
-        head=trained.head,
-        preprocessing=trained.preprocessing,
-        precision="float32",
-        limits=Limits(),
-        files={},
-        self_test=SelfTest([], 1.0),
-        built_with={},
-    )
-    module = module_of(card, tower.tensors, tensors)
-    return Detector(card, TorchEngine(module, torch.device("cpu")))
+    card, feature = trained.head, trained.head.feature
+    encoder = load_encoder(tower.config, feature, trained.preprocessing, tower.tensors)
+    module = build_module(encoder, card, tensors, tower.config.feature_size(feature))
+    preparer = Preparer(trained.preprocessing, Limits().max_pixels)
+    return Detector(preparer, TorchEngine(module, torch.device("cpu")), card)
 
 
 def test_served_probabilities_are_scikit_learns(

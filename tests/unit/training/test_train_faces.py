@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from clip_deepfake.digests import file_digest
+from clip_deepfake.archive_files import file_digest
 from clip_deepfake.faces import FaceAlignment
 from deepfake_tools.packaging.heads import read_head_file
 from train import main

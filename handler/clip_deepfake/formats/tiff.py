@@ -1,4 +1,4 @@
-"""A TIFF's bytes in, its first image's size out, and a refusal of what would keep libtiff busy.
+"""Reads a TIFF's header, of its first image, and refuses what would keep libtiff busy.
 
 TIFF 6.0, sections 2 and 7, and BigTIFF. A value is used in place, so that several may claim the
 same bytes: a file of 8 megabytes can make a reader copy as many gigabytes.
@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from clip_deepfake.errors import HeaderError, UnsupportedImageError
-from clip_deepfake.jpeg import read_jpeg
-
-Bytes = bytes | bytearray
+from clip_deepfake.formats import Bytes, Header
+from clip_deepfake.formats.jpeg import read_jpeg
 
 VALUE_BYTES = {
     1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8,
@@ -84,24 +83,7 @@ class Field:
     position: int
 
 
-@dataclass(frozen=True)
-class Tiff:
-    """What a file says of its first image.
-
-    Attributes:
-        width: in pixels, as stored.
-        height: likewise.
-        work: of decoding it, in pixels of a photograph.
-        is_fax: whether a decoder makes white of damaged pixels, and says nothing.
-    """
-
-    width: int
-    height: int
-    work: int
-    is_fax: bool = False
-
-
-def read_tiff(data: Bytes, most_pixels: int) -> Tiff:
+def read_tiff(data: Bytes, most_pixels: int) -> Header:
     """Reads the first image's size.
 
     Args:
@@ -118,7 +100,7 @@ def read_tiff(data: Bytes, most_pixels: int) -> Tiff:
     reader.check_claims()
     width, height = reader.size(WIDTH), reader.size(HEIGHT)
     if width * height > most_pixels or not width * height:
-        return Tiff(width, height, width * height)
+        return Header(width, height, width * height)
     samples = reader.number(SAMPLES, 1)
     bits = max((1, *reader.integers(BITS).tolist()))
     _check_kind(samples, bits, reader.integers(FORMAT).tolist())
@@ -128,7 +110,9 @@ def read_tiff(data: Bytes, most_pixels: int) -> Tiff:
     needed = (width * samples * bits + 7) // 8 * height
     work = max(width * height, tile) * max(3, samples * bits // 8) // 3
     work = max(work, reader.check_pieces(needed, height, most_pixels))
-    return Tiff(width, height, work, is_fax=reader.number(COMPRESSION, 1) in FAX)
+    # Of damaged pixels a fax's decoder makes white ones, and says nothing.
+    is_fax = reader.number(COMPRESSION, 1) in FAX
+    return Header(width, height, work, one_colour_is_damage=is_fax)
 
 
 def _check_kind(samples: int, bits: int, formats: list[int]) -> None:

@@ -1,15 +1,21 @@
-"""A safetensors file in, tensors of the shapes that a card tells of out."""
+"""The files of an unpacked archive: their digests, and the tensors in them."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from msgspec import Meta
 
 from clip_deepfake.errors import LoadError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+"""In hexadecimal."""
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -17,12 +23,39 @@ Shapes = Mapping[str, tuple[int, ...]]
 """Of tensors, by their names."""
 
 
-def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+def file_digest(path: Path) -> Sha256:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_digest(path: Path, sha256: Sha256) -> None:
+    """Makes sure that a file is the one that the card describes.
+
+    Raises:
+        LoadError: when it is another, or cannot be read.
+    """
+    try:
+        found = file_digest(path)
+    except OSError as error:
+        raise LoadError(f"{path.name} cannot be read: {error.strerror}") from error
+    if found != sha256:
+        raise LoadError(
+            f"{path.name} is damaged: its SHA-256 is {found}, the card says {sha256}; "
+            "build the archive again"
+        )
+
+
+def load_tensors(path: Path) -> dict[str, "Tensor"]:
     """Reads tensors as they are stored; the file is mapped into memory, not copied.
 
     Raises:
         LoadError: when the file is missing or no safetensors file.
     """
+    # Who aligns faces on a machine without torch wants the digests alone.
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

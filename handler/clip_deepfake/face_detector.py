@@ -1,4 +1,4 @@
-"""RGB image in, boxes of the frontal faces in it out: dlib's detector, exact or bounded.
+"""Finds the boxes of frontal faces in an image: dlib's detector, exact or bounded.
 
 dlib (http://dlib.net/face_detector.py.html) doubles the image, makes copies of it, each 5/6 of the
 one before, and looks in each for faces of one size. Nearly all the time goes into the largest

@@ -7,9 +7,9 @@ import dlib
 import numpy as np
 import pytest
 import skimage.data
-from clip_deepfake import frontal
+from clip_deepfake import face_detector
 from clip_deepfake.errors import LoadError
-from clip_deepfake.frontal import Box, FrontalDetector
+from clip_deepfake.face_detector import Box, FrontalDetector
 
 from tests.portraits import RGB, photograph
 
@@ -62,7 +62,7 @@ def test_a_bounded_search_searches_no_more_than_the_bound(
             searched.append(image.shape[0] * image.shape[1] * 4**upsamplings)
             return []
 
-    monkeypatch.setattr(frontal, "_dlibs_detector", Detector)
+    monkeypatch.setattr(face_detector, "_dlibs_detector", Detector)
     for bound in (2_500_000, 1_000_000, 50_000):
         FrontalDetector(bound).find(group)
     FrontalDetector(None).find(group)

@@ -1,4 +1,4 @@
-"""A JPEG's bytes in; its size out, the work of decoding it, and what shows that it is complete.
+"""Reads a JPEG's header: its size, the work of decoding it, and what shows that it is complete.
 
 ITU-T T.81. Looked at is the first picture alone: telephones put films and more pictures behind it.
 """
@@ -8,8 +8,7 @@ import struct
 from dataclasses import dataclass
 
 from clip_deepfake.errors import HeaderError, UnsupportedImageError
-
-Bytes = bytes | bytearray
+from clip_deepfake.formats import Bytes, Header
 
 MOST_SEGMENTS = 4096
 """Of a picture. Cameras write about ten; a colour profile takes at most 255."""
@@ -47,26 +46,6 @@ END_MARKER, LATE_HEIGHT = b"\xff\xd9", b"\xff\xdc"
 
 
 @dataclass(frozen=True)
-class Jpeg:
-    """What a file says of its first picture.
-
-    Attributes:
-        width: in pixels, as stored.
-        height: likewise.
-        work: of decoding it, in pixels of a photograph.
-        end: where the data of its pixels end.
-        endings: what a decoder is given from there on; with each the picture must be the same.
-            Empty where the file's own will do.
-    """
-
-    width: int
-    height: int
-    work: int
-    end: int
-    endings: tuple[bytes, ...]
-
-
-@dataclass(frozen=True)
 class _Frame:
     """How a picture is coded.
 
@@ -93,7 +72,7 @@ NOTHING = _Frame(0, 0, 0, 0, {})
 """In the place of a frame that has not come."""
 
 
-def read_jpeg(data: Bytes, most_pixels: int) -> Jpeg:
+def read_jpeg(data: Bytes, most_pixels: int) -> Header:
     """Reads a picture from its first marker to the last of its pixels.
 
     Args:
@@ -117,7 +96,7 @@ def read_jpeg(data: Bytes, most_pixels: int) -> Jpeg:
             continue
         position = walk.read_segment(data, marker, position)
         if marker in FRAMES and walk.frame.pixels > most_pixels:
-            return Jpeg(walk.frame.width, walk.frame.height, walk.frame.pixels, 0, ())
+            return Header(walk.frame.width, walk.frame.height, walk.frame.pixels)
         if walk.needs_no_more:
             return walk.picture(is_ended=position < len(data))
     raise HeaderError(f"it has more than {MOST_SEGMENTS} segments")
@@ -139,7 +118,7 @@ class _Walk:
         """Whether a decoder stops here: after one scan that holds every component."""
         return self._scans == 1 and self._is_sequential and not self._is_incomplete
 
-    def picture(self, *, is_ended: bool) -> Jpeg:
+    def picture(self, *, is_ended: bool) -> Header:
         """Returns what has been read.
 
         Args:
@@ -158,7 +137,7 @@ class _Walk:
         else:
             endings = tuple(ending + END_MARKER for ending in (ONES, *OTHERS))
         work = frame.pixels * max(self._scans, USUAL_SCANS) // USUAL_SCANS
-        return Jpeg(frame.width, frame.height, work, self._end, endings)
+        return Header(frame.width, frame.height, work, end=self._end, endings=endings)
 
     @property
     def _is_sequential(self) -> bool:
