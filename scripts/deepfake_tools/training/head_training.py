@@ -182,7 +182,7 @@ def fit_head(images: TrainingSet, plan: Plan, rows: Rows | None = None) -> HeadR
 
 def divide(images: TrainingSet, seed: int, say: Say) -> Plan:
     """Divides images by their folders, and says where these do not suffice."""
-    plan = plan_splits(images.labels, images.folders, seed)
+    plan = plan_splits(images.labels, images.groups, seed)
     if plan.kept_together == "image":
         say(
             "warning: each class needs its images in at least 3 folders, one for each video, for "

@@ -25,6 +25,7 @@ from deepfake_tools.training.augmentation import augment
 from deepfake_tools.training.dataset import LabelledImage, TrainingError
 from deepfake_tools.training.recipes import Augmentation
 from deepfake_tools.training.splits import Labels
+from deepfake_tools.training.training_set import find_originals
 
 Draw = tuple[int, int]
 """An image's place in its set, and the seed of what happens to it."""
@@ -142,9 +143,8 @@ class BalancedPairs(Sampler[Draw]):
 
     An epoch shows each image of the larger class once, but for a rest that fills no batch, and
     those of the other again as often as it takes. A fake is drawn with the real image that it was
-    made of where names tell: of equal file names in equally named folders, or in
-    FaceForensics++'s ``012_345`` and ``012``. The order, and what happens to an image, depend on
-    seed and epoch alone.
+    made of, where names tell (``find_originals``). The order, and what happens to an image, depend
+    on seed and epoch alone.
     """
 
     def __init__(self, images: Sequence[LabelledImage], batch_size: int, seed: int) -> None:
@@ -158,7 +158,7 @@ class BalancedPairs(Sampler[Draw]):
         reals, fakes = (
             [row for row, image in enumerate(images) if image.label == label] for label in (0, 1)
         )
-        partners = _partners(images, reals, fakes)
+        partners = find_originals(images)
         self._fakes_lead = len(fakes) >= len(reals)
         self._leading, self._following = (fakes, reals) if self._fakes_lead else (reals, fakes)
         if not self._fakes_lead:
@@ -196,26 +196,6 @@ def _repeated(rows: Sequence[int], count: int, rng: np.random.Generator) -> Labe
     """Rows in random order, again and again, each round in another one."""
     rounds = -(-count // len(rows))
     return np.concatenate([rng.permutation(rows) for _ in range(rounds)])[:count]
-
-
-def _partners(
-    images: Sequence[LabelledImage], reals: Sequence[int], fakes: Sequence[int]
-) -> dict[int, int]:
-    """Maps a fake's place to that of its own real image."""
-    places = {_key(images[row].path): row for row in reals}
-    found = {}
-    for row in fakes:
-        path = images[row].path
-        made_of = path.parent.name.partition("_")[0]
-        for key in (_key(path), (made_of, path.name)):
-            if key in places:
-                found[row] = places[key]
-                break
-    return found
-
-
-def _key(path: Path) -> tuple[str, str]:
-    return path.parent.name, path.name
 
 
 def default_workers() -> int:

@@ -89,7 +89,7 @@ def test_served_probabilities_are_scikit_learns(
     assert np.abs(found - expected).max() < 1e-4
     assert [verdict.prediction for verdict in verdicts] == list(found > head.head.threshold)
 
-    unseen = plan_splits(labels, [str(path.parent) for path in paths], seed=0).held_out.test
+    unseen = plan_splits(labels, [path.parent.name for path in paths], seed=0).held_out.test
     scores = head.history.held_out
     assert (scores.real, scores.fake) == tuple(np.bincount(labels[unseen]))
     assert scores.auc >= 0.95

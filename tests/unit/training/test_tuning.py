@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -321,3 +322,24 @@ def test_a_folder_with_a_detector_is_not_written_into(
 def test_the_builder_wants_no_model_beside_the_folder(tuned: Path, tmp_path: Path) -> None:
     with pytest.raises(Exception, match="leave out --model"):
         Builder(tmp_path)("--weights", tuned, "--model", "acme/other")
+
+
+def test_two_processes_learn_as_one(arguments: list[str], tuned: Path, tmp_path: Path) -> None:
+    """Each computes half of every batch, and the losses over pairs on all of it."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    folder = tmp_path / "layernorm"
+    command = [*arguments, "--method", "layernorm", "--output", str(folder)]
+    done = subprocess.run(
+        [*launch, "--main_process_port", "0", str(ROOT / "scripts" / "train.py"), *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"HF_HOME": str(tmp_path / "hub"), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (json.loads((path / "training.json").read_text()) for path in (tuned, folder))
+    assert len(two["epochs"]) == 2
+    for first, second in zip(one["epochs"], two["epochs"], strict=True):
+        assert second["loss"] == pytest.approx(first["loss"], abs=1e-5)
+    weights, others = (load_file(path / "model.safetensors") for path in (tuned, folder))
+    assert max((weights[name] - others[name]).abs().max().item() for name in weights) < 1e-4
