@@ -40,7 +40,7 @@ from deepfake_tools.training.loop import (
     run,
 )
 from deepfake_tools.training.methods import Prepared, freeze_unread, prepare
-from deepfake_tools.training.pixels import Faces, ImageSet
+from deepfake_tools.training.pixels import BalancedPairs, Faces, ImageSet
 from deepfake_tools.training.recipes import Augmentation, Recipe
 from deepfake_tools.training.splits import Labels, Plan, Rows
 from deepfake_tools.training.thresholds import accuracy
@@ -219,6 +219,13 @@ def _gather(options: TuningOptions, say: Say) -> Material:
         f"{len(parts.learn)} images to learn from, {len(parts.choose)} to choose the epoch, "
         f"{len(parts.judge)} to judge the result"
         + (", which are the same" if parts.judge is parts.choose else "")
+    )
+    learned = BalancedPairs(
+        [images.images[row] for row in parts.learn], options.recipe.batch_size, 0
+    )
+    say(
+        f"an epoch shows {len(learned)} of them, half real and half fake; {learned.matched} stand "
+        "beside the image that they were made of, or into"
     )
     return Material(extractor, images, parts)
 

@@ -5,7 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clip_deepfake.encoder import DetectorModule, load_encoder, read_class_token_alone
+from clip_deepfake.encoder import (
+    DetectorModule,
+    Encoder,
+    load_encoder,
+    read_class_token_alone,
+)
+from clip_deepfake.preprocessing import squash
 from deepfake_tools.packaging.encoders import default_feature, find_encoder, read_encoder
 from deepfake_tools.packaging.presets import resolve_preset
 from deepfake_tools.training.dataset import TrainingError
@@ -22,7 +28,7 @@ from deepfake_tools.training.recipes import RECIPES, Recipe
 from deepfake_tools.training.tuned_folder import read_back, write_encoder
 from msgspec.structs import replace
 from torch import nn
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, ResNetConfig, ResNetModel
 
 from tests.vision_models import ENCODERS, write_model
 
@@ -171,3 +177,15 @@ def test_penalties_are_added_to_the_loss(small_clip: Path) -> None:
 def test_a_rank_above_the_matrix_is_refused(small_clip: Path) -> None:
     with pytest.raises(TrainingError, match=r"_proj.*rank 100000 leaves nothing.*lower rank"):
         module_of(small_clip, replace(RECIPES["svd"], rank=100000))
+
+
+@pytest.mark.parametrize("method", ["layernorm", "svd", "lora"])
+def test_a_method_that_finds_nothing_says_which_do(method: str) -> None:
+    model = ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1]))
+    encoder = Encoder(model, "pooler_output", squash(32))
+    with pytest.raises(
+        TrainingError,
+        match=rf"ResNetModel has no .* --method {method} has .*: "
+        rf"it takes --method head, full$".replace(": ", "; "),
+    ):
+        prepare(encoder, RECIPES[method])

@@ -343,3 +343,19 @@ def test_two_processes_learn_as_one(arguments: list[str], tuned: Path, tmp_path:
         assert second["loss"] == pytest.approx(first["loss"], abs=1e-5)
     weights, others = (load_file(path / "model.safetensors") for path in (tuned, folder))
     assert max((weights[name] - others[name]).abs().max().item() for name in weights) < 1e-4
+
+
+def test_too_little_memory_says_what_takes_less(
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def forward(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(TrainedModule, "forward", forward)
+    command = [*arguments, "--method", "full", "--output", str(tmp_path), "--batch-size", "16"]
+    assert main(command) == 1
+    said = capsys.readouterr().err
+    assert "the memory was not enough for a batch of 16: give --checkpoint-activations" in said
