@@ -50,7 +50,7 @@ def module_of(folder: Path, recipe: Recipe) -> tuple[DetectorModule, Prepared, i
     return module, prepared, side
 
 
-@pytest.fixture(scope="module", params=["clip", "dinov2", "siglip", "vit"])
+@pytest.fixture(scope="module", params=["clip", "dinov2"])
 def encoder(
     request: pytest.FixtureRequest, small_clip: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:

@@ -5,9 +5,9 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-import time
 from hashlib import sha256
 from pathlib import Path
 
@@ -26,7 +26,9 @@ from transformers import CLIPVisionModelWithProjection
 
 from tests import ROOT
 from tests.building import Builder, unpack
+from tests.forking import Fork
 from tests.tinted import write_images
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -140,30 +142,21 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_a_killed_run_goes_on_and_ends_alike(
-    arguments: list[str], tmp_path: Path, tuned: Path
+    commands: Fork, arguments: list[str], tmp_path: Path, tuned: Path
 ) -> None:
-    """SIGKILL between two steps of the second epoch, and once more; equal to the bit."""
+    """SIGKILL between two steps of an epoch; equal to the bit, whatever it had written."""
     folder = tmp_path / "layernorm"
-    command = [
-        *(sys.executable, str(ROOT / "scripts" / "train.py"), *arguments),
-        *("--method", "layernorm", "--output", str(folder), "--save-every", "2"),
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 240
-        while len(list(folder.glob("checkpoints/checkpoint-*/complete"))) < 2:
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        process.kill()
-    finally:
-        process.kill()
-        process.communicate()
+    words = [ROOT / "scripts" / "train.py", *arguments]
+    words += ["--method", "layernorm", "--output", folder, "--save-every", "2"]
+    running = commands.start(*words)
+    wait_until(lambda: len(list(folder.glob("checkpoints/checkpoint-*/complete"))) >= 2)
+    os.kill(running.pid, signal.SIGKILL)
+    assert running.wait().returncode == -signal.SIGKILL
     assert not (folder / "head.safetensors").exists()
-    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    refused = commands.run(*words)
     assert refused.returncode == 1
     assert "--resume goes on with it" in refused.stderr
-    resumed = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
+    resumed = commands.run(*words, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert "going on from step" in resumed.stderr
     assert digests(folder) == digests(tuned)
@@ -359,3 +352,32 @@ def test_too_little_memory_says_what_takes_less(
     assert main(command) == 1
     said = capsys.readouterr().err
     assert "the memory was not enough for a batch of 16: give --checkpoint-activations" in said
+
+
+def test_what_takes_less_memory_learns_the_same(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Activations computed twice, a batch in two parts, images decoded elsewhere, and logs."""
+    logs = tmp_path / "logs"
+    less = ["--checkpoint-activations", "--accumulate", "2", "--tensorboard", str(logs)]
+    found = []
+    for name, more in (("plain", []), ("less", [*less, "--workers", "1"])):
+        command = [*arguments, "--method", "svd", "--output", str(tmp_path / name), *more]
+        assert main(command) == 0
+        found.append(load_file(tmp_path / name / "model.safetensors"))
+    plain, thrifty = found
+    assert max((plain[name] - thrifty[name]).abs().max().item() for name in plain) < 1e-4
+    assert list(logs.glob("events.out.tfevents.*"))
+
+
+def test_products_in_bfloat16_learn_nearly_the_same(
+    arguments: list[str], tuned: Path, tmp_path: Path
+) -> None:
+    command = [*arguments, "--method", "layernorm", "--output", str(tmp_path), "--bfloat16"]
+    assert main(command) == 0
+    exact, rounded = (
+        json.loads((path / "training.json").read_text())["epochs"] for path in (tuned, tmp_path)
+    )
+    for one, other in zip(exact, rounded, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], abs=0.02)
+        assert other["loss"] != one["loss"]
