@@ -38,7 +38,7 @@ examples:
   build_mar.py                                        the default model, next free version
   build_mar.py --model openai/clip-vit-large-patch14  another one
   build_mar.py --model ./my-clip --served-name mine   a local folder with config.json and weights
-  build_mar.py --weights head.safetensors             a head of train_head.py, on its own encoder
+  build_mar.py --weights head.safetensors             a head of train.py, on its own encoder
   build_mar.py --weights fc_weights.pth               a published detector, whichever it is
   build_mar.py --weights yermandy/GenD_CLIP_L_14      one that is published on the Hub
   build_mar.py --precision int8 --calibration DIR     for CPUs, about three times as fast

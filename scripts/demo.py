@@ -152,7 +152,7 @@ def train(model: str, folder: Path) -> Path:
     """
     say("training a head on the crops of one part of each photograph")
     head = folder / "head.safetensors"
-    command = [*script("train_head.py"), "--model", model, "--data", str(folder / "training")]
+    command = [*script("train.py"), "--model", model, "--data", str(folder / "training")]
     command += ["--cache", str(folder / "features"), "--output", str(head)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return head

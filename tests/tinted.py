@@ -49,7 +49,7 @@ def reference_features(model: Path, paths: list[Path]) -> np.ndarray:
 def reference_probabilities(model: Path, paths: list[Path], strength: float) -> np.ndarray:
     """scikit-learn's predict_proba for FAKE, fitted to the images that are not held out."""
     labels, features = labels_of(paths), reference_features(model, paths)
-    fitted_to = plan_splits(labels, [str(path.parent) for path in paths], seed=0).held_out.train
+    fitted_to = plan_splits(labels, [path.parent.name for path in paths], seed=0).held_out.train
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=strength, tol=1e-8))
     pipeline.fit(features[fitted_to], labels[fitted_to])
     return pipeline.predict_proba(features)[:, 1]

@@ -152,6 +152,62 @@ class TrainingHistory(Struct, frozen=True, forbid_unknown_fields=True):
     made_with: dict[str, str]
 
 
+class FullScores(Scores, frozen=True, forbid_unknown_fields=True):
+    """As above, and how well the classes are told apart.
+
+    Attributes:
+        eer: rate at which as many of one class are taken for the other as the other way round.
+        tpr_at_1_percent: share of the fakes found where 1 % of the real images are called fake.
+    """
+
+    eer: Fraction
+    tpr_at_1_percent: Fraction
+
+
+class TuningHistory(Struct, frozen=True, forbid_unknown_fields=True):
+    """How an encoder was trained together with its head.
+
+    Attributes:
+        method: what of it was trained.
+        base: the encoder that it was before.
+        recipe: the losses, rates and augmentation, by their names.
+        trained_parameters: how many numbers were trained, the head's included.
+        data: the images.
+        kept_together: as in ``TrainingHistory``.
+        seed: of the splits, the order and the augmentation.
+        epochs: that were trained.
+        best_epoch: whose weights these are, from 1: that of the highest AUC on the images that
+            chose it.
+        chosen_by: which images those are: a part of the training images that no step was computed
+            on, or the held-out ones themselves, which makes their scores look better than they are.
+        validation_auc: on them.
+        held_out: the detector's scores on images that no step was computed on.
+        frozen: on the same images, those of a head on the encoder as it was before.
+        balanced_threshold: of the best balanced accuracy on the images that chose the epoch.
+        target_fpr: the false-positive rate asked for, if any.
+        target_fpr_threshold: that keeps to it on those images.
+        made_with: version of each library that had a part in the numbers, by name.
+    """
+
+    method: str
+    base: ModelSource
+    recipe: dict[str, Any]
+    trained_parameters: int
+    data: DataHistory
+    kept_together: Literal["folder", "image"]
+    seed: int
+    epochs: int
+    best_epoch: int
+    chosen_by: Literal["validation part", "held out"]
+    validation_auc: Fraction
+    held_out: FullScores
+    frozen: FullScores
+    balanced_threshold: Fraction
+    target_fpr: Fraction | None
+    target_fpr_threshold: Fraction | None
+    made_with: dict[str, str]
+
+
 class HeadCard(Struct, frozen=True, forbid_unknown_fields=True):
     """The linear layer on the feature, and how its output is read.
 
@@ -169,7 +225,8 @@ class HeadCard(Struct, frozen=True, forbid_unknown_fields=True):
         sha256: digest of that file.
         licence: the weights' as their authors state it; None where it is not known.
         overridden: options of the builder that replaced what the weights came with.
-        history: how this project trained the head; None where it did not.
+        history: how this project trained the head on the encoder as it is; None where it did not.
+        tuning: how this project trained the encoder together with the head; None where it did not.
     """
 
     source: Literal["untrained", "trained"]
@@ -185,6 +242,7 @@ class HeadCard(Struct, frozen=True, forbid_unknown_fields=True):
     licence: str | None = None
     overridden: list[str] = []
     history: TrainingHistory | None = None
+    tuning: TuningHistory | None = None
 
     def __post_init__(self) -> None:
         """Refuses outputs that do not leave anything to decide.

@@ -35,7 +35,7 @@ class TorchEngine:
             device: ``cuda``, ``mps`` or ``cpu``.
         """
         self._module = module.to(device)
-        self._device = device
+        self.device = device
         dtype = self._module.encoder.dtype
         if dtype == torch.float32:
             # Without this a GPU's convolutions round to 10 bits of mantissa.
@@ -46,13 +46,13 @@ class TorchEngine:
 
     def __call__(self, pixels: Pixels) -> Logits:
         """Maps uint8 (batch, side, side, 3) to float32 logits (batch, outputs)."""
-        with device_faults(self._device), torch.inference_mode():
-            return self._module(torch.from_numpy(pixels).to(self._device)).cpu().numpy()
+        with device_faults(self.device), torch.inference_mode():
+            return self._module(torch.from_numpy(pixels).to(self.device)).cpu().numpy()
 
     def features(self, pixels: Pixels) -> Features:
         """Maps uint8 (batch, side, side, 3) to what the head makes its logits of."""
-        with device_faults(self._device), torch.inference_mode():
-            return self._module.feature(torch.from_numpy(pixels).to(self._device)).cpu().numpy()
+        with device_faults(self.device), torch.inference_mode():
+            return self._module.feature(torch.from_numpy(pixels).to(self.device)).cpu().numpy()
 
 
 def open_torch_engine(

@@ -26,6 +26,8 @@ BENCHMARK = {
     "transformers": "transformers",
     "ts": "torchserve",
 }
+TUNE = {"accelerate": "accelerate", "matplotlib": "matplotlib", "peft": "peft"}
+LOGS = {"tensorboard": "tensorboard"}
 BUILD = {"cv2": "opencv-python-headless", "psutil": "psutil", "torch": "torch", "ts": "torchserve"}
 LIBRARIES = {
     "benchmark": BENCHMARK,
@@ -33,6 +35,8 @@ LIBRARIES = {
     "evaluate": EVALUATE,
     "faces": FACES,
     "int8": INT8,
+    "tune": TUNE,
+    "tensorboard": LOGS,
 }
 """Package names by module, by the extra that brings them."""
 

@@ -31,8 +31,8 @@ class Progress:
         # Of some moments in the last half minute: when, and how many were done.
         self._samples = deque([(self._shown, done)])
 
-    def update(self, done: int, errors: int = 0) -> None:
-        """Shows how far the work is, if it is time to."""
+    def update(self, done: int, errors: int = 0, note: str = "") -> None:
+        """Shows how far the work is, if it is time to, with a note of how it goes."""
         now = time.monotonic()
         if now - self._shown < (REDRAW_SECONDS if self._is_terminal else LINE_SECONDS):
             return
@@ -40,7 +40,7 @@ class Progress:
         self._samples.append((now, done))
         while now - self._samples[0][0] > WINDOW_SECONDS and len(self._samples) > 2:
             self._samples.popleft()
-        text = self._text(done, errors)
+        text = self._text(done, errors) + (f", {note}" if note else "")
         if self._is_terminal:
             width = shutil.get_terminal_size().columns
             bar = _bar(done / self._total, width - len(text) - 2)

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from tests import ROOT
@@ -33,6 +35,7 @@ NOT_RUN = {
     "make .venv/.development-installed": "installs",
     "pip install -c constraints.txt -e '.[evaluate]'": "installs",
     "pip install -c constraints.txt -e '.[int8]'": "installs",
+    "pip install -c constraints.txt -e '.[tune]'": "installs",
     "make audit": "asks a database in the internet",
     "make drills": "takes a quarter of an hour",
     'make drills ARGS="--short"': "test_drills.py runs the drills",
@@ -53,7 +56,7 @@ START = "torchserve --start --ts-config config.properties > /dev/null"
 READY = "python scripts/manage.py ready --wait 120"
 SERVING = (START, READY)
 SECOND_VERSION = f"python scripts/build_mar.py --model {MODEL} --precision bfloat16"
-TRAINING = f"python scripts/train_head.py --model {MODEL} --data faces --output head.safetensors"
+TRAINING = f"python scripts/train.py --model {MODEL} --data faces --output head.safetensors"
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Presupposed:
 PRESUPPOSED = {
     "docs/packaging.md": Presupposed(typed=(TRAINING,)),
     "docs/asking.md": Presupposed(True, SERVING),
+    "docs/training.md": Presupposed(True, SERVING),
     "docs/evaluating.md": Presupposed(True, SERVING),
     "docs/faces.md": Presupposed(True, SERVING),
     "docs/runbook.md": Presupposed(True, (*SERVING, SECOND_VERSION)),
@@ -137,6 +141,7 @@ def belongings(tmp_path_factory: pytest.TempPathFactory, landmarks: Path) -> Pat
     """What readers have of their own: photographs, published detectors, a landmark predictor."""
     folder = tmp_path_factory.mktemp("belongings")
     write_images(folder / "faces")
+    write_videos(folder / "videos")
     for name in ("data", "validation"):
         write_images(folder / name, folders=1)
     save(folder, "fc_weights.pth", linear(40, 1).state_dict())
@@ -145,6 +150,20 @@ def belongings(tmp_path_factory: pytest.TempPathFactory, landmarks: Path) -> Pat
     for name in ("portrait.jpg", "photo.jpg"):
         shutil.copy(ROOT / "examples" / "astronaut.jpg", folder / name)
     return folder
+
+
+def write_videos(folder: Path) -> None:
+    """Four videos of each class, the fake ones bluer."""
+    rng = np.random.default_rng(0)
+    for label, tint in (("real", 0), ("fake", 40)):
+        (folder / label).mkdir(parents=True)
+        for number in range(4):
+            path = folder / label / f"{label}_{number}.mp4"
+            writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
+            for _ in range(12):
+                frame = rng.integers(0, 200, (6, 8, 3)).astype(np.uint8) + np.uint8([tint, 0, 0])
+                writer.write(cv2.resize(frame, (64, 48)))
+            writer.release()
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ def test_served_probabilities_are_scikit_learns(
     paths = sorted(write_images(tmp_path / "data"))
     head_file = tmp_path / "tinted.safetensors"
     arguments = ("--model", small_clip, "--data", tmp_path / "data", "--output", head_file)
-    said = run("train_head.py", *arguments, "--cache", tmp_path / "cache")
+    said = run("train.py", *arguments, "--cache", tmp_path / "cache")
     head, _ = read_head_file(head_file)
     assert head.history.held_out.auc >= 0.95
     assert f"AUC {head.history.held_out.auc:.4f}" in said

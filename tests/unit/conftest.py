@@ -111,7 +111,12 @@ def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fork]:
 @pytest.fixture(scope="session")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fork]:
     """Runs commands that build and train; what they import is there already."""
-    modules = ("train_head", "deepfake_tools.packaging.builder", "openvino.tools.ovc")
+    modules = (
+        "train",
+        "deepfake_tools.packaging.builder",
+        "deepfake_tools.training.tuning",
+        "openvino.tools.ovc",
+    )
     folder = tmp_path_factory.mktemp("commands")
     with Fork(folder, *modules, home=folder / "home") as fork:
         yield fork

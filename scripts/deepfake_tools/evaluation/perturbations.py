@@ -142,16 +142,41 @@ def perturb(
         image = decode(data, MAX_PIXELS, orientation)
     except errors.ImageError as error:
         raise ImageRefusedError(str(error)) from error
+    seed = int.from_bytes(hashlib.sha256(data).digest(), "big")
+    if perturbation.kind == "jpeg":
+        return encode(image, int(perturbation.strength))
+    return encode(disturb(image, perturbation, seed))
+
+
+def disturb(image: "RGB", perturbation: Perturbation, seed: int) -> "RGB":
+    """Returns the pixels after a perturbation, as `perturb` describes each kind.
+
+    Args:
+        image: uint8 (height, width, 3).
+        perturbation: What to do to it.
+        seed: Of the noise.
+    """
     strength = perturbation.strength
     if perturbation.kind == "jpeg":
-        return encode(image, int(strength))
+        return _compressed(image, int(strength))
     if perturbation.kind == "blur":
-        return encode(_blurred(image, strength))
+        return _blurred(image, strength)
     if perturbation.kind == "resize":
-        return encode(smaller(image, strength))
+        return smaller(image, strength)
     if perturbation.kind == "noise":
-        return encode(_noisy(image, strength, data))
+        return _noisy(image, strength, seed)
     raise ValueError(f"no such kind of perturbation: {perturbation.kind}")
+
+
+def _compressed(image: "RGB", quality: int) -> "RGB":
+    """Saves as a JPEG of this quality, from 1 to 100, and reads that."""
+    import cv2
+    import numpy as np
+
+    encoded = np.frombuffer(encode(image, quality), np.uint8)
+    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
+    assert decoded is not None  # it was encoded a moment ago
+    return decoded.astype(np.uint8, copy=False)
 
 
 def _blurred(image: "RGB", deviation: float) -> "RGB":
@@ -172,11 +197,10 @@ def smaller(image: "RGB", factor: float) -> "RGB":
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
-def _noisy(image: "RGB", deviation: float, data: bytes) -> "RGB":
-    """Adds Gaussian noise of this standard deviation in grey levels, drawn by the bytes."""
+def _noisy(image: "RGB", deviation: float, seed: int) -> "RGB":
+    """Adds Gaussian noise of this standard deviation in grey levels."""
     import numpy as np
 
-    seed = int.from_bytes(hashlib.sha256(data).digest(), "big")
     noise = np.random.default_rng(seed).standard_normal(image.shape, dtype=np.float32)
     return np.clip(np.rint(image + np.float32(deviation) * noise), 0, 255).astype(np.uint8)
 

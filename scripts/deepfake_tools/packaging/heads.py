@@ -9,7 +9,14 @@ from typing import Literal
 import msgspec
 import torch
 from clip_deepfake.archive_files import Sha256
-from clip_deepfake.card import EncoderCard, Feature, HeadCard, ModelSource, TrainingHistory
+from clip_deepfake.card import (
+    EncoderCard,
+    Feature,
+    HeadCard,
+    ModelSource,
+    TrainingHistory,
+    TuningHistory,
+)
 from clip_deepfake.faces import FaceAlignment
 from clip_deepfake.preprocessing import Preprocessing
 from msgspec import Struct
@@ -140,6 +147,9 @@ def _meaning(label: str) -> Label | None:
 
 METADATA_KEY = "clip_deepfake_head"
 
+TUNED_HEAD = "head.safetensors"
+"""Name of the file in the folder of an encoder that was trained together with it."""
+
 
 class TrainedHead(Struct, frozen=True, forbid_unknown_fields=True):
     """Everything about a trained head that is not a weight.
@@ -150,9 +160,10 @@ class TrainedHead(Struct, frozen=True, forbid_unknown_fields=True):
             checkpoint's features are the same.
         preprocessing: that it was trained with.
         head: how its output is read.
-        history: how it came to be.
+        history: how it came to be; None where it was trained together with the encoder.
         faces: how the faces that it was trained on were found and cut out; None where it was
             trained on images as they are.
+        tuning: how encoder and head came to be; None where the encoder was left as it was.
     """
 
     schema: Literal[1]
@@ -160,8 +171,9 @@ class TrainedHead(Struct, frozen=True, forbid_unknown_fields=True):
     encoder_sha256: Sha256
     preprocessing: Preprocessing
     head: HeadCard
-    history: TrainingHistory
+    history: TrainingHistory | None
     faces: FaceAlignment | None = None
+    tuning: TuningHistory | None = None
 
 
 def tower_digest(tensors: Mapping[str, Tensor]) -> str:
@@ -223,7 +235,7 @@ def read_head_file(path: Path) -> tuple[TrainedHead, dict[str, Tensor]]:
         raise BuildError(f"{path.name} is no safetensors file, or is damaged: {error}") from error
     if METADATA_KEY not in metadata:
         raise BuildError(
-            f"{path.name} has no {METADATA_KEY} in its metadata: train_head.py did not write it"
+            f"{path.name} has no {METADATA_KEY} in its metadata: train.py did not write it"
         )
     try:
         trained = msgspec.json.decode(metadata[METADATA_KEY], type=TrainedHead)

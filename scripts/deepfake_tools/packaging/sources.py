@@ -24,6 +24,7 @@ from deepfake_tools.packaging.encoders import (
     read_encoder,
 )
 from deepfake_tools.packaging.heads import (
+    TUNED_HEAD,
     Head,
     TrainedHead,
     classifier_head,
@@ -73,6 +74,8 @@ def gather(options: BuildOptions, report: Report) -> Parts:
     report(f"reading {options.weights} ...")
     if is_head_file(Path(options.weights)):
         return _with_own_head(options, Path(options.weights), report)
+    if is_head_file(Path(options.weights) / TUNED_HEAD):
+        return _with_own_encoder(options, Path(options.weights), report)
     # With a model of its own, --revision is that one's.
     revision = None if options.model else options.revision
     checkpoint = open_checkpoint(options.weights, revision)
@@ -136,6 +139,7 @@ def _with_own_head(options: BuildOptions, path: Path, report: Report) -> Parts:
         sha256=file_digest(path),
         overridden=overridden,
         history=trained.history,
+        tuning=trained.tuning,
     )
     head = Head(card, tensors)
     model, tower = read_encoder(encoder)
@@ -146,6 +150,16 @@ def _with_own_head(options: BuildOptions, path: Path, report: Report) -> Parts:
             f"{_origin(model)} are others; give the encoder that it was trained on with --model"
         )
     return Parts(served_name(model.name), model, tower, head, trained.preprocessing)
+
+
+def _with_own_encoder(options: BuildOptions, folder: Path, report: Report) -> Parts:
+    """A folder that holds an encoder which was trained, and the head that was trained with it."""
+    if options.model is not None or options.revision is not None:
+        given = "--model" if options.model is not None else "--revision"
+        raise BuildError(
+            f"{folder} holds the encoder that its head was trained with; leave out {given}"
+        )
+    return _with_own_head(replace(options, model=str(folder)), folder / TUNED_HEAD, report)
 
 
 def _origin(model: ModelSource) -> str:

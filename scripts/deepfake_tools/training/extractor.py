@@ -3,12 +3,13 @@
 import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 import torch
 from clip_deepfake.card import Feature, Limits, ModelSource
 from clip_deepfake.detector import Preparer
-from clip_deepfake.encoder import DetectorModule, load_encoder, read_class_token_alone
+from clip_deepfake.encoder import DetectorModule, Encoder, load_encoder, read_class_token_alone
 from clip_deepfake.errors import LoadError
 from clip_deepfake.face_detector import import_dlib
 from clip_deepfake.faces import Aligner, FaceAlignment
@@ -41,6 +42,8 @@ class Extractor:
         width: of a feature.
         preparer: decodes, aligns and preprocesses images.
         engine: computes what a detector makes its logits of.
+        encoder: that it computes with.
+        folder: of the encoder's checkpoint, with its image processor's settings.
     """
 
     model: ModelSource
@@ -48,6 +51,8 @@ class Extractor:
     width: int
     preparer: Preparer
     engine: TorchEngine
+    encoder: Encoder
+    folder: Path
 
 
 def load_extractor(
@@ -100,7 +105,7 @@ def load_extractor(
     if faces is not None and alignment is not None:
         aligner = Aligner(faces.predictor, alignment)
     preparer = Preparer(preprocessing, Limits().max_pixels, aligner)
-    return Extractor(source, key, width, preparer, engine)
+    return Extractor(source, key, width, preparer, engine, encoder, found.snapshot.folder)
 
 
 def _alignment(faces: FaceOptions | None) -> FaceAlignment | None:

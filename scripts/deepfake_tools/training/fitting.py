@@ -48,9 +48,13 @@ class FittedHead:
 
     def probabilities(self, features: Features) -> Scores:
         """Returns the probability of FAKE for each of (images, feature size)."""
-        margins = self.margins(features)
-        grown = np.exp(-np.abs(margins))
-        return np.asarray(np.where(margins < 0, grown, 1) / (1 + grown))
+        return sigmoid(self.margins(features))
+
+
+def sigmoid(margins: Margins) -> Scores:
+    """Turns logits of FAKE into its probabilities, both (images,)."""
+    grown = np.exp(-np.abs(margins))
+    return np.asarray(np.where(margins < 0, grown, 1) / (1 + grown))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""A model's name and labelled images in, a head that was judged on unseen ones out."""
+"""Trains a head on the features of an encoder that stays as it is (--method head)."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from deepfake_tools.face_options import FaceOptions
 from deepfake_tools.packaging.heads import TrainedHead, write_head_file
 from deepfake_tools.progress import Progress
-from deepfake_tools.training.dataset import Dataset, read_dataset
+from deepfake_tools.training.dataset import Dataset, LabelledImage, read_dataset
 from deepfake_tools.training.extractor import Extractor, installed_version, load_extractor
 from deepfake_tools.training.feature_cache import FeatureCache
 from deepfake_tools.training.features import FeatureTable, extract
@@ -23,7 +23,8 @@ from deepfake_tools.training.fitting import (
     cross_validate,
     fit,
 )
-from deepfake_tools.training.splits import Plan, Rows, plan_splits
+from deepfake_tools.training.splits import Labels, Plan, Rows, plan_splits
+from deepfake_tools.training.thresholds import Scores as ProbabilityScores
 from deepfake_tools.training.thresholds import accuracy, balanced_threshold, threshold_at_fpr
 from deepfake_tools.training.training_set import (
     TrainingSet,
@@ -67,6 +68,21 @@ class TrainingOptions:
     faces: FaceOptions | None = None
 
 
+@dataclass(frozen=True)
+class HeadResult:
+    """A head that was fitted to all images that are not held out.
+
+    Attributes:
+        head: as it was fitted.
+        validation: of the strength that it was fitted with.
+        rows: the images that it was fitted to.
+    """
+
+    head: FittedHead
+    validation: CrossValidation
+    rows: Rows
+
+
 def train(options: TrainingOptions, say: Say) -> TrainedHead:
     """Trains a head and writes its file.
 
@@ -82,26 +98,12 @@ def train(options: TrainingOptions, say: Say) -> TrainedHead:
         LabelError: when a label cannot be known.
         BuildError: when there is no such encoder, or it has no such feature.
     """
-    dataset = read_dataset(options.data, options.labels)
-    for line in (*dataset.labelled.lines(), *dataset.left_out.notes()):
-        say(line)
-    if dataset.unlabelled:
-        say(f"{dataset.unlabelled} images have no label and are left out")
-    if dataset.not_found:
-        say(f"{dataset.not_found} images of {options.labels} are not below {options.data}")
-    require_both_classes([image.label for image in dataset.images])
-    extractor = load_extractor(
-        options.model, options.revision, options.preset, options.feature, say, options.faces
-    )
-    images = make_training_set(_extract(dataset, extractor, options.cache, say))
-    plan = _plan(images, options.seed, say)
-    fits = Progress(sys.stderr, "fits", len(STRENGTHS) * len(plan.folds))
-    validation = cross_validate(images.features, images.labels, plan.folds, fits.update)
-    fits.clear()
-    balanced, at_target = _thresholds(images, validation, options.target_fpr, say)
-    threshold = balanced if at_target is None else at_target
-    rows = plan.held_out.train
-    head = fit(images.features[rows], images.labels[rows], validation.strength)
+    extractor, images = read_material(options, say)
+    plan = divide(images, options.seed, say)
+    fitted = fit_head(images, plan)
+    validation = fitted.validation
+    labels = images.labels[validation.rows]
+    thresholds = choose_thresholds(labels, validation.scores, options.target_fpr, say)
     history = TrainingHistory(
         data=images.history,
         kept_together=plan.kept_together,
@@ -110,19 +112,50 @@ def train(options: TrainingOptions, say: Say) -> TrainedHead:
         folds=len(plan.folds),
         cross_validated_auc=validation.mean_auc,
         cross_validated_auc_std=validation.auc_std,
-        held_out=_judge(head, images, plan.held_out.test, threshold),
-        balanced_threshold=balanced,
+        held_out=_judge(fitted.head, images, plan.held_out.test, thresholds.used),
+        balanced_threshold=thresholds.balanced,
         target_fpr=options.target_fpr,
-        target_fpr_threshold=at_target,
+        target_fpr_threshold=thresholds.at_target,
         made_with=extractor.key.libraries | {"scikit-learn": installed_version("scikit-learn")},
     )
-    return _write(options.output, extractor, head, threshold, history)
+    return _write(options.output, extractor, fitted.head, thresholds.used, history)
 
 
-def _extract(dataset: Dataset, extractor: Extractor, cache: Path, say: Say) -> FeatureTable:
-    progress = Progress(sys.stderr, "images", len(dataset.images))
+def read_material(options: TrainingOptions, say: Say) -> tuple[Extractor, TrainingSet]:
+    """Finds images and labels, and computes the features of those that can be read.
+
+    Raises:
+        TrainingError: when the images do not suffice.
+        LabelError: when a label cannot be known.
+        BuildError: when there is no such encoder, or it has no such feature.
+    """
+    dataset = read_labelled(options.data, options.labels, say)
+    require_both_classes([image.label for image in dataset.images])
+    extractor = load_extractor(
+        options.model, options.revision, options.preset, options.feature, say, options.faces
+    )
+    return extractor, make_training_set(extract_all(dataset.images, extractor, options.cache, say))
+
+
+def read_labelled(data: Path | None, labels: Path | None, say: Say) -> Dataset:
+    """Finds images and labels, and says what was found and left out."""
+    dataset = read_dataset(data, labels)
+    for line in (*dataset.labelled.lines(), *dataset.left_out.notes()):
+        say(line)
+    if dataset.unlabelled:
+        say(f"{dataset.unlabelled} images have no label and are left out")
+    if dataset.not_found:
+        say(f"{dataset.not_found} images of {labels} are not below {data}")
+    return dataset
+
+
+def extract_all(
+    images: Sequence[LabelledImage], extractor: Extractor, cache: Path, say: Say
+) -> FeatureTable:
+    """Computes the features that are not in the cache, and names the images that have none."""
+    progress = Progress(sys.stderr, "images", len(images))
     store = FeatureCache(cache, extractor.key, extractor.width)
-    table = extract(dataset.images, extractor, store, progress.update)
+    table = extract(images, extractor, store, progress.update)
     progress.clear()
     for item in table.broken:
         say(f"left out: {item.path}: {item.reason}")
@@ -131,8 +164,25 @@ def _extract(dataset: Dataset, extractor: Extractor, cache: Path, say: Say) -> F
     return table
 
 
-def _plan(images: TrainingSet, seed: int, say: Say) -> Plan:
-    plan = plan_splits(images.labels, images.folders, seed)
+def fit_head(images: TrainingSet, plan: Plan, rows: Rows | None = None) -> HeadResult:
+    """Fits a head to the images that are not held out, with the strength that fits.
+
+    Args:
+        images: with features.
+        plan: its folds choose the strength.
+        rows: the images to fit to; None are those that the plan does not hold out.
+    """
+    fits = Progress(sys.stderr, "fits", len(STRENGTHS) * len(plan.folds))
+    validation = cross_validate(images.features, images.labels, plan.folds, fits.update)
+    fits.clear()
+    rows = plan.held_out.train if rows is None else rows
+    head = fit(images.features[rows], images.labels[rows], validation.strength)
+    return HeadResult(head, validation, rows)
+
+
+def divide(images: TrainingSet, seed: int, say: Say) -> Plan:
+    """Divides images by their folders, and says where these do not suffice."""
+    plan = plan_splits(images.labels, images.groups, seed)
     if plan.kept_together == "image":
         say(
             "warning: each class needs its images in at least 3 folders, one for each video, for "
@@ -142,21 +192,45 @@ def _plan(images: TrainingSet, seed: int, say: Say) -> Plan:
     return plan
 
 
-def _thresholds(
-    images: TrainingSet, validation: CrossValidation, target: float | None, say: Say
-) -> tuple[float, float | None]:
-    """Returns that of the best balanced accuracy, and that for the target, if there is one."""
-    labels, scores = images.labels[validation.rows], validation.scores
+@dataclass(frozen=True)
+class Thresholds:
+    """Of ``fake_probability``.
+
+    Attributes:
+        balanced: that of the best balanced accuracy.
+        at_target: that of the false-positive rate asked for; None where none was.
+    """
+
+    balanced: float
+    at_target: float | None
+
+    @property
+    def used(self) -> float:
+        """That of what was asked for."""
+        return self.balanced if self.at_target is None else self.at_target
+
+
+def choose_thresholds(
+    labels: Labels, scores: ProbabilityScores, target: float | None, say: Say
+) -> Thresholds:
+    """Chooses thresholds on images that a head was not fitted to.
+
+    Args:
+        labels: of the images, of both classes.
+        scores: their probability of FAKE.
+        target: share of real images that may be called fake, if it matters.
+        say: told where that cannot be seen on so few.
+    """
     balanced = balanced_threshold(labels, scores)
     if target is None:
-        return balanced, None
+        return Thresholds(balanced, None)
     real = int((labels == 0).sum())
     if target * real < 1:
         say(
             f"warning: a false-positive rate of {target} cannot be seen on {real} real images; "
             "the threshold is the highest score among them"
         )
-    return balanced, threshold_at_fpr(labels, scores, target)
+    return Thresholds(balanced, threshold_at_fpr(labels, scores, target))
 
 
 def _judge(head: FittedHead, images: TrainingSet, rows: Rows, threshold: float) -> Scores:

@@ -24,6 +24,10 @@ class Split:
     train: Rows
     test: Rows
 
+    def of(self, rows: Rows) -> "Split":
+        """The same of images that are a part of others, whose places among those are given."""
+        return Split(rows[self.train], rows[self.test])
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -38,6 +42,11 @@ class Plan:
     held_out: Split
     folds: tuple[Split, ...]
     kept_together: Literal["folder", "image"]
+
+    def of(self, rows: Rows) -> "Plan":
+        """The same of images that are a part of others, whose places among those are given."""
+        folds = tuple(fold.of(rows) for fold in self.folds)
+        return Plan(self.held_out.of(rows), folds, self.kept_together)
 
 
 def plan_splits(labels: Labels, folders: Sequence[str], seed: int) -> Plan:
@@ -68,7 +77,7 @@ def _plan(labels: Labels, groups: Rows | None, seed: int) -> Plan | None:
         rows = held_out.train
         inner = _folds(labels[rows], None if groups is None else groups[rows], seed)
         if inner:
-            folds = tuple(Split(rows[fold.train], rows[fold.test]) for fold in inner)
+            folds = tuple(fold.of(rows) for fold in inner)
             return Plan(held_out, folds, "image" if groups is None else "folder")
     return None
 

@@ -3,15 +3,16 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from clip_deepfake.card import DataHistory
 from clip_deepfake.engines import Features
 
-from deepfake_tools.labels import Label
-from deepfake_tools.training.dataset import TrainingError
+from deepfake_tools.labels import FAKE, REAL, Label
+from deepfake_tools.training.dataset import LabelledImage, TrainingError
 from deepfake_tools.training.features import FeatureTable
-from deepfake_tools.training.splits import Labels
+from deepfake_tools.training.splits import Labels, Rows
 
 FEWEST_IMAGES = 10
 """Of each class; of fewer there is nothing to hold out and to cross-validate with."""
@@ -22,16 +23,29 @@ class TrainingSet:
     """Distinct images of both classes.
 
     Attributes:
+        images: each content once.
         features: float32 (images, feature size).
         labels: 0 for real, 1 for fake.
-        folders: that each image lies in.
+        groups: what each image belongs to, and must not be parted from: its folder, together with
+            the folders of what its images were made into or of.
         history: counts and fingerprint.
     """
 
+    images: list[LabelledImage]
     features: Features
     labels: Labels
-    folders: list[str]
+    groups: list[str]
     history: DataHistory
+
+    def only(self, rows: Rows) -> "TrainingSet":
+        """A part of them; the history is that of all."""
+        return TrainingSet(
+            [self.images[row] for row in rows],
+            self.features[rows],
+            self.labels[rows],
+            [self.groups[row] for row in rows],
+            self.history,
+        )
 
 
 def make_training_set(table: FeatureTable) -> TrainingSet:
@@ -49,19 +63,60 @@ def make_training_set(table: FeatureTable) -> TrainingSet:
                 "remove one of them"
             )
     kept = list(rows.values())
-    labels = [table.images[row].label for row in kept]
+    images = [table.images[row] for row in kept]
+    labels = [image.label for image in images]
     require_both_classes(labels)
-    folders = [str(table.images[row].path.parent) for row in kept]
     lines = sorted(f"{d.hex()} {n}\n" for d, n in zip(rows, labels, strict=True))
     history = DataHistory(
         real=labels.count(0),
         fake=labels.count(1),
         broken=len(table.broken),
         repeated=len(table.images) - len(kept),
-        folders=len(set(folders)),
+        folders=len({image.path.parent for image in images}),
         sha256=hashlib.sha256("".join(lines).encode()).hexdigest(),
     )
-    return TrainingSet(table.features[kept], np.array(labels, np.int64), folders, history)
+    labelled = np.array(labels, np.int64)
+    return TrainingSet(images, table.features[kept], labelled, group_images(images), history)
+
+
+def group_images(images: Sequence[LabelledImage]) -> list[str]:
+    """Names what each image belongs to: the first of all folders that belong together.
+
+    A fake and the real image that it was made of tell each other's label away where they stand
+    on two sides of a split, so that their folders are one.
+    """
+    first: dict[Path, Path] = {}
+
+    def find(folder: Path) -> Path:
+        while (other := first.setdefault(folder, folder)) != folder:
+            folder = other
+        return folder
+
+    for fake, real in find_originals(images).items():
+        one, other = find(images[fake].path.parent), find(images[real].path.parent)
+        first[max(one, other)] = min(one, other)
+    return [str(find(image.path.parent)) for image in images]
+
+
+def find_originals(images: Sequence[LabelledImage]) -> dict[int, int]:
+    """Maps a fake's place to that of the real image that it was made of, where names tell.
+
+    They do where files of one name lie in folders of one name, and where they lie in folders that
+    are called ``012_345`` and ``012``, as FaceForensics++'s are.
+    """
+    reals = {_key(image.path): row for row, image in enumerate(images) if image.label == REAL}
+    found = {}
+    for row, image in enumerate(images):
+        made_of = image.path.parent.name.partition("_")[0]
+        for key in (_key(image.path), (made_of, image.path.name)):
+            if image.label == FAKE and key in reals:
+                found[row] = reals[key]
+                break
+    return found
+
+
+def _key(path: Path) -> tuple[str, str]:
+    return path.parent.name, path.name
 
 
 def require_both_classes(labels: Sequence[Label]) -> None:

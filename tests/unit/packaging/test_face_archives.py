@@ -295,7 +295,7 @@ def test_it_prints_how_faces_are_aligned(run: Callable[..., Result], landmarks: 
 
 @pytest.fixture
 def head_file(build: Build, tmp_path: Path) -> Callable[[FaceAlignment | None], Path]:
-    """Writes a head as train_head.py would, trained on the small CLIP."""
+    """Writes a head as train.py would, trained on the small CLIP."""
     from deepfake_tools.packaging.heads import tower_digest
     from safetensors.torch import load_file
 

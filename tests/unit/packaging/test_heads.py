@@ -177,8 +177,8 @@ def test_other_tensors_than_a_heads_are_refused(
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        (None, "train_head.py did not write it"),
-        ({"format": "pt"}, "train_head.py did not write it"),
+        (None, "train.py did not write it"),
+        ({"format": "pt"}, "train.py did not write it"),
         ({METADATA_KEY: "{"}, "nothing that this version reads"),
         ({METADATA_KEY: '{"schema": 2}'}, r"Invalid enum value 2 - at `\$.schema`"),
         ({METADATA_KEY: '{"schema": 1}'}, "missing required field `model`"),

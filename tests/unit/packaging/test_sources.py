@@ -70,9 +70,9 @@ HISTORY = TrainingHistory(
 
 
 def own_head(path: Path, model: str, recipe: Preprocessing, outputs: int = 1) -> TrainedHead:
-    """Writes what train_head.py writes, for this encoder."""
+    """Writes what train.py writes, for this encoder."""
     source, tower = read_encoder(find_encoder(model, None, lambda _: None))
-    card = HeadCard("trained", "by train_head.py", "image_embeds", True, 1, (0,), 0.4)
+    card = HeadCard("trained", "by train.py", "image_embeds", True, 1, (0,), 0.4)
     trained = TrainedHead(1, source, tower_digest(tower.tensors), recipe, card, HISTORY)
     layer = linear(tower.config.feature_size("image_embeds"), outputs)
     write_head_file(path, trained, layer.weight.detach(), layer.bias.detach())

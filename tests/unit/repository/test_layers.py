@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "evaluation": SHARED | {"torchserve"},
     "client": ASKING,
     "packaging": SHARED,
-    "training": SHARED | {"packaging"},
+    "training": SHARED | {"torchserve", "evaluation", "packaging"},
     "operations": ASKING | {"client"},
     "demonstration": SHARED,
     "benchmarks": SHARED | {"torchserve", "packaging", "operations", "demonstration"},

@@ -19,7 +19,7 @@ runpy.run_path(sys.argv[1], run_name="__main__")
         "scripts/client.py",
         "scripts/manage.py",
         "scripts/build_mar.py",
-        "scripts/train_head.py",
+        "scripts/train.py",
         "scripts/demo.py",
         "benchmarks/__main__.py",
     ],

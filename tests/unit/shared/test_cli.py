@@ -52,7 +52,7 @@ def commands() -> dict[str, Callable[[list[str]], object]]:
         "manage": parse_arguments,
     }
     modules = {"benchmark": "benchmarks.__main__", "drills": "tests.drills.__main__"}
-    for name in ("build_mar", "train_head", *modules):
+    for name in ("build_mar", "train", *modules):
         found[name] = importlib.import_module(modules.get(name, name)).parse_arguments
     return found
 
@@ -63,7 +63,7 @@ def commands() -> dict[str, Callable[[list[str]], object]]:
         ("client", ["--image", "a", "--key-fil", "b"], "unrecognized arguments: --key-fil"),
         ("manage", ["swap", "a", "--model-stor", "b"], "unrecognized arguments: --model-stor"),
         ("build_mar", ["--precisio", "int8"], "unrecognized arguments: --precisio"),
-        ("train_head", ["--data", "a", "--target", "0"], "unrecognized arguments: --target"),
+        ("train", ["--data", "a", "--target", "0"], "unrecognized arguments: --target"),
         ("benchmark", ["--vers"], "unrecognized arguments: --vers"),
         ("drills", ["--shor"], "unrecognized arguments: --shor"),
         ("client", ["--image", "a", "--token_file", "a", "--key_file", "b"], "not allowed with"),
@@ -71,7 +71,7 @@ def commands() -> dict[str, Callable[[list[str]], object]]:
         ("build_mar", ["--batch_size", "x"], "'x' is not a whole number from 1 to"),
         ("build_mar", ["--threshold", "x"], "'x' is not a number from 0 on"),
         ("build_mar", ["--max_deviation", "0"], "--max-deviation is for --precision int8"),
-        ("train_head", ["--data", "a", "--target_fpr", "7"], "'7' is not a rate"),
+        ("train", ["--data", "a", "--target_fpr", "7"], "'7' is not a rate"),
         ("manage", ["swap", "a", "--max-slowdown", "0"], "--max-slowdown is for --check"),
         ("client", ["--image", "a", "--landmark", "b"], "unrecognized arguments: --landmark"),
     ],

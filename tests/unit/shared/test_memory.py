@@ -38,7 +38,7 @@ def test_a_memory_limit_ends_with_its_block() -> None:
 @pytest.mark.parametrize(
     ("command", "step", "words"),
     [
-        ("train_head", "train_head.train", ["--data", "."]),
+        ("train", "train.train", ["--data", "."]),
         ("build_mar", "deepfake_tools.packaging.builder.build", ["--model", "a/b"]),
     ],
 )

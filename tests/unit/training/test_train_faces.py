@@ -1,4 +1,4 @@
-"""train_head.py --landmark-model: a head of faces is the head of crops that were cut by hand."""
+"""train.py --landmark-model: a head of faces is the head of crops that were cut by hand."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,8 @@ import torch
 from clip_deepfake.archive_files import file_digest
 from clip_deepfake.faces import FaceAlignment
 from deepfake_tools.packaging.heads import read_head_file
-from train_head import main
+from safetensors.torch import load_file
+from train import main
 
 from tests.portraits import encode, photograph
 from tests.reference_alignment import reference_crop
@@ -112,3 +113,30 @@ def test_without_dlib_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "dlib", None)
     assert main(["--data", str(photographs), "--landmark-model", str(landmarks)]) == 1
     assert "pip install 'clip-deepfake[faces]'" in capsys.readouterr().err
+
+
+def test_an_encoder_learns_from_the_crops_that_were_cut_by_hand(
+    photographs: Path, small_clip: Path, landmarks: Path, tmp_path: Path
+) -> None:
+    """Crops are cut once, and found in the cache from then on."""
+    for path in photographs.rglob("*.png"):
+        image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+        crop = reference_crop(image, str(landmarks))
+        by_hand = tmp_path / "crops" / path.relative_to(photographs)
+        by_hand.parent.mkdir(parents=True, exist_ok=True)
+        by_hand.write_bytes(encode(image if crop is None else crop))
+    tuning = ["--method", "layernorm", "--epochs", "2", "--batch-size", "4", "--workers", "0"]
+    faces = ["--landmark-model", str(landmarks), "--face-detection", "exact"]
+    weights = []
+    for name, data, more in (("a", photographs, faces), ("b", tmp_path / "crops", [])):
+        words = ["--data", data, "--model", small_clip, "--cache", tmp_path / f"cache-{name}"]
+        output = tmp_path / name
+        assert main([*map(str, words), *tuning, *more, "--output", str(output)]) == 0
+        weights.append(load_file(output / "model.safetensors"))
+    trained, _ = read_head_file(tmp_path / "a" / "head.safetensors")
+    assert trained.faces is not None
+    assert trained.faces.sha256 == file_digest(landmarks)
+    ours, expected = weights
+    assert max((ours[name] - expected[name]).abs().max().item() for name in expected) < 1e-5
+    used = trained.tuning.data.real + trained.tuning.data.fake
+    assert len(list((tmp_path / "cache-a").glob("*.crops/*.png"))) == used

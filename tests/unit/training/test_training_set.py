@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from deepfake_tools.training.dataset import LabelledImage, TrainingError
 from deepfake_tools.training.features import Broken, FeatureTable
-from deepfake_tools.training.training_set import make_training_set
+from deepfake_tools.training.training_set import group_images, make_training_set
 
 
 def table(*images: tuple[str, str, int]) -> FeatureTable:
@@ -25,7 +25,7 @@ def test_a_repeated_image_counts_once() -> None:
     found = make_training_set(table(("copy/of/3.png", "content 3", 1), ("new.png", "new", 0)))
     assert found.features[:, 0].tolist() == [*range(24), 25]
     assert found.labels.tolist() == [*[0, 1] * 12, 0]
-    assert found.folders == [*[str(n % 4) for n in range(24)], "."]
+    assert found.groups == [*[str(n % 4) for n in range(24)], "."]
     history = found.history
     assert (history.real, history.fake, history.repeated, history.broken) == (13, 12, 1, 1)
     assert history.folders == 5
@@ -61,3 +61,21 @@ def test_too_few_of_a_class_are_an_error_that_says_what_is_needed(real: int, fak
         TrainingError, match=rf"^{real} real and {fake} fake images .* at least 10 different"
     ):
         make_training_set(few)
+
+
+@pytest.mark.parametrize(
+    ("paths", "groups"),
+    [
+        (["real/a/1.png", "fake/a/1.png", "fake/b/1.png"], ["fake/a", "fake/a", "fake/b"]),
+        (["real/012/7.png", "fake/012_345/7.png"], ["fake/012_345", "fake/012_345"]),
+        (["real/a/1.png", "fake/a/2.png"], ["real/a", "fake/a"]),
+        # Two fakes of one video, whose folders meet in that of the video.
+        (
+            ["real/012/7.png", "x/fake/012_1/7.png", "y/fake/012_2/7.png"],
+            ["real/012", "real/012", "real/012"],
+        ),
+    ],
+)
+def test_what_was_made_of_a_video_stays_with_it(paths: list[str], groups: list[str]) -> None:
+    images = [LabelledImage(Path(path), int("fake" in path)) for path in paths]
+    assert group_images(images) == groups

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-import train_head
+import train
 from clip_deepfake.card import HeadCard, Limits
 from clip_deepfake.detector import Detector, Preparer
 from clip_deepfake.encoder import build_module, load_encoder
@@ -25,7 +25,7 @@ from deepfake_tools.training.features import BATCH
 from deepfake_tools.training.splits import plan_splits
 from PIL import Image
 from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
-from train_head import main
+from train import main
 
 from tests.building import Builder, unpack
 from tests.forking import Fork
@@ -89,7 +89,7 @@ def test_served_probabilities_are_scikit_learns(
     assert np.abs(found - expected).max() < 1e-4
     assert [verdict.prediction for verdict in verdicts] == list(found > head.head.threshold)
 
-    unseen = plan_splits(labels, [str(path.parent) for path in paths], seed=0).held_out.test
+    unseen = plan_splits(labels, [path.parent.name for path in paths], seed=0).held_out.test
     scores = head.history.held_out
     assert (scores.real, scores.fake) == tuple(np.bincount(labels[unseen]))
     assert scores.auc >= 0.95
@@ -213,8 +213,8 @@ def pause_in_the_fourth(engine, pixels):
     return features(engine, pixels)
 
 TorchEngine.features = pause_in_the_fourth
-import train_head
-sys.exit(train_head.main(sys.argv[1:]))
+import train
+sys.exit(train.main(sys.argv[1:]))
 """
 
 
@@ -310,7 +310,7 @@ def test_mistakes_are_one_line_that_says_what_to_do(
     assert main([*arguments, *model]) == 1
     said, errors = capsys.readouterr()
     assert not said
-    assert errors.splitlines()[-1].startswith("train_head.py: ")
+    assert errors.splitlines()[-1].startswith("train.py: ")
     assert message in errors.splitlines()[-1]
     assert not Path("head.safetensors").exists()
 
@@ -364,5 +364,5 @@ def test_a_head_on_another_type_of_encoder_packs(
 
 def test_without_data_no_folder_is_made_for_the_head(tmp_path: Path) -> None:
     output = tmp_path / "heads" / "head.safetensors"
-    assert train_head.main(["--data", str(tmp_path / "gone"), "--output", str(output)]) == 1
+    assert train.main(["--data", str(tmp_path / "gone"), "--output", str(output)]) == 1
     assert not list(tmp_path.iterdir())
