@@ -41,17 +41,22 @@ def train(data: Path, model: Path, folder: Path, *more: object) -> Path:
     return output
 
 
+def cut_by_hand(photographs: Path, landmarks: Path, folder: Path) -> None:
+    """Writes the reference's crops; an image without a face stays whole."""
+    for path in photographs.rglob("*.png"):
+        image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+        crop = reference_crop(image, str(landmarks))
+        by_hand = folder / path.relative_to(photographs)
+        by_hand.parent.mkdir(parents=True, exist_ok=True)
+        by_hand.write_bytes(encode(image if crop is None else crop))
+
+
 def test_a_head_of_faces_is_the_head_of_crops_that_were_cut_by_hand(
     photographs: Path, small_clip: Path, landmarks: Path, tmp_path: Path
 ) -> None:
     options = ("--landmark-model", landmarks, "--face-detection", "exact")
     trained, tensors = read_head_file(train(photographs, small_clip, tmp_path / "a", *options))
-    for path in photographs.rglob("*.png"):
-        image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-        crop = reference_crop(image, str(landmarks))
-        by_hand = tmp_path / "crops" / path.relative_to(photographs)
-        by_hand.parent.mkdir(parents=True, exist_ok=True)
-        by_hand.write_bytes(encode(image if crop is None else crop))
+    cut_by_hand(photographs, landmarks, tmp_path / "crops")
     expected, wanted = read_head_file(train(tmp_path / "crops", small_clip, tmp_path / "b"))
     assert trained.faces == FaceAlignment(
         landmarks.name, file_digest(landmarks), 81, scan_pixels=None
@@ -119,12 +124,7 @@ def test_an_encoder_learns_from_the_crops_that_were_cut_by_hand(
     photographs: Path, small_clip: Path, landmarks: Path, tmp_path: Path
 ) -> None:
     """Crops are cut once, and found in the cache from then on."""
-    for path in photographs.rglob("*.png"):
-        image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-        crop = reference_crop(image, str(landmarks))
-        by_hand = tmp_path / "crops" / path.relative_to(photographs)
-        by_hand.parent.mkdir(parents=True, exist_ok=True)
-        by_hand.write_bytes(encode(image if crop is None else crop))
+    cut_by_hand(photographs, landmarks, tmp_path / "crops")
     tuning = ["--method", "layernorm", "--epochs", "2", "--batch-size", "4", "--workers", "0"]
     faces = ["--landmark-model", str(landmarks), "--face-detection", "exact"]
     weights = []
