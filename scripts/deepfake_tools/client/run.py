@@ -141,7 +141,10 @@ class Console:
             return
         name = f"{Path(outcome.path).name}: " if self._count > 1 else ""
         label = LABELS[outcome.prediction]
-        print(f"{name}Prediction: {label} (confidence: {outcome.confidence:.4f})", flush=True)
+        line = f"{name}Prediction: {label} (confidence: {outcome.confidence:.4f})"
+        if outcome.decision is not None:
+            line += f"; {outcome.decision}: {outcome.rarity}"
+        print(line, flush=True)
 
     def _show_error(self, outcome: Outcome) -> None:
         if outcome.error is None:
