@@ -38,6 +38,10 @@ class Outcome:
             it failed, or was judged by an archive that says none.
         decision: At the card's rate of false alarms; None when it failed, or the card has none.
         false_alarm_rate: Share of the card's real images that look at least as fake.
+        lowest: The smallest `fake_probability` of the image and its changed copies; None where
+            none were asked about.
+        highest: The largest one.
+        unstable: Whether one of them is called otherwise than the image.
         variant: The position of the run's variant, such as a perturbation; 0 is the first.
         retries: How many times its request was repeated.
         exit_code: Of the failure.
@@ -56,6 +60,9 @@ class Outcome:
     margin: float | None = None
     decision: Ruling | None = None
     false_alarm_rate: float | None = None
+    lowest: float | None = None
+    highest: float | None = None
+    unstable: bool | None = None
     variant: int = 0
     retries: int = 0
     exit_code: int = 0
@@ -124,6 +131,13 @@ class Totals:
     def threshold(self) -> float | None:
         """FAKE is answered above this probability; None when it is not known."""
         return None if self.detector is None else self.detector.threshold
+
+    @property
+    def levels(self) -> dict[str, float | None]:
+        """Where the detector calls an image fake; None for what is not known."""
+        return {
+            name: None if self.detector is None else getattr(self.detector, name) for name in LEVELS
+        }
 
     @property
     def is_untrained(self) -> bool:
