@@ -44,7 +44,10 @@ def test_words_are_read():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("jpeg", "'jpeg' is not a perturbation: name one of jpeg, blur, resize, noise and its"),
+        (
+            "jpeg",
+            "'jpeg' is not a perturbation: name one of jpeg, blur, resize, noise, shift and",
+        ),
         ("sharpen=1", "'sharpen=1' is not a perturbation"),
         ("=1", "'=1' is not a perturbation"),
         ("jpeg=", "'jpeg=': '' is not a whole number from 1 to 100 (JPEG quality)"),
