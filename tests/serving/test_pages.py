@@ -73,6 +73,7 @@ PRESUPPOSED = {
     "docs/packaging.md": Presupposed(typed=(TRAINING,)),
     "docs/asking.md": Presupposed(True, SERVING),
     "docs/evaluating.md": Presupposed(True, SERVING),
+    "docs/calibrating.md": Presupposed(True, SERVING),
     "docs/faces.md": Presupposed(True, SERVING),
     "docs/runbook.md": Presupposed(True, (*SERVING, SECOND_VERSION)),
 }
