@@ -44,6 +44,7 @@ class Selection:
         frames: Left out, since a frame of their video is there.
         videos: Folders that count as one image.
         unreadable: Left out, since their files cannot be read.
+        shallow: Whether folders below are left out, since the folder itself holds images.
     """
 
     label: Label
@@ -52,6 +53,7 @@ class Selection:
     frames: int = 0
     videos: int = 0
     unreadable: int = 0
+    shallow: bool = False
 
     def note(self) -> str:
         """Returns what is left out, in words; nothing where all count."""
@@ -65,6 +67,8 @@ class Selection:
             )
         if self.unreadable:
             parts.append(f"{self.unreadable} cannot be read")
+        if self.shallow:
+            parts.append("those in folders below are left out, as there are some in the folder")
         return f"note: of the {WORDS[self.label]} images {'; '.join(parts)}" if parts else ""
 
 
@@ -108,6 +112,7 @@ def select(folder: Path, label: Label, one_per: OnePer) -> Selection:
         frames=len(unique) - len(chosen),
         videos=sum(len(unit) > 1 for unit in units),
         unreadable=unreadable,
+        shallow=bool(collection.shallow),
     )
 
 

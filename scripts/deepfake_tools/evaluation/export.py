@@ -191,4 +191,7 @@ def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _row_name(row: object, index: int) -> str:
-    return str(row["folder"] or ".") if isinstance(row, dict) and "folder" in row else str(index)
+    for name in ("folder", "label"):
+        if isinstance(row, dict) and name in row:
+            return str(row[name] or ".")
+    return str(index)

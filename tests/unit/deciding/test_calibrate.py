@@ -14,6 +14,9 @@ from clip_deepfake.card import CARD_FILE, parse_card
 from clip_deepfake.decision import parse_decision
 from clip_deepfake.loading import load_detector
 from clip_deepfake.verdicts import Verdict
+from deepfake_tools.client.images import Image
+from deepfake_tools.deciding.calibrating import DecidingError, Judged, Rates, decide
+from deepfake_tools.deciding.selection import Chosen
 from deepfake_tools.packaging.hub import BuildError
 
 from tests.building import Builder, unpack
@@ -165,3 +168,11 @@ def test_margins_that_are_no_numbers_are_no_verdicts(
         detector_module, "run_pass", lambda _, pixels: np.full((len(pixels), 2), np.nan, "f4")
     )
     assert "on none of the real images" in refused(capsys, archive, photographs, *HALF)
+
+
+@pytest.mark.parametrize("margin", [float("nan"), float("inf")])
+def test_a_margin_that_is_no_number_makes_no_decision(margin: float) -> None:
+    images = [Chosen(Image(f"{number}.png", 0, ""), f"{number:064x}") for number in range(9)]
+    judged = Judged(images, [0.5] * 8 + [margin])
+    with pytest.raises(DecidingError, match=r"8\.png"):
+        decide("0" * 64, Rates(0.1), judged, None)

@@ -113,6 +113,15 @@ def test_a_resized_image_keeps_a_pixel():
     assert result.shape == (1, 2, 3)
 
 
+def test_a_shifted_image_keeps_its_size_and_its_edge():
+    image = photograph()
+    kind, shifted = opened(perturb(png(image), Perturbation("shift", 3)))
+    assert (kind, shifted.shape) == ("PNG", image.shape)
+    assert (shifted[3:, 3:] == image[:-3, :-3]).all()
+    assert (shifted[:3, 3:] == image[0, :-3]).all()
+    assert (shifted[3:, :3] == image[:-3, :1]).all()
+
+
 def test_noise_has_the_deviation_asked_for():
     image = np.full((200, 300, 3), 128, np.uint8)
     _, result = opened(perturb(png(image), Perturbation("noise", 5)))
