@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from clip_deepfake.card import Card, EngineChoice, Feature, HeadCard, Limits, Precision
+from clip_deepfake.decision import Decision
 from clip_deepfake.faces import FaceAlignment
 from deepfake_tools.cli import CommandParser, at_least, fraction, given, script_command
 from deepfake_tools.face_options import add_face_options, read_face_options
@@ -40,6 +41,7 @@ examples:
   build_mar.py --model ./my-clip --served-name mine   a local folder with config.json and weights
   build_mar.py --weights head.safetensors             a head of train.py, on its own encoder
   build_mar.py --weights fc_weights.pth               a published detector, whichever it is
+  build_mar.py --weights head.safetensors --decision decision.json    of calibrate.py
   build_mar.py --weights yermandy/GenD_CLIP_L_14      one that is published on the Hub
   build_mar.py --precision int8 --calibration DIR     for CPUs, about three times as fast
   build_mar.py --weights effort.pth --landmark-model shape_predictor_81_face_landmarks.dat
@@ -97,6 +99,7 @@ def parse_arguments(arguments: list[str] | None = None) -> BuildOptions:
         engine=found.engine,
         measuring=_read_measuring(parser, found),
         overflow_fix=found.overflow_fix,
+        decision=found.decision,
         fake_labels=tuple(found.fake_label),
     )
 
@@ -149,6 +152,13 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
     )
     reading.add_argument(
         "--threshold", type=fraction, metavar="P", help="FAKE is answered above it (0 to 1)"
+    )
+    reading.add_argument(
+        "--decision",
+        type=Path,
+        metavar="FILE.json",
+        help="what calibrate.py found for this very detector: answers then say the decision at "
+        "its rate of false alarms too",
     )
 
 
@@ -255,6 +265,7 @@ def describe(built: "Built") -> str:
             *_describe_weights(card.head),
             *_describe_faces(card.faces),
             *_describe_precision(card),
+            *_describe_decision(card.decision),
             f"next         make serve, or, into a running server: {_next_command(built)}",
         ]
     )
@@ -296,6 +307,16 @@ def _describe_precision(card: Card) -> list[str]:
     if card.deviation is None:
         return []
     return [f"precision    {describe_deviation(card.precision, card.deviation)}"]
+
+
+def _describe_decision(decision: Decision | None) -> list[str]:
+    if decision is None:
+        return []
+    return [
+        f"decision     FAKE above margin {decision.fake_above:.6g}: at most "
+        f"{100 * decision.false_alarms:g} % false alarms, by {decision.reals.images:,} real images "
+        f"scored on {decision.scored_on}"
+    ]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -4,12 +4,14 @@ import argparse
 import io
 import shlex
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 # A clone and `requests` are enough: the detector's package need not be installed.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "handler"))
 
-from deepfake_tools.cli import CommandParser, at_least, fraction, script_command
+from deepfake_tools.cli import CommandParser, at_least, fraction, given, script_command
 from deepfake_tools.client.asker import DetectorChangedError
 from deepfake_tools.client.diagnosis import only_model
 from deepfake_tools.client.face_crops import (
@@ -25,14 +27,15 @@ from deepfake_tools.client.target import Target
 from deepfake_tools.errors import ModelNotServedError, ServiceError, exit_code_table, one_line
 from deepfake_tools.evaluation.export import Files
 from deepfake_tools.evaluation.metrics import measure
-from deepfake_tools.evaluation.outcomes import Totals
+from deepfake_tools.evaluation.outcomes import Outcome, Totals
 from deepfake_tools.evaluation.perturbations import (
     EXAMPLE,
     Perturbation,
     PerturbedRun,
     perturbations,
 )
-from deepfake_tools.evaluation.results_file import Run, headline
+from deepfake_tools.evaluation.results_file import Run, decision_lines, headline
+from deepfake_tools.evaluation.stability import CHANGES, merged, share_held
 from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.files import SameFileError
 from deepfake_tools.inspection import served_name
@@ -72,8 +75,8 @@ def main() -> int:
     parser = make_parser()
     args = parser.parse_args()
     if args.unnamed:
-        given = script_command("client.py", "--image", *(args.image or ()), *args.unnamed)
-        parser.error(f"{args.unnamed[0]}: images are named by --image, as in {given}")
+        typed = script_command("client.py", "--image", *(args.image or ()), *args.unnamed)
+        parser.error(f"{args.unnamed[0]}: images are named by --image, as in {typed}")
     if not args.image:
         parser.error("the following arguments are required: --image")
     if args.seed is not None and args.limit is None:
@@ -129,7 +132,15 @@ def add_selection_options(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=at_least(1), metavar="N", help="ask about a random sample of N images")
     add("--seed", type=at_least(0), metavar="S", help="of the sample that --limit takes (0)")
     perturb_help = f"ask again under perturbations: {EXAMPLE}"
-    add("--perturb", type=perturbations, nargs="+", default=[], metavar="KIND", help=perturb_help)
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument(
+        "--perturb", type=perturbations, nargs="+", default=[], metavar="KIND", help=perturb_help
+    )
+    again.add_argument(
+        "--stability",
+        action="store_true",
+        help="ask about each image also after " + ", ".join(map(str, CHANGES)),
+    )
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -151,8 +162,8 @@ def require_libraries(args: argparse.Namespace) -> None:
     """
     if args.report is not None:
         require_extra("--report")
-    if args.perturb:
-        require_extra("--perturb", "cv2", "numpy", "PIL")
+    for option in given(args, "stability") or (["--perturb"] if args.perturb else []):
+        require_extra(option, "cv2", "numpy", "PIL")
 
 
 def output_files(args: argparse.Namespace, collection: Collection) -> Files:
@@ -202,12 +213,20 @@ def run(args: argparse.Namespace, collection: Collection) -> int:
     """
     files: Files = args.files
     args.model = args.model or choose_model(args)
-    variants = [None, *(one for group in args.perturb for one in group)]
+    changes = CHANGES if args.stability else [one for group in args.perturb for one in group]
+    variants = [None, *changes]
     journal = begin(args, collection, variants, files)
     ending, is_finished = Ending(), True
     with Interruption() as interruption:
         if not journal.is_complete:
-            ending = ask_all(make_target(args), collection, variants, journal, interruption)
+            ending = ask_all(
+                make_target(args),
+                collection,
+                variants,
+                journal,
+                interruption,
+                together=args.stability,
+            )
         if ending.failure is not None:
             print(f"error: {ending.failure}", file=sys.stderr)
         if journal.done:
@@ -296,9 +315,14 @@ def summarise(
     journal: Journal,
 ) -> Run:
     """Measures what was answered."""
-    metrics = measure(journal.outcomes())
+    outcomes = partial(outcomes_of, journal, len(variants)) if args.stability else journal.outcomes
+    metrics = measure(outcomes())
     perturbed = [
-        PerturbedRun(variant, measure(journal.outcomes(place)))
+        PerturbedRun(
+            variant,
+            measure(journal.outcomes(place)),
+            share_held(journal.outcomes(), journal.outcomes(place)),
+        )
         for place, variant in enumerate(variants)
         if variant is not None
     ]
@@ -313,7 +337,12 @@ def summarise(
         detector=journal.detector,
     )
     missing = journal.places - journal.done
-    return Run(len(collection.images), journal.outcomes, metrics, totals, missing, perturbed)
+    return Run(len(collection.images), outcomes, metrics, totals, missing, perturbed)
+
+
+def outcomes_of(journal: Journal, variants: int) -> Iterator[Outcome]:
+    """Yields what became of the images, with what their changed copies tell of them."""
+    return merged([journal.outcomes(place) for place in range(variants)])
 
 
 def command_line() -> str:
@@ -331,6 +360,7 @@ def tell(args: argparse.Namespace, collection: Collection, results: Run) -> None
             f"{metrics.unlabelled} without a label), {failed} failed, "
             f"{results.totals.images_per_second:.1f} images a second",
             *headline(metrics),
+            *decision_lines(results),
             f"Results written to {args.output}",
             sep="\n",
         )

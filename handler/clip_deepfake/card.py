@@ -1,5 +1,6 @@
 """The card, ``detector.json``: everything about a detector that is not a weight."""
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -7,6 +8,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from clip_deepfake.archive_files import Sha256
+from clip_deepfake.decision import Decision
 from clip_deepfake.errors import LoadError
 from clip_deepfake.faces import FaceAlignment
 from clip_deepfake.preprocessing import Preprocessing
@@ -364,6 +366,7 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
         engine: what computes; ``auto`` lets the worker choose by its device.
         quantization: how it was done; None but for ``int8``.
         deviation: from the float32 detector; None of that itself.
+        decision: when an image is called fake, by real images; None without calibration.
     """
 
     schema: Literal[1]
@@ -382,6 +385,7 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
     engine: EngineChoice = "auto"
     quantization: Quantization | None = None
     deviation: Deviation | None = None
+    decision: Decision | None = None
 
     def __post_init__(self) -> None:
         """Refuses what contradicts itself.
@@ -395,13 +399,33 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"precision {self.precision} and deviation do not go together")
         if self.precision == "int8" and self.engine == "torch":
             raise ValueError("int8 is OpenVINO's; the engine cannot be torch")
+        if self.decision is not None and self.decision.detector != self.fingerprint():
+            raise ValueError("the decision was made for another detector")
 
     def to_json(self) -> bytes:
         """The card as it stands in an archive: indented JSON, keys in the order of the fields."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
+    def fingerprint(self) -> Sha256:
+        """Of all that an image's margin follows from but the machine: weights, head, preprocessing.
+
+        OpenVINO's graph is the encoder once more, in words that change with its version.
+        """
+        weights = {name: self.files[name] for name in sorted(self.files) if name != GRAPH_FILE}
+        head = (
+            self.head.feature,
+            self.head.l2_normalize,
+            self.head.outputs,
+            self.head.fake_indices,
+        )
+        content = msgspec.json.encode((weights, head, self.preprocessing, self.faces))
+        return hashlib.sha256(content).hexdigest()
+
     def short(self) -> dict[str, str | float | None]:
-        """What every answer says of the detector; who prepares images for it needs the last two."""
+        """What every answer says of the detector.
+
+        Who prepares images for it needs ``orientation`` and ``face_side``.
+        """
         recipe = self.preprocessing
         said: dict[str, str | float | None] = {
             "model": self.model.name,
@@ -417,6 +441,9 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
             said |= {"head_file": self.head.file, "head_sha256": self.head.sha256}
         if self.faces is not None:
             said["faces"] = self.faces.judged
+        if self.decision is not None:
+            said["false_alarms"] = self.decision.false_alarms
+            said["calibrated_by"] = self.decision.reals.images
         return said
 
 

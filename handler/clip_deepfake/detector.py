@@ -10,6 +10,7 @@ from itertools import islice
 import numpy as np
 
 from clip_deepfake.card import HeadCard
+from clip_deepfake.decision import Decision
 from clip_deepfake.engines import Engine, Pixels, run_pass
 from clip_deepfake.errors import DetectorError, EngineLostError, InternalError, NoFaceError
 from clip_deepfake.faces import Aligner, Faces
@@ -18,7 +19,7 @@ from clip_deepfake.images import RGB, Room, check_header, decode_behind
 from clip_deepfake.metrics import Stopwatch, Timings
 from clip_deepfake.preprocessing import Preprocessing
 from clip_deepfake.system import available_cores
-from clip_deepfake.verdicts import Judgement, Verdict, form_judgement, form_verdict
+from clip_deepfake.verdicts import Judgement, Verdict, decided, form_judgement, form_verdict
 
 logger = logging.getLogger(__name__)
 
@@ -156,11 +157,18 @@ class Detector:
         engine: computes the logits.
     """
 
-    def __init__(self, preparer: Preparer, engine: Engine, head: HeadCard) -> None:
+    def __init__(
+        self,
+        preparer: Preparer,
+        engine: Engine,
+        head: HeadCard,
+        decision: Decision | None = None,
+    ) -> None:
         """Puts the parts in a row; ``load_detector`` makes them from an unpacked archive."""
         self.preparer = preparer
         self.engine = engine
         self._head = head
+        self._decision = decision
 
     def judge(self, images: Iterable[Bytes]) -> list[Verdict | DetectorError]:
         """Judges images; a broken one does not touch the others.
@@ -214,7 +222,8 @@ class Detector:
     def _verdict(self, image: Submission) -> Verdict | DetectorError:
         try:
             all_faces = self.preparer.judges_all_faces
-            return form_verdict(image.judgements, image.faces, all_faces=all_faces)
+            verdict = form_verdict(image.judgements, image.faces, all_faces=all_faces)
+            return decided(verdict, self._decision)
         except Exception:
             logger.exception("no verdict could be formed of %s", image.judgements)
             return InternalError("the verdict could not be formed; the server's log says why")

@@ -45,7 +45,7 @@ def load_detector(
         # OpenCV's own threads work for whichever of the pool's calls it.
         cv2.setNumThreads(threads)
     preparer = Preparer(card.preprocessing, card.limits.max_pixels, aligner, threads)
-    return Detector(preparer, engine, card.head)
+    return Detector(preparer, engine, card.head, card.decision)
 
 
 def worker_device(gpu_id: int | None) -> torch.device:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from threading import Lock
 from typing import Literal
 
+from clip_deepfake.decision import WATCHED_RATES
 from clip_deepfake.errors import DetectorError, NoFaceError
 from clip_deepfake.verdicts import Verdict
 
@@ -112,7 +113,21 @@ FACES = Counter("clip_deepfake_face_searches_total", "count", "found", ("true", 
 SECONDS = Counter("clip_deepfake_stage_seconds_total", "s", "stage", STAGES)
 PICTURES = Counter("clip_deepfake_stage_pictures_total", "count", "stage", STAGES)
 SIZES = Counter("clip_deepfake_batches_total", "count", "requests", BATCHES)
-COUNTERS = (VERDICTS, PROBABILITIES, PROBABILITY_SUM, REFUSALS, FACES, SECONDS, PICTURES, SIZES)
+# Each holds those before it. Of real images like the card's a tenth lies up to 0.1, and so on.
+FALSE_ALARM_RATES = Counter(
+    "clip_deepfake_false_alarm_rates_total", "count", "up_to", tuple(map(str, (*WATCHED_RATES, 1)))
+)
+COUNTERS = (
+    VERDICTS,
+    PROBABILITIES,
+    PROBABILITY_SUM,
+    REFUSALS,
+    FACES,
+    SECONDS,
+    PICTURES,
+    SIZES,
+    FALSE_ALARM_RATES,
+)
 
 
 @dataclass(frozen=True)
@@ -191,6 +206,10 @@ def _counted(result: Verdict | DetectorError) -> Iterator[tuple[Counter, str, fl
     yield VERDICTS, result.label, 1
     yield PROBABILITIES, probability_bin(result.fake_probability), 1
     yield PROBABILITY_SUM, result.label, result.fake_probability
+    if result.false_alarm_rate is not None:
+        for bound in FALSE_ALARM_RATES.values:
+            if result.false_alarm_rate <= float(bound):
+                yield FALSE_ALARM_RATES, bound, 1
     if result.face is not None:
         yield FACES, "true" if result.face.found else "false", 1
 

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from clip_deepfake.card import HeadCard
+from clip_deepfake.decision import Decision, Ruling
 from clip_deepfake.errors import DetectorError, InternalError
 from clip_deepfake.face_detector import Box
 from clip_deepfake.faces import Face, Faces
@@ -71,10 +72,15 @@ class Verdict(Judgement):
         face: that was judged, or of several the one that is fake with the highest probability;
             None where the detector does not look for faces.
         faces: each that was judged, the largest one first; None unless the detector judges all.
+        decision: at the card's rate of false alarms; None where it has none.
+        false_alarm_rate: share of the card's real images, this one counted as one, that look at
+            least as fake, in (0, 1]; None where there are none.
     """
 
     face: FacePlace | None = None
     faces: tuple[JudgedFace, ...] | None = None
+    decision: Ruling | None = None
+    false_alarm_rate: float | None = None
 
 
 def form_verdict(
@@ -111,6 +117,17 @@ def form_verdict(
         )
         if all_faces
         else None,
+    )
+
+
+def decided(verdict: Verdict | DetectorError, decision: Decision | None) -> Verdict | DetectorError:
+    """A verdict with what the card's decision says of it, where there is one."""
+    if decision is None or isinstance(verdict, DetectorError):
+        return verdict
+    return replace(
+        verdict,
+        decision=decision.rule(verdict.margin),
+        false_alarm_rate=decision.false_alarm_rate(verdict.margin),
     )
 
 

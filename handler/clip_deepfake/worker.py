@@ -7,11 +7,11 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_deepfake.card import Limits, read_card
+from clip_deepfake.card import Card, Limits, read_card
 from clip_deepfake.detector import UNEXPECTED, Detector, Submission
 from clip_deepfake.errors import DetectorError, EngineLostError, ImageTooLargeError
 from clip_deepfake.loading import load_detector
@@ -83,14 +83,13 @@ class Worker:
         identity: its short name, part of every verdict.
     """
 
-    def __init__(
-        self, detector: Detector, limits: Limits, card: Mapping[str, str | float | None]
-    ) -> None:
-        """Takes a loaded detector, what its worker refuses, and the short form of its card."""
+    def __init__(self, detector: Detector, card: Card) -> None:
+        """Takes a loaded detector and its card."""
         self._detector = detector
-        self._limits = limits
+        self._limits = card.limits
+        self._fingerprint = card.fingerprint()
         self._tally = Tally()
-        self.identity = {**card, "engine": detector.engine.name}
+        self.identity = {**card.short(), "engine": detector.engine.name}
 
     def answer(self, questions: Sequence[Question]) -> Batch:
         """Answers a batch.
@@ -154,13 +153,20 @@ class Worker:
 
     def _answer(self, question: Question, images: Sequence[Submission]) -> Answer:
         if question.describe:
-            return Answer(200, json.dumps({"pid": os.getpid(), "detector": self.identity}))
+            return Answer(200, json.dumps(self._description()))
         results, kserve = [image.outcome for image in images], question.kserve
         try:
             return form_answer(results, self.identity, kserve=kserve)
         except Exception:
             logger.exception("no answer could be formed of %s", results)
             return form_answer([UNEXPECTED] * len(results), self.identity, kserve=kserve)
+
+    def _description(self) -> dict[str, object]:
+        return {
+            "pid": os.getpid(),
+            "detector": self.identity,
+            "fingerprint": self._fingerprint,
+        }
 
 
 def refuse_excess(requests: Sequence[Sequence[Submission]], limits: Limits) -> None:
@@ -210,5 +216,4 @@ def open_worker(directory: Path, gpu_id: int | None, threads: int | None) -> Wor
         LoadError: when it must not serve.
     """
     detector = load_detector(directory, gpu_id, threads)
-    card = read_card(directory)
-    return Worker(detector, card.limits, card.short())
+    return Worker(detector, read_card(directory))

@@ -94,6 +94,14 @@ def rate(text: str) -> float:
     return share
 
 
+def positive_rate(text: str) -> float:
+    """Reads a share between nothing and all, as an argument's `type`."""
+    share = rate(text)
+    if share == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate above 0 and below 1")
+    return share
+
+
 def fraction(text: str) -> float:
     """Reads a share from 0 to 1, as an argument's `type`."""
     share = not_negative(text)

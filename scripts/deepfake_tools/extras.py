@@ -8,6 +8,7 @@ EVALUATE = {
     "matplotlib": "matplotlib",
     "numpy": "numpy",
     "PIL": "pillow",
+    "scipy": "scipy",
     "sklearn": "scikit-learn",
 }
 FACES = {

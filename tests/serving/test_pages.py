@@ -77,6 +77,7 @@ PRESUPPOSED = {
     "docs/asking.md": Presupposed(True, SERVING),
     "docs/training.md": Presupposed(True, SERVING),
     "docs/evaluating.md": Presupposed(True, SERVING),
+    "docs/calibrating.md": Presupposed(True, SERVING),
     "docs/faces.md": Presupposed(True, SERVING),
     "docs/runbook.md": Presupposed(True, (*SERVING, SECOND_VERSION)),
 }

@@ -43,12 +43,12 @@ class StandInEngine:
 def detector_of(card: Card, engine: Engine, threads: int | None = None) -> Detector:
     """A detector as a card tells of it, but for the engine; it aligns no faces."""
     preparer = Preparer(card.preprocessing, card.limits.max_pixels, threads=threads)
-    return Detector(preparer, engine, card.head)
+    return Detector(preparer, engine, card.head, card.decision)
 
 
 def worker_of(card: Card, engine: Engine) -> Worker:
     """A worker of such a detector."""
-    return Worker(detector_of(card, engine), card.limits, card.short())
+    return Worker(detector_of(card, engine), card)
 
 
 def image(red: int) -> bytes:

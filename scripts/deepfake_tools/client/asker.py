@@ -290,6 +290,8 @@ def _outcome(
             prediction=result.prediction,
             fake_probability=result.fake_probability,
             margin=result.margin,
+            decision=result.decision,
+            false_alarm_rate=result.false_alarm_rate,
         )
     return dataclasses.replace(
         outcome,

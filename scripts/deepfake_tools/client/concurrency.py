@@ -39,12 +39,14 @@ class Throttle:
     Args:
         concurrency: Most requests on their way at a time.
         attempt_seconds: The time limit of one attempt.
+        together: Images that belong into one request.
 
     Attributes:
         answered: How many images the server has answered about.
     """
 
-    def __init__(self, concurrency: int, attempt_seconds: float) -> None:
+    def __init__(self, concurrency: int, attempt_seconds: float, together: int = 1) -> None:
+        self._together = together
         self._concurrency = concurrency
         self._attempt_seconds = attempt_seconds
         self._turn = threading.Condition()
@@ -110,7 +112,8 @@ class Throttle:
         return self.answered / max(time.monotonic() - self._started, 1e-3)
 
     def _several(self) -> int:
-        return SEVERAL if self._rate() >= SEVERAL_PER_SECOND and self._concurrency > 1 else 1
+        quick = self._rate() >= SEVERAL_PER_SECOND and self._concurrency > 1
+        return self._together * (SEVERAL if quick else 1)
 
     def _has_room(self) -> bool:
         if self._on_their_way == 0:

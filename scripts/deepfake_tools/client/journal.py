@@ -21,7 +21,7 @@ from deepfake_tools.files import is_kept, try_lock
 from deepfake_tools.torchserve.answers import DetectorInfo
 
 NOWHERE = -1
-JUDGED = ("prediction", "fake_probability", "margin")
+JUDGED = ("prediction", "fake_probability", "margin", "decision", "false_alarm_rate")
 FAILED = ("error", "message", "exit_code", "is_passing")
 """What a line holds of either kind of outcome besides its times."""
 

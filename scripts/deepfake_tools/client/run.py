@@ -1,7 +1,7 @@
 """A run of the client from its first image to the last, and what a person sees of it meanwhile."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from deepfake_tools.client.target import Target
 from deepfake_tools.errors import ServiceError
 from deepfake_tools.evaluation.outcomes import LABELS, Outcome
 from deepfake_tools.evaluation.perturbations import Perturbation, perturb
+from deepfake_tools.evaluation.stability import with_stability
 from deepfake_tools.interrupts import Interruption
 from deepfake_tools.progress import Progress
 from deepfake_tools.torchserve.answers import DetectorInfo
@@ -41,6 +42,8 @@ def ask_all(
     variants: Sequence[Perturbation | None],
     journal: Journal,
     interruption: Interruption,
+    *,
+    together: bool = False,
 ) -> Ending:
     """Asks about every image that the journal lacks, and shows what comes of it.
 
@@ -50,13 +53,16 @@ def ask_all(
         variants: The perturbations to ask under; None is the image as it is.
         journal: Takes the answers.
         interruption: Ends the session.
+        together: Whether an image is asked about under all variants in one request.
     """
-    throttle = Throttle(target.concurrency, target.attempt_seconds)
+    in_one = len(variants) if together else 1
+    throttle = Throttle(target.concurrency, target.attempt_seconds, in_one)
     asker = Asker(target, throttle, journal.detector)
-    console = Console(collection, journal)
+    console = Console(collection, journal, together=together)
     pool = RequestPool(asker.ask, throttle, min(target.concurrency, journal.places - journal.done))
     try:
-        for outcomes in pool.work(_pending(collection, variants, journal, target.cut)):
+        places = _by_image(collection, journal) if together else journal.missing()
+        for outcomes in pool.work(_pending(collection, variants, places, target.cut)):
             journal.add(outcomes, asker.detector)
             console.show(outcomes)
             if interruption.number is not None:
@@ -70,13 +76,18 @@ def ask_all(
     return Ending()
 
 
+def _by_image(collection: Collection, journal: Journal) -> list[int]:
+    """Returns the places that are missing, those of each image one after another."""
+    return sorted(journal.missing(), key=lambda place: place % len(collection.images))
+
+
 def _pending(
     collection: Collection,
     variants: Sequence[Perturbation | None],
-    journal: Journal,
+    places: Iterable[int],
     cut: Change | None,
 ) -> Iterator[PendingImage]:
-    for place in journal.missing():
+    for place in places:
         variant, index = divmod(place, len(collection.images))
         how = variants[variant]
         worsen = None if how is None else partial(_worsen, how)
@@ -98,9 +109,11 @@ class Console:
     Args:
         collection: The images of the run.
         journal: What was done before, and what is still to be done.
+        together: Whether what comes of an image under all variants comes at once.
     """
 
-    def __init__(self, collection: Collection, journal: Journal) -> None:
+    def __init__(self, collection: Collection, journal: Journal, *, together: bool) -> None:
+        self._together = together
         self._count = len(collection.images)
         self._done, self._errors = journal.done, 0
         self._progress: Progress | None = None
@@ -130,8 +143,9 @@ class Console:
             self._progress.clear()
 
     def _show_in_order(self, outcomes: list[Outcome]) -> None:
-        # Of an image under a perturbation nothing is said.
-        self._waiting |= {outcome.index: outcome for outcome in outcomes if not outcome.variant}
+        # Of an image under a perturbation nothing is said but what it tells of the image.
+        told = with_stability(outcomes) if self._together else outcomes
+        self._waiting |= {outcome.index: outcome for outcome in told if not outcome.variant}
         while self._order and self._order[-1] in self._waiting:
             self._show_line(self._waiting.pop(self._order.pop()))
 
@@ -141,7 +155,13 @@ class Console:
             return
         name = f"{Path(outcome.path).name}: " if self._count > 1 else ""
         label = LABELS[outcome.prediction]
-        print(f"{name}Prediction: {label} (confidence: {outcome.confidence:.4f})", flush=True)
+        line = f"{name}Prediction: {label} (confidence: {outcome.confidence:.4f})"
+        if outcome.decision is not None:
+            line += f"; {outcome.decision}: {outcome.rarity}"
+        if outcome.unstable is not None:
+            line += f"; {'UNSTABLE' if outcome.unstable else 'stable'} under small changes: "
+            line += f"fake_probability {outcome.lowest:.4f} to {outcome.highest:.4f}"
+        print(line, flush=True)
 
     def _show_error(self, outcome: Outcome) -> None:
         if outcome.error is None:

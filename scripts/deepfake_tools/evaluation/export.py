@@ -25,6 +25,11 @@ COLUMNS = (
     "error",
     "message",
     "margin",
+    "decision",
+    "false_alarm_rate",
+    "lowest",
+    "highest",
+    "unstable",
 )
 """What the tables have of an outcome."""
 
@@ -159,10 +164,12 @@ def _totals_path(path: Path) -> Path | None:
 def _totals(run: Run) -> dict[str, object]:
     return {
         "complete": run.is_complete,
-        "run": asdict(run.totals)
-        | {"detector": run.totals.card, "threshold": run.totals.threshold},
+        "run": asdict(run.totals) | {"detector": run.totals.card} | run.totals.levels,
         "metrics": _figures(run.metrics),
-        "perturbed": {str(one.perturbation): _figures(one.metrics) for one in run.perturbed},
+        "perturbed": {
+            str(one.perturbation): _figures(one.metrics) | {"held": one.held}
+            for one in run.perturbed
+        },
     }
 
 
@@ -184,4 +191,7 @@ def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _row_name(row: object, index: int) -> str:
-    return str(row["folder"] or ".") if isinstance(row, dict) and "folder" in row else str(index)
+    for name in ("folder", "label"):
+        if isinstance(row, dict) and name in row:
+            return str(row[name] or ".")
+    return str(index)

@@ -91,6 +91,38 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Decisions:
+    """How images of one true label are called, at the card's rate of false alarms.
+
+    Attributes:
+        label: real, fake or unlabelled.
+        images: How many were decided on.
+        fake: Those called FAKE.
+        unsure: Those called UNSURE.
+        real: Those called REAL.
+    """
+
+    label: str
+    images: int
+    fake: int
+    unsure: int
+    real: int
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Of how many images a small change was asked about, and how many are called otherwise then."""
+
+    images: int
+    unstable: int
+
+    @property
+    def share(self) -> float:
+        """The share of unstable ones."""
+        return self.unstable / self.images
+
+
+@dataclass(frozen=True)
 class Metrics:
     """Every figure about a run; None for what cannot be computed from it.
 
@@ -118,6 +150,8 @@ class Metrics:
         ece: Expected calibration error of `fake_probability` in 15 equal bins.
         video_auc: AUC of the frames' mean by full folder path; None without videos.
         videos: How many folders were taken for videos.
+        decisions: For each label that there is; empty without a decision on the card.
+        stability: Under small changes; None where they were not asked about.
     """
 
     images: int
@@ -143,3 +177,5 @@ class Metrics:
     ece: float | None = None
     video_auc: float | None = None
     videos: int = 0
+    decisions: tuple[Decisions, ...] = ()
+    stability: Stability | None = None

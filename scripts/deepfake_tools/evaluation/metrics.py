@@ -5,12 +5,20 @@ import os
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import NamedTuple
 
-from deepfake_tools.evaluation.figures import Curves, FolderMetrics, Histogram, Latency, Metrics
+from deepfake_tools.evaluation.figures import (
+    Curves,
+    Decisions,
+    FolderMetrics,
+    Histogram,
+    Latency,
+    Metrics,
+    Stability,
+)
 from deepfake_tools.evaluation.outcomes import Outcome
 from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.labels import name_labels
@@ -116,6 +124,8 @@ class Accumulator:
         places: Of the same images: the position of their folder in `folders`.
         seconds: Of the same images: the latency of the request that they travelled in.
         histogram: Judged images by label (0, 1, -1) in `BINS` equal bins of their probability.
+        decisions: Images by label and decision.
+        stability: Images by whether they are unstable.
     """
 
     def __init__(self) -> None:
@@ -129,6 +139,8 @@ class Accumulator:
         self.places = array("l")
         self.seconds = array("d")
         self.histogram = {label: [0] * BINS for label in (0, 1, UNLABELLED)}
+        self.decisions: Counter[tuple[int, str]] = Counter()
+        self.stability: Counter[bool] = Counter()
         self._places: dict[str, int] = {}
         self._mistakes: list[tuple[float, int, Outcome]] = []
 
@@ -145,6 +157,10 @@ class Accumulator:
         self.seconds.append(outcome.seconds)
         self.places.append(self._places.setdefault(outcome.folder, len(self._places)))
         self.histogram[label][min(int(probability * BINS), BINS - 1)] += 1
+        if outcome.decision is not None:
+            self.decisions[label, outcome.decision] += 1
+        if outcome.unstable is not None:
+            self.stability[outcome.unstable] += 1
         self._count(outcome, probability)
         if label != UNLABELLED:
             directory, name = os.path.split(outcome.path)
@@ -196,6 +212,8 @@ def _counted(judged: Accumulator) -> Metrics:
         latency=_latency(sorted(judged.seconds)),
         mistakes=judged.mistakes,
         why=_why_no_auc(len(judged.scores), real, fake),
+        decisions=tuple(_decisions(judged.decisions)),
+        stability=_stability(judged.stability),
         accuracy=(right_real + right_fake) / (real + fake) if real or fake else None,
         balanced_accuracy=(right_real / real + right_fake / fake) / 2 if real and fake else None,
     )
@@ -212,6 +230,17 @@ def _folder(name: str, counts: FolderCounts) -> FolderMetrics:
         accuracy=counts.right / labelled if labelled else None,
         mean_probability=counts.probability / counts.images,
     )
+
+
+def _decisions(counts: Counter[tuple[int, str]]) -> Iterator[Decisions]:
+    for label, name in ((0, "real"), (1, "fake"), (UNLABELLED, "unlabelled")):
+        fake, unsure, real = (counts[label, ruling] for ruling in ("FAKE", "UNSURE", "REAL"))
+        if images := fake + unsure + real:
+            yield Decisions(name, images, fake, unsure, real)
+
+
+def _stability(counts: Counter[bool]) -> Stability | None:
+    return Stability(counts.total(), counts[True]) if counts else None
 
 
 def _latency(seconds: list[float]) -> Latency | None:

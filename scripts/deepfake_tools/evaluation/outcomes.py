@@ -3,13 +3,17 @@
 import math
 from dataclasses import asdict, dataclass
 
-from deepfake_tools.torchserve.answers import DetectorInfo
+from deepfake_tools.torchserve.answers import DetectorInfo, Ruling
 
 ABOVE_ZERO, BELOW_ONE = math.ulp(0.0), 1 - math.ulp(0.5)
 """The probabilities next to 0 and to 1, which have log odds."""
 
 LABELS = {0: "REAL", 1: "FAKE", None: "N/A"}
 """The words for a prediction or a true label."""
+
+
+LEVELS = ("threshold", "false_alarms", "calibrated_by")
+"""What a detector says of where it calls an image fake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,12 @@ class Outcome:
         message: The failure in one line.
         margin: Its logit, which tells apart images whose probabilities round to 0 or 1; None when
             it failed, or was judged by an archive that says none.
+        decision: At the card's rate of false alarms; None when it failed, or the card has none.
+        false_alarm_rate: Share of the card's real images that look at least as fake.
+        lowest: The smallest `fake_probability` of the image and its changed copies; None where
+            none were asked about.
+        highest: The largest one.
+        unstable: Whether one of them is called otherwise than the image.
         variant: The position of the run's variant, such as a perturbation; 0 is the first.
         retries: How many times its request was repeated.
         exit_code: Of the failure.
@@ -48,6 +58,11 @@ class Outcome:
     error: str | None = None
     message: str | None = None
     margin: float | None = None
+    decision: Ruling | None = None
+    false_alarm_rate: float | None = None
+    lowest: float | None = None
+    highest: float | None = None
+    unstable: bool | None = None
     variant: int = 0
     retries: int = 0
     exit_code: int = 0
@@ -59,6 +74,18 @@ class Outcome:
         if self.fake_probability is None:
             return 0.0
         return self.fake_probability if self.prediction else 1 - self.fake_probability
+
+    @property
+    def called(self) -> str:
+        """What it is called: by the decision, else by the prediction."""
+        return self.decision or LABELS[self.prediction]
+
+    @property
+    def rarity(self) -> str:
+        """How many real images look at least as fake, in words; empty without a decision."""
+        if self.false_alarm_rate is None:
+            return ""
+        return f"as fake as {100 * self.false_alarm_rate:.3g} % of your real images"
 
     @property
     def score(self) -> float | None:
@@ -93,14 +120,24 @@ class Totals:
 
     @property
     def card(self) -> dict[str, str | int | None]:
-        """What the files list of the detector: all but the threshold; empty without a detector."""
+        """What the files list of the detector as it is; empty without one.
+
+        Where it calls an image fake they say in lines of their own.
+        """
         known = {} if self.detector is None else asdict(self.detector)
-        return {name: value for name, value in known.items() if name != "threshold"}
+        return {name: value for name, value in known.items() if name not in LEVELS}
 
     @property
     def threshold(self) -> float | None:
         """FAKE is answered above this probability; None when it is not known."""
         return None if self.detector is None else self.detector.threshold
+
+    @property
+    def levels(self) -> dict[str, float | None]:
+        """Where the detector calls an image fake; None for what is not known."""
+        return {
+            name: None if self.detector is None else getattr(self.detector, name) for name in LEVELS
+        }
 
     @property
     def is_untrained(self) -> bool:

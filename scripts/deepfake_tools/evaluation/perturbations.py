@@ -1,4 +1,4 @@
-"""Perturbations (--perturb): JPEG, blur, resizing and noise that make an image worse.
+"""Perturbations (--perturb, --stability): JPEG, blur, resizing, noise, a shift of the image.
 
 Reading their names needs no library; applying them needs the extra `evaluate`.
 """
@@ -45,6 +45,7 @@ KINDS = {
     "blur": Kind(0.1, 100, "standard deviation of a Gaussian in pixels"),
     "resize": Kind(0.01, 1, "factor of width and height", milder_when_larger=True),
     "noise": Kind(0.1, 255, "standard deviation in grey levels of 255"),
+    "shift": Kind(1, 64, "pixels to the right and down", is_whole=True),
 }
 EXAMPLE = "jpeg=90,70,50 blur=1,2 resize=0.5,0.25 noise=5"
 
@@ -68,10 +69,18 @@ class Perturbation:
 
 @dataclass(frozen=True)
 class PerturbedRun:
-    """What a folder's figures became under a perturbation."""
+    """What a folder's figures became under a perturbation.
+
+    Attributes:
+        perturbation: Which one.
+        metrics: The figures.
+        held: Of the images judged with it and without, the share that is called the same; None
+            where there is none.
+    """
 
     perturbation: Perturbation
     metrics: Metrics
+    held: float | None = None
 
 
 def perturbations(text: str) -> tuple[Perturbation, ...]:
@@ -124,6 +133,7 @@ def perturb(
     - `jpeg`: saved at that quality, with the chroma at half the resolution as cameras have it.
     - `blur`: Gaussian, the image mirrored at its edges.
     - `resize`: made smaller by averaging areas, as for an upload; not enlarged again.
+    - `shift`: moved, its first rows and columns repeated where it was, the last ones lost.
     - `noise`: Gaussian on every channel of every pixel. It is drawn from the image's own bytes,
       so that each image has its own, whatever its name and place, and each strength the same.
 
@@ -165,6 +175,8 @@ def disturb(image: "RGB", perturbation: Perturbation, seed: int) -> "RGB":
         return smaller(image, strength)
     if perturbation.kind == "noise":
         return _noisy(image, strength, seed)
+    if perturbation.kind == "shift":
+        return _shifted(image, int(strength))
     raise ValueError(f"no such kind of perturbation: {perturbation.kind}")
 
 
@@ -195,6 +207,16 @@ def smaller(image: "RGB", factor: float) -> "RGB":
     height, width = image.shape[:2]
     size = max(round(width * factor), 1), max(round(height * factor), 1)
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+
+
+def _shifted(image: "RGB", pixels: int) -> "RGB":
+    """Moves an image to the right and down, and keeps its size."""
+    import cv2
+    import numpy as np
+
+    height, width = image.shape[:2]
+    grown = cv2.copyMakeBorder(image, pixels, 0, pixels, 0, cv2.BORDER_REPLICATE)
+    return np.ascontiguousarray(grown[:height, :width], dtype=np.uint8)
 
 
 def _noisy(image: "RGB", deviation: float, seed: int) -> "RGB":

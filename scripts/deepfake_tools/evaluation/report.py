@@ -61,6 +61,7 @@ def format_report(run: Run, written: datetime) -> str:
         totals=totals,
         perturbed=run.perturbed,
         written=written,
+        decisions=_decisions(metrics),
         robustness=_robustness(metrics, run.perturbed),
         units="; ".join(f"{kind}: {KINDS[kind].unit}" for kind in kinds),
         folders=_folders(metrics),
@@ -119,9 +120,18 @@ def _thousands(number: int) -> str:
     return f"{number:,}"
 
 
+def _decisions(metrics: Metrics) -> Sequence[Row]:
+    """Returns how the images of each label are called."""
+    return [
+        (one.label, *map(_thousands, (one.images, one.fake, one.unsure, one.real)))
+        for one in metrics.decisions
+    ]
+
+
 def _robustness(plain: Metrics, runs: Sequence[PerturbedRun]) -> Iterator[Row]:
     """Yields what became of the figures under each perturbation, the images as they are first."""
-    for name, metrics in (("none", plain), *((str(run.perturbation), run.metrics) for run in runs)):
+    named = [("none", plain, None), *((str(r.perturbation), r.metrics, r.held) for r in runs)]
+    for name, metrics, held in named:
         change = NONE
         if metrics is not plain and metrics.auc is not None and plain.auc is not None:
             change = f"{metrics.auc - plain.auc:+.4f}".replace("-", "\N{MINUS SIGN}")
@@ -132,6 +142,7 @@ def _robustness(plain: Metrics, runs: Sequence[PerturbedRun]) -> Iterator[Row]:
             _interval(metrics.auc_interval),
             _figure(metrics.pr_auc),
             _figure(metrics.accuracy),
+            _figure(held),
             _thousands(sum(metrics.failed.values())),
         )
 
@@ -173,6 +184,9 @@ def _card(totals: Totals) -> Iterator[Row]:
     yield "Asked for", totals.model
     yield from ((name, str(value or "none")) for name, value in totals.card.items())
     yield "FAKE above", "not known" if totals.threshold is None else f"{totals.threshold:g}"
+    if totals.levels["false_alarms"] is not None:
+        images = totals.levels["calibrated_by"]
+        yield "False alarms", f"{100 * totals.levels['false_alarms']:g} %, by {images} real images"
     yield "Server", totals.server
 
 

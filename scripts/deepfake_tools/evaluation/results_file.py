@@ -190,6 +190,8 @@ def _summary(run: Run) -> Iterator[str]:
     yield from _videos(metrics)
     yield from _folders(metrics)
     yield from _perturbed(metrics, run.perturbed)
+    yield from _decisions(run)
+    yield from _stability(run)
     yield from ("", "RUN")
     yield from _detector(totals)
     yield from _service(metrics, totals)
@@ -262,15 +264,60 @@ def _perturbed(metrics: Metrics, runs: Sequence[PerturbedRun]) -> Iterator[str]:
     yield from ("", "PERTURBATIONS")
     yield (
         f"  {'Perturbation':<{width}} {'Images':>8} {'Failed':>8} {'AUC':>8} {'95% interval':>18} "
-        f"{'PR-AUC':>8} {'Accuracy':>9}"
+        f"{'PR-AUC':>8} {'Accuracy':>9} {'Held':>8}"
     )
-    for name, one in named:
+    held = [None, *(run.held for run in runs)]
+    for (name, one), same in zip(named, held, strict=True):
         interval = "-" if one.auc_interval is None else "{:.4f} to {:.4f}".format(*one.auc_interval)
         yield (
             f"  {name:<{width}} {one.images:>8} {sum(one.failed.values()):>8} "
             f"{_figure(one.auc):>8} {interval:>18} {_figure(one.pr_auc):>8} "
-            f"{_figure(one.accuracy):>9}"
+            f"{_figure(one.accuracy):>9} {_figure(same):>8}"
         )
+    yield "  Held: share of the images that are called the same as without it."
+
+
+def decision_lines(run: Run) -> Iterator[str]:
+    """Yields how many images of each label are called what, and which share is unstable."""
+    for one in run.metrics.decisions:
+        unsure = f", {one.unsure / one.images:.2%} UNSURE" if one.unsure else ""
+        yield (
+            f"Decided on {one.images} {one.label} images: {one.fake / one.images:.2%} FAKE"
+            f"{unsure}, {one.real / one.images:.2%} REAL"
+        )
+    if (stability := run.metrics.stability) is not None:
+        yield (
+            f"Unstable under small changes: {stability.share:.2%} ({stability.unstable} of "
+            f"{stability.images} images)"
+        )
+
+
+def _decisions(run: Run) -> Iterator[str]:
+    if not run.metrics.decisions:
+        return
+    rate, images = run.totals.levels["false_alarms"], run.totals.levels["calibrated_by"]
+    yield from ("", "DECISIONS")
+    if rate is not None:
+        yield f"  FAKE is said of at most {100 * rate:g} % of real images like the {images} used."
+    yield f"  {'True':<10} {'Images':>8} {'FAKE':>8} {'UNSURE':>8} {'REAL':>8}"
+    for one in run.metrics.decisions:
+        yield f"  {one.label:<10} {one.images:>8} {one.fake:>8} {one.unsure:>8} {one.real:>8}"
+    for outcome in run.outcomes():
+        if outcome.decision is not None:
+            what = f"Decision: {outcome.decision:>6} | {outcome.rarity}"
+            yield _line(outcome, run.images, what)
+
+
+def _stability(run: Run) -> Iterator[str]:
+    stability = run.metrics.stability
+    if stability is None:
+        return
+    yield from ("", "STABILITY")
+    yield f"  {stability.unstable} of {stability.images} images are called otherwise when changed:"
+    for outcome in run.outcomes():
+        if outcome.unstable:
+            what = f"{outcome.called} | Prob: {outcome.lowest:.4f} to {outcome.highest:.4f}"
+            yield _line(outcome, run.images, what)
 
 
 def _folder_name(folder: FolderMetrics) -> str:

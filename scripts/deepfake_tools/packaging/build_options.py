@@ -45,6 +45,7 @@ class BuildOptions:
         engine: what computes.
         measuring: of every precision but float32.
         overflow_fix: whether int8 weights keep to half the range, for processors without VNNI.
+        decision: file of calibrate.py with the decision for the card; None for none.
         fake_labels: of a whole classifier, the labels that mean FAKE; none reads it off them.
     """
 
@@ -65,4 +66,5 @@ class BuildOptions:
     engine: EngineChoice = "auto"
     measuring: Measuring = Measuring()
     overflow_fix: bool = False
+    decision: Path | None = None
     fake_labels: tuple[str, ...] = ()

@@ -19,6 +19,7 @@ from clip_deepfake.card import (
     Precision,
     SelfTest,
 )
+from clip_deepfake.decision import Decision, parse_decision
 from clip_deepfake.detector import Preparer
 from clip_deepfake.encoder import Encoder, build_module, load_encoder
 from clip_deepfake.engines import DTYPES
@@ -31,6 +32,7 @@ from openvino import save_model
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from deepfake_tools.files import read_regular
 from deepfake_tools.inspection import NAME, VERSION, ArchiveName
 from deepfake_tools.memory import is_out_of_memory
 from deepfake_tools.packaging.archive import write_archive
@@ -88,6 +90,7 @@ def build(options: BuildOptions, report: Report) -> Built:
     _target(options, options.served_name or "unnamed")
     if options.precision == "int8":
         refuse_what_cannot_be(overflow_fix=options.overflow_fix)
+    decision = _read_decision(options)
     faces = _alignment(options)
     parts = gather(options, report)
     target = _target(options, options.served_name or parts.name)
@@ -121,7 +124,7 @@ def build(options: BuildOptions, report: Report) -> Built:
             traced, options.precision, parts, reference, options.measuring, report
         )
     report("packing ...")
-    return _pack(traced, parts, options)
+    return _pack(traced, parts, options, decision)
 
 
 def _target(options: BuildOptions, name: str) -> ArchiveName:
@@ -137,6 +140,17 @@ def _target(options: BuildOptions, name: str) -> ArchiveName:
             "between, such as 2 or 1.0"
         )
     return ArchiveName(name, version)
+
+
+def _read_decision(options: BuildOptions) -> Decision | None:
+    if options.decision is None:
+        return None
+    try:
+        return parse_decision(read_regular(options.decision))
+    except OSError as error:
+        raise BuildError(f"--decision {options.decision}: {error.strerror}") from error
+    except LoadError as error:
+        raise BuildError(f"--decision {options.decision}: {error}") from error
 
 
 def _alignment(options: BuildOptions) -> FaceAlignment | None:
@@ -245,7 +259,7 @@ def _rounded(parts: Parts, precision: Precision) -> Parts:
     return replace(parts, tower=replace(tower, tensors=tensors))
 
 
-def _pack(traced: Traced, parts: Parts, options: BuildOptions) -> Built:
+def _pack(traced: Traced, parts: Parts, options: BuildOptions, decision: Decision | None) -> Built:
     card = traced.card
     options.store.mkdir(parents=True, exist_ok=True)
     target = options.store / ArchiveName(card.name, card.version).file_name
@@ -257,13 +271,28 @@ def _pack(traced: Traced, parts: Parts, options: BuildOptions) -> Built:
         if options.faces is not None:
             weights[LANDMARKS_FILE] = options.faces.predictor
         digests = {name: file_digest(path) for name, path in weights.items()}
-        card = msgspec.structs.replace(card, files=digests)
+        card = _with_decision(msgspec.structs.replace(card, files=digests), decision)
         partial = Path(scratch, target.name)
         write_archive(partial, card, weights, _serving(card, options.serving))
         sha256 = file_digest(partial)
         _refuse_other_content(target, sha256, options.force)
         partial.replace(target)
     return Built(target, sha256, card)
+
+
+def _with_decision(card: Card, decision: Decision | None) -> Card:
+    """Puts a decision on a card that has its digests.
+
+    Raises:
+        BuildError: when it was made for another detector.
+    """
+    if decision is not None and decision.detector != card.fingerprint():
+        raise BuildError(
+            f"--decision was made for another detector ({decision.detector[:16]}...) than this "
+            f"one ({card.fingerprint()[:16]}...): its weights, head or preprocessing differ, and "
+            "so do its scores; build this one without --decision, and calibrate.py that"
+        )
+    return msgspec.structs.replace(card, decision=decision)
 
 
 def _serving(card: Card, wanted: ServingOptions) -> ServingOptions:

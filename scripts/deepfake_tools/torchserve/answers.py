@@ -19,6 +19,9 @@ T = TypeVar("T")
 Orientation = Literal["opencv-4", "opencv-5", "pillow"]
 """As in `clip_deepfake.images`, which needs more libraries than a client has."""
 
+Ruling = Literal["FAKE", "REAL", "UNSURE"]
+"""As in `clip_deepfake.decision`, which needs a library that a client may lack."""
+
 LARGEST_SIDE = 4096
 MOST = sys.float_info.max
 
@@ -34,6 +37,8 @@ class DetectorInfo:
             version built does not say it.
         orientation: Which images it turns as their EXIF data says; an older one turns all.
         face_side: Of the aligned crops that it was trained on, in pixels.
+        false_alarms: The share of real images that its decision may call FAKE; None without one.
+        calibrated_by: How many real images hold that share.
     """
 
     model: str
@@ -46,6 +51,8 @@ class DetectorInfo:
     orientation: Orientation = "opencv-5"
     face_side: int = 224
     threshold: float | None = None
+    false_alarms: float | None = None
+    calibrated_by: int | None = None
 
     @property
     def is_untrained(self) -> bool:
@@ -64,6 +71,8 @@ class ServedVerdict:
         fake_probability: In [0, 1].
         detector: What judged it.
         margin: The logit that `fake_probability` is the sigmoid of; None of an older archive.
+        decision: FAKE, REAL or UNSURE at the card's rate of false alarms; None where it has none.
+        false_alarm_rate: Share of the card's real images that look at least as fake, in [0, 1].
     """
 
     label: str
@@ -72,6 +81,8 @@ class ServedVerdict:
     fake_probability: float
     detector: DetectorInfo
     margin: float | None = None
+    decision: Ruling | None = None
+    false_alarm_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -159,6 +170,8 @@ def parse_verdict(value: object) -> ServedVerdict:
         confidence=_probability(answer, "confidence"),
         fake_probability=_probability(answer, "fake_probability"),
         margin=_optional(answer, "margin", _finite),
+        decision=_optional(answer, "decision", _ruling),
+        false_alarm_rate=_optional(answer, "false_alarm_rate", _probability),
         detector=DetectorInfo(
             model=_text(detector, "model"),
             commit=_optional(detector, "commit", _text),
@@ -170,6 +183,8 @@ def parse_verdict(value: object) -> ServedVerdict:
             threshold=_optional(detector, "threshold", _probability),
             orientation=_orientation(detector),
             face_side=_side(detector),
+            false_alarms=_optional(detector, "false_alarms", _probability),
+            calibrated_by=_optional(detector, "calibrated_by", _count),
         ),
     )
 
@@ -274,6 +289,20 @@ def _finite(answer: dict[str, object], key: str) -> float:
     # Compared, not converted: JSON holds integers that no float does.
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST:
         return float(value)
+    raise _unusable(key, value)
+
+
+def _ruling(answer: dict[str, object], key: str) -> Ruling:
+    for known in get_args(Ruling):
+        if answer[key] == known:
+            return cast(Ruling, known)
+    raise _unusable(key, answer[key])
+
+
+def _count(detector: dict[str, object], key: str) -> int:
+    value = _field(detector, key, int)
+    if value > 0:
+        return value
     raise _unusable(key, value)
 
 

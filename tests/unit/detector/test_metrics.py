@@ -1,6 +1,7 @@
 """Counters of answered batches, and the times of their stages."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 from clip_deepfake.errors import EmptyImageError, NoFaceError
@@ -75,6 +76,24 @@ def test_a_batch_is_counted_once() -> None:
         ("stage_pictures_total", "engine"): 3,
     }
     assert taken(tally) == []
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"),
+    [
+        (0.01, {"0.01", "0.05", "0.1", "1"}),
+        (0.011, {"0.05", "0.1", "1"}),
+        (0.1, {"0.1", "1"}),
+        (1.0, {"1"}),
+        (None, set()),
+    ],
+)
+def test_a_share_counts_at_each_bound_from_it_on(rate: float | None, expected: set[str]) -> None:
+    tally = Tally()
+    taken(tally)
+    tally.add(1, [replace(verdict(0.5), false_alarm_rate=rate)], Timings())
+    found = grown(taken(tally))
+    assert {bound for name, bound in found if name == "false_alarm_rates_total"} == expected
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,10 @@ def test_words_are_read():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("jpeg", "'jpeg' is not a perturbation: name one of jpeg, blur, resize, noise and its"),
+        (
+            "jpeg",
+            "'jpeg' is not a perturbation: name one of jpeg, blur, resize, noise, shift and",
+        ),
         ("sharpen=1", "'sharpen=1' is not a perturbation"),
         ("=1", "'=1' is not a perturbation"),
         ("jpeg=", "'jpeg=': '' is not a whole number from 1 to 100 (JPEG quality)"),
@@ -108,6 +111,15 @@ def test_resize_averages_areas():
 def test_a_resized_image_keeps_a_pixel():
     _, result = opened(perturb(png(photograph(3, 200)), Perturbation("resize", 0.01)))
     assert result.shape == (1, 2, 3)
+
+
+def test_a_shifted_image_keeps_its_size_and_its_edge():
+    image = photograph()
+    kind, shifted = opened(perturb(png(image), Perturbation("shift", 3)))
+    assert (kind, shifted.shape) == ("PNG", image.shape)
+    assert (shifted[3:, 3:] == image[:-3, :-3]).all()
+    assert (shifted[:3, 3:] == image[0, :-3]).all()
+    assert (shifted[3:, :3] == image[:-3, :1]).all()
 
 
 def test_noise_has_the_deviation_asked_for():

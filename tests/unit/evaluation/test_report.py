@@ -351,7 +351,7 @@ def test_a_perturbation_without_auc_is_listed_and_not_drawn():
     failed = [replace(o, fake_probability=None, error="timeout") for o in outcomes()]
     run = PerturbedRun(Perturbation("noise", 5), measure(failed))
     page = opened(outcomes(), perturbed=[run])
-    assert "noise=5 – – – – – 60" in page.text  # noqa: RUF001 - as it is shown
+    assert "noise=5 – – – – – – 60" in page.text  # noqa: RUF001 - as it is shown
     assert not [svg for svg in page.all("svg") if "strength" in svg["aria-label"]]
 
 

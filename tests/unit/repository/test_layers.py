@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "torchserve": SHARED,
     "evaluation": SHARED | {"torchserve"},
     "client": ASKING,
+    "deciding": ASKING | {"client"},
     "packaging": SHARED,
     "training": SHARED | {"torchserve", "evaluation", "packaging"},
     "operations": ASKING | {"client"},
