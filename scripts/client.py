@@ -232,7 +232,8 @@ def run(args: argparse.Namespace, collection: Collection) -> int:
         if journal.done:
             results = summarise(args, collection, variants, journal)
             files.write(results)
-            tell(args, collection, results)
+            changed = isinstance(ending.failure, DetectorChangedError)
+            tell(args, collection, results, changed=changed)
             is_finished = results.is_complete and not results.lacks_libraries
     if isinstance(ending.failure, ModelNotServedError):
         print(how_to_serve(args), file=sys.stderr)
@@ -350,8 +351,15 @@ def command_line() -> str:
     return shlex.join(["python", *(word for word in sys.argv if word != "--resume")])
 
 
-def tell(args: argparse.Namespace, collection: Collection, results: Run) -> None:
-    """Prints the figures of a folder, and what the user must know about them."""
+def tell(args: argparse.Namespace, collection: Collection, results: Run, *, changed: bool) -> None:
+    """Prints the figures of a folder, and what the user must know about them.
+
+    Args:
+        args: The command line.
+        collection: What was to be asked about.
+        results: What came of it.
+        changed: Whether another detector answered in the middle, which ended the run.
+    """
     metrics = results.metrics
     if not collection.named or metrics.auc is not None:
         failed = sum(metrics.failed.values())
@@ -372,10 +380,9 @@ def tell(args: argparse.Namespace, collection: Collection, results: Run) -> None
     if args.cut is not None and args.cut.faceless:
         print(f"note: {args.cut.faceless} images had no face: sent whole", file=sys.stderr)
     if results.missing:
-        print(
-            f"{results.missing} images were not asked: the same command with --resume goes on",
-            file=sys.stderr,
-        )
+        # Another detector answers now, and cannot go on with what this one began.
+        goes_on = "" if changed else ": the same command with --resume goes on"
+        print(f"{results.missing} images were not asked{goes_on}", file=sys.stderr)
 
 
 def how_to_serve(args: argparse.Namespace) -> str:

@@ -346,6 +346,9 @@ def test_another_detector_in_the_middle_ends_the_run(client: Client, folder: Pat
         resumed = client("--image", "data", "--resume", server=stub.address)
     assert run.code == resumed.code == 18
     assert "answers as version 2 of" in run.err
+    assert "start anew, without --resume" in run.err
+    assert "images were not asked\n" in run.err
+    assert "with --resume goes on" not in run.err + resumed.err
     assert "answered as version 1 of" in resumed.err
     assert len(lines_of((tmp_path / RESULTS).read_text())) >= 90
 
