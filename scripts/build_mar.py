@@ -148,7 +148,7 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="of a whole classifier, the labels that mean FAKE, whose probabilities are added",
+        help="the labels of a whole classifier that mean FAKE; their probabilities are added",
     )
     reading.add_argument(
         "--threshold", type=fraction, metavar="P", help="FAKE is answered above it (0 to 1)"

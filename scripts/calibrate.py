@@ -85,10 +85,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="whether each image counts, or one of each folder; auto takes for videos the folders "
         "whose images have one name but for its digits, where there are several such folders",
     )
-    add("--output", type=Path, default=Path("decision.json"), metavar="FILE", help="(%(default)s)")
+    output_help = "where the decision is written (%(default)s)"
+    add("--output", type=Path, default=Path("decision.json"), metavar="FILE", help=output_help)
     add_alignment_options(parser)
     add("--concurrency", type=at_least(1), default=16, metavar="N", help="requests at a time (16)")
-    add("--retries", type=at_least(0), default=6, metavar="N", help="of a lost request (6)")
+    retries_help = "how often a lost request is sent again (6)"
+    add("--retries", type=at_least(0), default=6, metavar="N", help=retries_help)
     add_connection_options(parser, timeout=60)
     found = parser.parse_args(arguments)
     if found.archive is not None and (found.version or found.landmark_model):

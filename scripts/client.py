@@ -116,7 +116,8 @@ def make_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("asking")
     add = group.add_argument
     add("--concurrency", type=at_least(1), default=16, metavar="N", help="requests at a time (16)")
-    add("--retries", type=at_least(0), default=6, metavar="N", help="of a lost request (6)")
+    retries_help = "how often a lost request is sent again (6)"
+    add("--retries", type=at_least(0), default=6, metavar="N", help=retries_help)
     add("--resume", action="store_true", help="go on with the run that OUTPUT.partial.jsonl holds")
     tolerate_help = "exit code 0 though up to this share of the images, 0 to 1, has no verdict (0)"
     add("--tolerate", type=fraction, default=0.0, metavar="SHARE", help=tolerate_help)
@@ -130,7 +131,7 @@ def add_selection_options(parser: argparse.ArgumentParser) -> None:
     labels_help = "CSV with the header path,label (real, fake, 0, 1) instead of directory names"
     add("--labels", type=Path, metavar="FILE", help=labels_help)
     add("--limit", type=at_least(1), metavar="N", help="ask about a random sample of N images")
-    add("--seed", type=at_least(0), metavar="S", help="of the sample that --limit takes (0)")
+    add("--seed", type=at_least(0), metavar="S", help="decides what --limit takes (0)")
     perturb_help = f"ask again under perturbations: {EXAMPLE}"
     again = parser.add_mutually_exclusive_group()
     again.add_argument(
@@ -148,10 +149,10 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("output").add_argument
     default = Path("inference_results_huggingface.txt")
     add("--output", type=Path, default=default, metavar="FILE", help="results file (%(default)s)")
-    add("--json", type=Path, metavar="FILE", help="the same as JSON")
-    csv_help = "per image as CSV; for out.csv the totals are in out.totals.csv (none for a FIFO)"
+    add("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    csv_help = "write a line an image as CSV, and beside out.csv the totals as out.totals.csv"
     add("--csv", type=Path, metavar="FILE", help=csv_help)
-    add("--report", type=Path, metavar="FILE", help="one HTML page with figures and plots")
+    add("--report", type=Path, metavar="FILE", help="write one HTML page with figures and plots")
 
 
 def require_libraries(args: argparse.Namespace) -> None:

@@ -169,7 +169,12 @@ def _add_tuning_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="images of a step, half of them real (default: the recipe's)",
     )
-    add("--learning-rate", type=_positive, metavar="RATE", help="(default: the recipe's)")
+    add(
+        "--learning-rate",
+        type=_positive,
+        metavar="RATE",
+        help="how fast it learns (default: the recipe's)",
+    )
     add("--no-augmentation", action="store_true", help="train on the images as they are")
     add(
         "--accumulate",

@@ -224,7 +224,7 @@ def _add_server_commands(commands: Commands) -> None:
         "key file; who asks needs no token.",
         timeout=LOOK_SECONDS,
     )
-    listen_help = "where (%(default)s); the line that it answers names models and versions"
+    listen_help = "the address to listen on (%(default)s); answers name models and versions"
     command.add_argument(
         "--listen",
         type=listen_address,

@@ -42,7 +42,7 @@ def add_connection_options(parser: argparse.ArgumentParser, timeout: float) -> N
 def add_address_options(group: argparse._ArgumentGroup) -> None:
     """Adds --server and --management to a command's group of options."""
     group.add_argument(
-        "--server", type=address, default=INFERENCE_ADDRESS, help="inference (%(default)s)"
+        "--server", type=address, default=INFERENCE_ADDRESS, help="ask this address (%(default)s)"
     )
     group.add_argument(
         "--management", type=address, default=MANAGEMENT_ADDRESS, help="management (%(default)s)"
