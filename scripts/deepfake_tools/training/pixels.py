@@ -35,7 +35,7 @@ Item = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Faces:
+class FaceCrops:
     """How faces are cut out, and where the crops are kept.
 
     Attributes:
@@ -65,7 +65,7 @@ class ImageSet(Dataset[Item]):
         self,
         images: Sequence[LabelledImage],
         preprocessing: Preprocessing,
-        faces: Faces | None = None,
+        faces: FaceCrops | None = None,
         augmentation: Augmentation | None = None,
     ) -> None:
         """Reads nothing yet.

@@ -40,7 +40,7 @@ from deepfake_tools.training.loop import (
     run,
 )
 from deepfake_tools.training.methods import Prepared, freeze_unread, prepare
-from deepfake_tools.training.pixels import BalancedPairs, Faces, ImageSet
+from deepfake_tools.training.pixels import BalancedPairs, FaceCrops, ImageSet
 from deepfake_tools.training.recipes import Augmentation, Recipe
 from deepfake_tools.training.splits import Labels, Plan, Rows
 from deepfake_tools.training.thresholds import accuracy
@@ -84,7 +84,7 @@ class TuningOptions:
 
 
 @dataclass(frozen=True)
-class Parts:
+class Division:
     """Which images do what.
 
     Attributes:
@@ -114,7 +114,7 @@ class Material:
 
     extractor: Extractor
     images: TrainingSet
-    parts: Parts
+    parts: Division
 
     def image_set(
         self, rows: Rows, options: TuningOptions, augmentation: Augmentation | None = None
@@ -123,12 +123,12 @@ class Material:
         key, common = self.extractor.key, options.common
         faces = None
         if common.faces is not None and key.faces is not None:
-            faces = Faces(common.faces.predictor, key.faces, common.cache)
+            faces = FaceCrops(common.faces.predictor, key.faces, common.cache)
         chosen = [self.images.images[row] for row in rows]
         return ImageSet(chosen, key.preprocessing, faces, augmentation)
 
 
-class Run(Struct, frozen=True, forbid_unknown_fields=True):
+class TuningRun(Struct, frozen=True, forbid_unknown_fields=True):
     """What a run was begun with; another must not go on from its checkpoints.
 
     Attributes:
@@ -210,7 +210,7 @@ def _gather(options: TuningOptions, say: Say) -> Material:
     images = make_training_set(table)
     if options.validation is None:
         plan = divide(images, common.seed, say)
-        parts = Parts(
+        parts = Division(
             plan.folds[0].train, plan.folds[0].test, plan.held_out.test, plan.held_out.train, plan
         )
     else:
@@ -232,7 +232,7 @@ def _gather(options: TuningOptions, say: Say) -> Material:
 
 def _with_validation(
     images: TrainingSet, table: FeatureTable, paths: set[Path], options: TuningOptions, say: Say
-) -> Parts:
+) -> Division:
     """Learns from all of one folder, and takes another to choose and judge."""
     apart = np.array([image.path in paths for image in images.images])
     learn, judge = np.flatnonzero(~apart), np.flatnonzero(apart)
@@ -244,7 +244,7 @@ def _with_validation(
             "those to learn from"
         )
     plan = divide(images.only(learn), options.common.seed, say).of(learn)
-    return Parts(learn, judge, judge, learn, plan)
+    return Division(learn, judge, judge, learn, plan)
 
 
 def _claim(options: TuningOptions, material: Material) -> None:
@@ -254,7 +254,7 @@ def _claim(options: TuningOptions, material: Material) -> None:
         TrainingError: when it holds another run, or this one and nobody asked to resume.
     """
     key, folder = material.extractor.key, options.loop.folder
-    this = Run(
+    this = TuningRun(
         key.encoder_sha256,
         material.images.history.sha256,
         len(material.parts.learn),
@@ -270,7 +270,7 @@ def _claim(options: TuningOptions, material: Material) -> None:
     if found is None and options.resume:
         raise TrainingError(f"there is nothing to resume in {options.common.output}")
     if found is not None and found != this:
-        names = [n for n in Run.__struct_fields__ if getattr(found, n) != getattr(this, n)]
+        names = [n for n in TuningRun.__struct_fields__ if getattr(found, n) != getattr(this, n)]
         raise TrainingError(
             f"{folder} holds a run with other settings ({', '.join(names)}): give those that it "
             "was begun with, or another --output"
@@ -280,9 +280,9 @@ def _claim(options: TuningOptions, material: Material) -> None:
         file.write(msgspec.json.encode(this))
 
 
-def _read_run(path: Path) -> Run | None:
+def _read_run(path: Path) -> TuningRun | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Run)
+        return msgspec.json.decode(path.read_bytes(), type=TuningRun)
     except FileNotFoundError:
         return None
     except msgspec.MsgspecError as error:
