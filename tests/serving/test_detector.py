@@ -227,7 +227,7 @@ def test_eight_requests_of_the_largest_images_leave_the_worker_to_the_others(
 
 
 def test_a_clients_describe_tells_nothing_of_the_worker(
-    served: Served, examples: list[Path]
+    served: Served, store: Path, examples: list[Path]
 ) -> None:
     photo = examples[0].read_bytes()
     describe = {"describe": "True"}
@@ -240,9 +240,12 @@ def test_a_clients_describe_tells_nothing_of_the_worker(
             empty = served.post(path, data=data, headers=form)
             assert empty.status_code >= 400
             assert "pid" not in answer.text + empty.text
+    with zipfile.ZipFile(store / f"{NAME}@1.mar") as archive:
+        card = parse_card(archive.read("detector.json"))
     assert served.server.management().ask_handler(NAME, "1") == {
         "pid": served.worker_pid(),
         "detector": answer.json()["detector"],
+        "fingerprint": card.fingerprint(),
     }
 
 
