@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, get_args
 
 from clip_deepfake.archive_files import file_digest
 from clip_deepfake.card import Feature, TrainingHistory, TuningHistory
-from deepfake_tools.cli import CommandParser, at_least, given, rate, script_command, seed
+from deepfake_tools.cli import CommandParser, at_least, given, rate, say, script_command, seed
 from deepfake_tools.errors import OutputError
 from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.face_options import add_face_options, read_face_options
@@ -229,7 +229,7 @@ def train(arguments: argparse.Namespace) -> TrainedHead | None:
     check_outputs([("--output", arguments.output)], read)
     from deepfake_tools.training.head_training import train as run
 
-    return run(_common(arguments), say=_say)
+    return run(_common(arguments), say=say)
 
 
 def _tune(arguments: argparse.Namespace) -> TrainedHead | None:
@@ -271,7 +271,7 @@ def _tune(arguments: argparse.Namespace) -> TrainedHead | None:
         validation=arguments.validation,
         resume=arguments.resume,
     )
-    return tune(options, _say)
+    return tune(options, say)
 
 
 def _common(arguments: argparse.Namespace) -> "TrainingOptions":
@@ -290,10 +290,6 @@ def _common(arguments: argparse.Namespace) -> "TrainingOptions":
         seed=arguments.seed,
         faces=arguments.faces,
     )
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 def describe(trained: TrainedHead, arguments: argparse.Namespace) -> str:

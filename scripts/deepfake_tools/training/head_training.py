@@ -20,8 +20,10 @@ from deepfake_tools.training.fitting import (
     STRENGTHS,
     CrossValidation,
     FittedHead,
+    Margins,
     cross_validate,
     fit,
+    sigmoid,
 )
 from deepfake_tools.training.splits import Labels, Plan, Rows, plan_splits
 from deepfake_tools.training.thresholds import Scores as ProbabilityScores
@@ -104,6 +106,8 @@ def train(options: TrainingOptions, say: Say) -> TrainedHead:
     validation = fitted.validation
     labels = images.labels[validation.rows]
     thresholds = choose_thresholds(labels, validation.scores, options.target_fpr, say)
+    unseen = plan.held_out.test
+    margins = fitted.head.margins(images.features[unseen])
     history = TrainingHistory(
         data=images.history,
         kept_together=plan.kept_together,
@@ -112,7 +116,7 @@ def train(options: TrainingOptions, say: Say) -> TrainedHead:
         folds=len(plan.folds),
         cross_validated_auc=validation.mean_auc,
         cross_validated_auc_std=validation.auc_std,
-        held_out=_judge(fitted.head, images, plan.held_out.test, thresholds.used),
+        held_out=score(images.labels[unseen], margins, thresholds.used),
         balanced_threshold=thresholds.balanced,
         target_fpr=options.target_fpr,
         target_fpr_threshold=thresholds.at_target,
@@ -233,15 +237,20 @@ def choose_thresholds(
     return Thresholds(balanced, threshold_at_fpr(labels, scores, target))
 
 
-def _judge(head: FittedHead, images: TrainingSet, rows: Rows, threshold: float) -> Scores:
-    labels, features = images.labels[rows], images.features[rows]
-    margins = head.margins(features)
+def score(labels: Labels, margins: Margins, threshold: float) -> Scores:
+    """Judges logits of FAKE.
+
+    Args:
+        labels: of the images, of both classes.
+        margins: their logits, (images,).
+        threshold: of their probability, above which an image is called fake.
+    """
     return Scores(
         real=int((labels == 0).sum()),
         fake=int((labels == 1).sum()),
         auc=float(roc_auc_score(labels, margins)),
         pr_auc=float(average_precision_score(labels, margins)),
-        accuracy=accuracy(labels, head.probabilities(features), threshold),
+        accuracy=accuracy(labels, sigmoid(margins), threshold),
     )
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from clip_deepfake.encoder import DetectorModule
+from clip_deepfake.loading import worker_device
 from safetensors.torch import load_file, save
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
@@ -34,12 +34,11 @@ from transformers import (
 from deepfake_tools.files import replacing_bytes
 from deepfake_tools.progress import Progress
 from deepfake_tools.training.dataset import TrainingError
+from deepfake_tools.training.fitting import Margins
 from deepfake_tools.training.losses import alignment, uniformity
 from deepfake_tools.training.methods import Penalty, parameter_groups
 from deepfake_tools.training.pixels import BalancedPairs, ImageSet, collate
 from deepfake_tools.training.recipes import Recipe
-
-Margins = npt.NDArray[np.float64]
 
 COMPLETE = "complete"
 """Name of the empty file that a checkpoint holds as soon as it is whole."""
@@ -212,8 +211,10 @@ class _Guide(TrainerCallback):
         control.should_save = within > 0 and state.global_step % self._options.save_every == 0
         control.should_log = control.should_save or within % max(steps // LOGS_AN_EPOCH, 1) == 0
         if self._bar is not None:
-            losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-            self._bar.update(state.global_step, note=f"loss {losses[-1]:.4f}" if losses else "")
+            # From the end, since the log grows with the run.
+            losses = (entry["loss"] for entry in reversed(state.log_history) if "loss" in entry)
+            last = next(losses, None)
+            self._bar.update(state.global_step, note="" if last is None else f"loss {last:.4f}")
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -370,7 +371,7 @@ def _read_log(checkpoint: Path) -> list[dict[str, Any]]:
 def _arguments(recipe: Recipe, seed: int, options: LoopOptions) -> TrainingArguments:
     if options.tensorboard is not None:
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(options.tensorboard)
-    on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    on_cpu = worker_device(gpu_id=0).type == "cpu"
     arguments = TrainingArguments(
         output_dir=str(options.folder),
         per_device_train_batch_size=1,

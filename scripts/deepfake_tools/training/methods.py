@@ -1,6 +1,5 @@
 """What of an encoder each method trains, and how it becomes plain weights again."""
 
-import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,11 +11,10 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from deepfake_tools.packaging.encoders import LAYER
 from deepfake_tools.training.dataset import TrainingError
 from deepfake_tools.training.recipes import Method, Recipe
 from deepfake_tools.training.residual import ResidualLinear
-
-LAYER = re.compile(r"(?:^|\.)layers?\.([0-9]{1,9})\.")
 
 ADAPTER = "default"
 """peft's name for the only adapter that there is."""

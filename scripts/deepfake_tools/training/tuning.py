@@ -10,8 +10,9 @@ import torch
 from accelerate import PartialState
 from clip_deepfake.card import FullScores, HeadCard, TuningHistory
 from clip_deepfake.encoder import DetectorModule
+from clip_deepfake.loading import worker_device
 from msgspec import Struct
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from deepfake_tools.evaluation.ranking import equal_error_rate, tpr_at_fpr
@@ -30,6 +31,7 @@ from deepfake_tools.training.head_training import (
     extract_all,
     fit_head,
     read_labelled,
+    score,
 )
 from deepfake_tools.training.loop import (
     Epoch,
@@ -43,7 +45,6 @@ from deepfake_tools.training.methods import Prepared, freeze_unread, prepare
 from deepfake_tools.training.pixels import BalancedPairs, FaceCrops, ImageSet
 from deepfake_tools.training.recipes import Augmentation, Recipe
 from deepfake_tools.training.splits import Labels, Plan, Rows
-from deepfake_tools.training.thresholds import accuracy
 from deepfake_tools.training.training_set import (
     TrainingSet,
     make_training_set,
@@ -164,7 +165,7 @@ def tune(options: TuningOptions, say: Say) -> TrainedHead | None:
         LabelError: when a label cannot be known.
         BuildError: when there is no such encoder, or it has no such feature.
     """
-    state = PartialState(cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()))
+    state = PartialState(cpu=worker_device(gpu_id=0).type == "cpu")
     if not state.is_main_process:
         say = _silently
     with state.main_process_first():
@@ -304,11 +305,7 @@ def _judge_frozen(material: Material, say: Say) -> FullScores:
 def full_scores(labels: Labels, margins: Margins, threshold: float) -> FullScores:
     """Judges margins, (images,), of images of both classes at a threshold of probability."""
     return FullScores(
-        real=int((labels == 0).sum()),
-        fake=int((labels == 1).sum()),
-        auc=float(roc_auc_score(labels, margins)),
-        pr_auc=float(average_precision_score(labels, margins)),
-        accuracy=accuracy(labels, sigmoid(margins), threshold),
+        **msgspec.structs.asdict(score(labels, margins, threshold)),
         eer=equal_error_rate(labels.astype(np.int8), margins),
         tpr_at_1_percent=tpr_at_fpr(labels.astype(np.int8), margins, TARGET),
     )
