@@ -10,12 +10,11 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "handler"))
 
 from deepfake_tools.cli import CommandParser, at_least, positive_rate, script_command
 from deepfake_tools.client.face_crops import (
-    FaceCutter,
     LandmarksError,
     add_alignment_options,
     load_cutter,
 )
-from deepfake_tools.client.target import Target
+from deepfake_tools.client.target import read_target
 from deepfake_tools.deciding.calibrating import DecidingError, Judged, Rates, decide
 from deepfake_tools.deciding.conformal import TooFewImagesError
 from deepfake_tools.deciding.description import describe
@@ -24,11 +23,9 @@ from deepfake_tools.deciding.selection import SelectionError, refuse_both, selec
 from deepfake_tools.errors import ServiceError
 from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.files import SameFileError, check_outputs, replacing_bytes
-from deepfake_tools.inspection import served_name
 from deepfake_tools.interrupts import reliable_interrupts
 from deepfake_tools.labels import FAKE, REAL, LabelError
 from deepfake_tools.torchserve.options import add_connection_options
-from deepfake_tools.torchserve.tokens import Credentials
 
 USAGE_ERRORS = (
     DecidingError,
@@ -114,7 +111,7 @@ def calibrate(arguments: argparse.Namespace) -> list[str]:
     if arguments.archive is not None:
         scored = score_archive(arguments.archive, images)
     else:
-        scored = score_served(target(arguments, cut), images)
+        scored = score_served(read_target(arguments, cut), images)
     decision = decide(
         scored.detector,
         Rates(arguments.false_alarms, arguments.unsure),
@@ -129,28 +126,6 @@ def calibrate(arguments: argparse.Namespace) -> list[str]:
         f"written      {arguments.output}",
         f"next         {build} and the options that the archive was built with",
     ]
-
-
-def target(arguments: argparse.Namespace, cut: FaceCutter | None) -> Target:
-    """Returns whom to ask.
-
-    Raises:
-        TokenError: A place that was named holds no usable token.
-    """
-    place = (arguments.key_file, arguments.management, arguments.ca)
-    return Target(
-        model=served_name(arguments.model),
-        version=arguments.version,
-        server=arguments.server,
-        management=arguments.management,
-        credentials=Credentials(arguments.token_file, *place),
-        key_file=arguments.key_file,
-        seconds=arguments.timeout,
-        retries=arguments.retries,
-        concurrency=arguments.concurrency,
-        ca=arguments.ca,
-        cut=cut,
-    )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -23,7 +23,7 @@ from deepfake_tools.client.face_crops import (
 from deepfake_tools.client.images import Collection, CollectionError, collect
 from deepfake_tools.client.journal import Identity, Journal, JournalError, open_journal
 from deepfake_tools.client.run import Ending, ask_all
-from deepfake_tools.client.target import Target
+from deepfake_tools.client.target import read_target
 from deepfake_tools.errors import ModelNotServedError, ServiceError, exit_code_table, one_line
 from deepfake_tools.evaluation.export import Files
 from deepfake_tools.evaluation.metrics import measure
@@ -43,7 +43,6 @@ from deepfake_tools.interrupts import Interruption
 from deepfake_tools.labels import LabelError
 from deepfake_tools.torchserve.api import MANAGEMENT_ADDRESS
 from deepfake_tools.torchserve.options import add_connection_options
-from deepfake_tools.torchserve.tokens import Credentials
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 SIGNALLED = 128
@@ -221,7 +220,7 @@ def run(args: argparse.Namespace, collection: Collection) -> int:
     with Interruption() as interruption:
         if not journal.is_complete:
             ending = ask_all(
-                make_target(args),
+                read_target(args, args.cut),
                 collection,
                 variants,
                 journal,
@@ -287,27 +286,6 @@ def begin(
             f"note: {files.journal} holds nothing to go on with: this starts anew", file=sys.stderr
         )
     return journal
-
-
-def make_target(args: argparse.Namespace) -> Target:
-    """Returns whom to ask.
-
-    Raises:
-        TokenError: A place that was named holds no usable token.
-    """
-    return Target(
-        model=served_name(args.model),
-        version=args.version,
-        server=args.server,
-        management=args.management,
-        credentials=Credentials(args.token_file, args.key_file, args.management, args.ca),
-        key_file=args.key_file,
-        seconds=args.timeout,
-        retries=args.retries,
-        concurrency=args.concurrency,
-        ca=args.ca,
-        cut=args.cut,
-    )
 
 
 def summarise(

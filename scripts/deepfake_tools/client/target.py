@@ -1,9 +1,11 @@
 """Whom the client asks, and how insistently."""
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
 from deepfake_tools.client.payloads import Change
+from deepfake_tools.inspection import served_name
 from deepfake_tools.torchserve.tokens import Credentials
 
 SHORTEST_ATTEMPT_SECONDS = 5.0
@@ -43,3 +45,28 @@ class Target:
     def attempt_seconds(self) -> float:
         """For one attempt: a request that the server has lost must leave time to ask again."""
         return min(self.seconds, max(self.seconds / 4, SHORTEST_ATTEMPT_SECONDS))
+
+
+def read_target(args: argparse.Namespace, cut: Change | None) -> Target:
+    """Returns whom a command line asks.
+
+    Args:
+        args: With the options of connections, and --model, --version, --retries, --concurrency.
+        cut: Leaves the face of each image; None sends images as they are.
+
+    Raises:
+        TokenError: A place that was named holds no usable token.
+    """
+    return Target(
+        model=served_name(args.model),
+        version=args.version,
+        server=args.server,
+        management=args.management,
+        credentials=Credentials(args.token_file, args.key_file, args.management, args.ca),
+        key_file=args.key_file,
+        seconds=args.timeout,
+        retries=args.retries,
+        concurrency=args.concurrency,
+        ca=args.ca,
+        cut=cut,
+    )

@@ -42,12 +42,8 @@ def threshold(margins: Sequence[float], rate: float, what: str) -> float:
     Raises:
         TooFewImagesError: There are fewer than 1 / rate - 1.
     """
-    rank = tail_rank(rate, len(margins))
-    if rank < 1:
-        raise TooFewImagesError(
-            f"{len(margins)} real images cannot hold {what} {rate:g}: it takes "
-            f"{fewest_images(rate):,} at least, or a rate of {1 / (len(margins) + 1):.3g} or more"
-        )
+    instead = f", or a rate of {1 / (len(margins) + 1):.3g} or more"
+    rank = _rank(len(margins), rate, f"real images cannot hold {what}", instead)
     return margins[len(margins) - rank]
 
 
@@ -62,14 +58,18 @@ def lowest_fakes(margins: Sequence[float], rate: float, what: str) -> float:
     Raises:
         TooFewImagesError: There are fewer than 1 / rate - 1.
     """
-    rank = tail_rank(rate, len(margins))
-    if rank < 1:
-        raise TooFewImagesError(
-            f"{len(margins)} fake images cannot hold {what} {rate:g}: it takes "
-            f"{fewest_images(rate):,} at least"
-        )
+    rank = _rank(len(margins), rate, f"fake images cannot hold {what}")
     # The one itself may be a fake: what is below it is not.
     return math.nextafter(margins[rank - 1], -math.inf)
+
+
+def _rank(images: int, rate: float, complaint: str, instead: str = "") -> int:
+    """`tail_rank`, where there are enough images for it."""
+    if rank := tail_rank(rate, images):
+        return rank
+    raise TooFewImagesError(
+        f"{images} {complaint} {rate:g}: it takes {fewest_images(rate):,} at least{instead}"
+    )
 
 
 def guarantee(images: int, rate: float) -> Guarantee:

@@ -152,9 +152,10 @@ def perturb(
         image = decode(data, MAX_PIXELS, orientation)
     except errors.ImageError as error:
         raise ImageRefusedError(str(error)) from error
-    seed = int.from_bytes(hashlib.sha256(data).digest(), "big")
     if perturbation.kind == "jpeg":
         return encode(image, int(perturbation.strength))
+    noisy = perturbation.kind == "noise"
+    seed = int.from_bytes(hashlib.sha256(data).digest(), "big") if noisy else 0
     return encode(disturb(image, perturbation, seed))
 
 
