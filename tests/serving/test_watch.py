@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -17,6 +18,7 @@ from deepfake_tools.inspection import ArchiveName
 from deepfake_tools.operations.worker_log import WorkerLog
 from deepfake_tools.torchserve.local_server import LocalServer
 
+from tests import ROOT
 from tests.archives import write_archive
 from tests.building import Builder
 from tests.prometheus import Prometheus, find_prometheus
@@ -117,11 +119,25 @@ class Watched:
         return answer.text
 
 
+def decide(archive: Path, reals: list[Path], factory: pytest.TempPathFactory) -> Path:
+    """Calibrates by a few photographs: a detector without a decision reports no false alarms."""
+    folder = factory.mktemp("decided")
+    (folder / "reals").mkdir()
+    for path in reals:
+        shutil.copy(path, folder / "reals")
+    words = ["--archive", archive, "--reals", folder / "reals", "--false-alarms", 0.5]
+    command = [sys.executable, ROOT / "scripts" / "calibrate.py", *words, "--output", "decided"]
+    subprocess.run([*map(str, command)], cwd=folder, check=True, timeout=120)
+    return folder / "decided"
+
+
 @pytest.fixture(scope="module")
 def watched(
     store: Path, small_clip: Path, examples: list[Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Watched]:
-    Builder(store)("--model", small_clip)
+    build = Builder(store)
+    decision = decide(build("--model", small_clip).path, examples, tmp_path_factory)
+    build("--model", small_clip, "--decision", decision, "--force")
     write_archive(store, BROKEN.name, load_failure=REASON)
     folder = tmp_path_factory.mktemp("settings")
     logging = CONFIG.with_name("log4j2.xml").read_text()
