@@ -29,6 +29,7 @@ BENCHMARK = {
 }
 TUNE = {"accelerate": "accelerate", "matplotlib": "matplotlib", "peft": "peft"}
 LOGS = {"tensorboard": "tensorboard"}
+VIDEOS = {"av": "av", "cv2": "opencv-python-headless", "numpy": "numpy"}
 BUILD = {"cv2": "opencv-python-headless", "psutil": "psutil", "torch": "torch", "ts": "torchserve"}
 LIBRARIES = {
     "benchmark": BENCHMARK,
@@ -38,6 +39,7 @@ LIBRARIES = {
     "int8": INT8,
     "tune": TUNE,
     "tensorboard": LOGS,
+    "videos": VIDEOS,
 }
 """Package names by module, by the extra that brings them."""
 

@@ -278,6 +278,8 @@ def _outcome(
         path=pending.image.path,
         label=pending.image.label,
         folder=pending.image.folder,
+        video=None if pending.image.frame is None else pending.image.frame.video,
+        time=None if pending.image.frame is None else pending.image.frame.time,
         variant=pending.variant,
         prediction=None,
         fake_probability=None,

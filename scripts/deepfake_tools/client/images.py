@@ -29,6 +29,21 @@ class CollectionError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Frame:
+    """Where a frame is.
+
+    Attributes:
+        video: The file, as it was given or found.
+        number: 0-based, in the order in which the frames are shown.
+        time: When it is shown, in seconds from the video's beginning.
+    """
+
+    video: str
+    number: int
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
     """One image of a run.
 
@@ -37,11 +52,15 @@ class Image:
         label: The truth: 0 real, 1 fake, None where it is not known.
         folder: The directory that it lies in, relative to the run's root, with `/`; "" for the
             root itself.
+        frame: Of a frame, where in its video it is; its path is then the video's with its time.
+        fault: Why it cannot be asked about; None where nothing is known against it.
     """
 
     path: str
     label: Label | None
     folder: str
+    frame: Frame | None = None
+    fault: str | None = None
 
 
 @dataclass(frozen=True)

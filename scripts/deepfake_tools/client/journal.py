@@ -169,6 +169,8 @@ class Journal:
             path=image.path,
             label=image.label,
             folder=image.folder,
+            video=None if image.frame is None else image.frame.video,
+            time=None if image.frame is None else image.frame.time,
             variant=variant,
             **known,
         )

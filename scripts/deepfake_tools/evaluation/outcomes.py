@@ -42,6 +42,8 @@ class Outcome:
             none were asked about.
         highest: The largest one.
         unstable: Whether one of them is called otherwise than the image.
+        video: Of a frame, the video that it is of, as it was given or collected.
+        time: Of a frame, when it is shown, in seconds from the video's beginning.
         variant: The position of the run's variant, such as a perturbation; 0 is the first.
         retries: How many times its request was repeated.
         exit_code: Of the failure.
@@ -63,6 +65,8 @@ class Outcome:
     lowest: float | None = None
     highest: float | None = None
     unstable: bool | None = None
+    video: str | None = None
+    time: float | None = None
     variant: int = 0
     retries: int = 0
     exit_code: int = 0

@@ -248,7 +248,8 @@ def test_a_server_that_is_gone_ends_the_run(client: Client, folder: Path, tmp_pa
         detector.fault = leave
         run = client("--image", "data", "--retries", "1", server=stub.address)
     assert run.code in (6, 13)
-    assert len(lines_of((tmp_path / RESULTS).read_text())) >= 90
+    # What 16 requests of 4 images each brought when it left may not have been read yet.
+    assert len(lines_of((tmp_path / RESULTS).read_text())) >= 100 - 16 * 4
 
 
 def interrupt_at_half(
@@ -350,7 +351,8 @@ def test_another_detector_in_the_middle_ends_the_run(client: Client, folder: Pat
     assert "images were not asked\n" in run.err
     assert "with --resume goes on" not in run.err + resumed.err
     assert "answered as version 1 of" in resumed.err
-    assert len(lines_of((tmp_path / RESULTS).read_text())) >= 90
+    # What 16 requests of 4 images each brought when it left may not have been read yet.
+    assert len(lines_of((tmp_path / RESULTS).read_text())) >= 100 - 16 * 4
 
 
 def test_a_token_that_expires_in_the_middle_is_renewed_once(

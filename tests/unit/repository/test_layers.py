@@ -14,17 +14,18 @@ from tests import ROOT
 
 DETECTOR = {"clip_deepfake"}
 SHARED = DETECTOR | {"shared"}
-ASKING = SHARED | {"torchserve", "evaluation"}
+ASKING = SHARED | {"torchserve", "videos", "evaluation"}
 
 MAY_IMPORT = {
     "clip_deepfake": set(),
     "shared": DETECTOR,
     "torchserve": SHARED,
-    "evaluation": SHARED | {"torchserve"},
+    "videos": SHARED,
+    "evaluation": SHARED | {"torchserve", "videos"},
     "client": ASKING,
     "deciding": ASKING | {"client"},
     "packaging": SHARED,
-    "training": SHARED | {"torchserve", "evaluation", "packaging"},
+    "training": SHARED | {"torchserve", "videos", "evaluation", "packaging"},
     "operations": ASKING | {"client"},
     "demonstration": SHARED,
     "benchmarks": SHARED | {"torchserve", "packaging", "operations", "demonstration"},
