@@ -1,10 +1,14 @@
-"""Finds the image files in a folder and below it, and counts what it leaves out."""
+"""Image files: finds those in a folder and below it, counts what it leaves out, makes new ones."""
 
 import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from clip_deepfake.images import RGB
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
@@ -119,3 +123,16 @@ def _entries(place: str, left_out: LeftOut) -> tuple[list[str], list[str]]:
             else:
                 left_out.irregular += 1
     return sorted(folders), sorted(images)
+
+
+def encode(image: "RGB", jpeg_quality: int | None = None) -> bytes:
+    """Returns the image as a JPEG file of this quality, from 1 to 100, or as a PNG file."""
+    import cv2
+
+    if jpeg_quality is not None:
+        extension, settings = ".jpg", (cv2.IMWRITE_JPEG_QUALITY, jpeg_quality)
+    else:
+        # Fast rather than small: the server is near, and the next image waits.
+        extension, settings = ".png", (cv2.IMWRITE_PNG_COMPRESSION, 1)
+    _, encoded = cv2.imencode(extension, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)
+    return encoded.tobytes()
