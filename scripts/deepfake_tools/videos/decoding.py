@@ -94,7 +94,7 @@ class Video:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._container.close()
+        self._close()
 
     @cached_property
     def index(self) -> Index:
@@ -150,11 +150,12 @@ class Video:
         with av.logging.Capture() as logs:
             try:
                 # As a file that is open already: no protocol of FFmpeg's has a part in it.
-                file = Path(self._path).open("rb")  # noqa: SIM115 - the container closes it
+                self._file = Path(self._path).open("rb")  # noqa: SIM115 - closed with the container
                 options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
-                container = av.open(file, options=options)
+                container = av.open(self._file, options=options)
             except (av.FFmpegError, OSError, ValueError) as error:
                 raise VideoError(f"it cannot be read as a video: {_reason(error, logs)}") from error
+        assert isinstance(container, InputContainer)  # it was opened to be read
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
             raise VideoError("it has no video stream")
@@ -170,8 +171,12 @@ class Video:
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         return container, stream
 
-    def _reopen(self) -> None:
+    def _close(self) -> None:
         self._container.close()
+        self._file.close()
+
+    def _reopen(self) -> None:
+        self._close()
         self._container, self._stream = self._open()
 
     def _codec(self, logs: Sequence[tuple[int, str, str]]) -> str:
@@ -210,7 +215,7 @@ class Video:
             said = " ".join(text for *_, text in logs)
         return found, ends_early or "partial file" in said or "ended prematurely" in said
 
-    def _demuxed(self) -> Iterator[Packet]:
+    def _demuxed(self) -> Iterator[Packet[VideoStream]]:
         try:
             for packet in self._container.demux(self._stream):
                 self._alive()
@@ -285,7 +290,7 @@ class Video:
             return
 
 
-def _is_shown(packet: Packet, codec: str) -> bool:
+def _is_shown(packet: Packet[VideoStream], codec: str) -> bool:
     if packet.is_discard:
         return False
     # Of the codecs that hide frames, only VP8 has them in packets of their own.

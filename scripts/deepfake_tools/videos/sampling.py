@@ -19,10 +19,12 @@ class FrameChoice:
     Attributes:
         frames: How many, evenly spread from the first to the last.
         every: Instead, one in so many seconds.
+        middle: Instead, the one in the middle; a title or a fade is seldom there.
     """
 
     frames: int = MANY
     every: float | None = None
+    middle: bool = False
 
     def pick(self, times: Sequence[float]) -> list[int]:
         """Returns the positions of the frames to judge, rising, each once.
@@ -35,6 +37,8 @@ class FrameChoice:
         Args:
             times: Of all frames in seconds from the video's beginning, rising.
         """
+        if self.middle:
+            return [len(times) // 2] if times else []
         if self.every is not None:
             return _one_in(self.every, times)
         last = len(times) - 1
@@ -46,10 +50,6 @@ class FrameChoice:
         # As numpy computes it: the last one is exact whatever the product is rounded to.
         return [int(number * step) for number in range(self.frames - 1)] + [last]
 
-    def __str__(self) -> str:
-        """Returns it as it is typed."""
-        return f"--frames {self.frames}" if self.every is None else f"--every {self.every:g}"
-
 
 def _one_in(seconds: float, times: Sequence[float]) -> list[int]:
     picked: list[int] = []
@@ -60,11 +60,6 @@ def _one_in(seconds: float, times: Sequence[float]) -> list[int]:
         if not picked or place > picked[-1]:
             picked.append(place)
     return picked
-
-
-def middle(times: Sequence[float]) -> list[int]:
-    """Returns the position of the one frame in the middle; a title or a fade is seldom there."""
-    return [len(times) // 2] if times else []
 
 
 def clock(seconds: float) -> str:
