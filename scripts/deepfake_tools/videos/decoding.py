@@ -215,7 +215,7 @@ class Video:
             said = " ".join(text for *_, text in logs)
         return found, ends_early or "partial file" in said or "ended prematurely" in said
 
-    def _demuxed(self) -> Iterator[Packet[VideoStream]]:
+    def _demuxed(self) -> Iterator["Packet[VideoStream]"]:
         try:
             for packet in self._container.demux(self._stream):
                 self._alive()
@@ -290,7 +290,7 @@ class Video:
             return
 
 
-def _is_shown(packet: Packet[VideoStream], codec: str) -> bool:
+def _is_shown(packet: "Packet[VideoStream]", codec: str) -> bool:
     if packet.is_discard:
         return False
     # Of the codecs that hide frames, only VP8 has them in packets of their own.

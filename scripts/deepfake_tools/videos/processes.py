@@ -175,7 +175,7 @@ class Decoder:
                 if "alive" not in said:
                     yield said
             finished = True
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise DecoderLostError(self._epitaph(error)) from error
         finally:
             # What is left of an answer that nobody reads would be taken for the next one's.
@@ -239,94 +239,6 @@ class Decoder:
 
 def _broken(fault: object) -> ImageRefusedError:
     return ImageRefusedError(one_line(fault), "broken_video")
-
-
-class Crew(Generic[J, T]):
-    """Several decoders at work, each on a video of its own; iterating yields what they find.
-
-    No more is kept than one finding of each decoder: they wait until it is taken.
-
-    Args:
-        work: What a decoder makes of a job.
-        jobs: The jobs.
-    """
-
-    def __init__(self, work: Callable[[Decoder, J], Iterable[T]], jobs: Sequence[J]) -> None:
-        self._work = work
-        self._jobs = iter(enumerate(jobs))
-        self._taking = threading.Lock()
-        self._over = threading.Event()
-        cores = available_cores()
-        self._size = self._working = max(1, min(cores, len(jobs)))
-        self._found: queue.Queue[tuple[int, T] | BaseException | None] = queue.Queue(1)
-        self._decoders = [Decoder(max(1, cores // self._size)) for _ in range(self._size)]
-        self._threads = [
-            threading.Thread(target=self._run, args=(decoder,), daemon=True)
-            for decoder in self._decoders
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Ends what is still at work."""
-        self._over.set()
-        for decoder in self._decoders:
-            decoder.kill()
-        for thread in self._threads:
-            thread.join(LOOK_UP_SECONDS * 10)
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> tuple[int, T]:
-        """Returns the next finding, and the position of the job that it is of."""
-        while self._working and not self._over.is_set():
-            try:
-                found = self._found.get(timeout=LOOK_UP_SECONDS)
-            except queue.Empty:
-                continue
-            if isinstance(found, BaseException):
-                raise found
-            if found is not None:
-                return found
-            self._working -= 1
-        raise StopIteration
-
-    def _run(self, decoder: Decoder) -> None:
-        try:
-            while True:
-                with self._taking:
-                    place, job = next(self._jobs, (None, None))
-                if place is None or job is None:
-                    break
-                for found in self._work(decoder, job):
-                    self._put((place, found))
-            self._put(None)
-        except BaseException as error:
-            self._put(error)
-        finally:
-            decoder.close()
-
-    def _put(self, found: tuple[int, T] | BaseException | None) -> None:
-        while not self._over.is_set():
-            with suppress(queue.Full):
-                self._found.put(found, timeout=LOOK_UP_SECONDS)
-                return
-        raise SystemExit
-
-
-def read_frames(path: str, numbers: Sequence[int]) -> Iterator[tuple[int, Picture]]:
-    """Decodes frames of one video; see `Decoder.read`."""
-    with Decoder(available_cores()) as decoder:
-        yield from decoder.read(path, numbers)
 
 
 class Crew(Generic[J, T]):
