@@ -17,6 +17,12 @@ SUFFIXES = (
 )
 """Under which the formats are found that a worker decodes."""
 
+VIDEO_SUFFIXES = (
+    *(".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"),
+    *(".3gp", ".flv", ".m2ts", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".wmv"),
+)
+"""Under which videos are found, where they are looked for."""
+
 SHOWN_ENDINGS = 8
 
 
@@ -25,12 +31,20 @@ class LeftOut:
     """Files that were met and not taken; hidden ones are not looked at.
 
     Attributes:
+        videos: Whether they are taken as images are.
         endings: How many have another ending than an image, by ending; "" for none.
         irregular: How many have an image's ending, and are no regular files.
+        without_videos: What to say where videos are among them; None where there is nothing.
     """
 
+    videos: bool = False
     endings: Counter[str] = field(default_factory=Counter)
     irregular: int = 0
+    without_videos: str | None = None
+
+    def takes(self, name: str) -> bool:
+        """Whether a file of this name is taken."""
+        return is_image(name) or (self.videos and is_video(name))
 
     def add(self, name: str) -> None:
         """Counts a file that is no image by its name."""
@@ -48,6 +62,10 @@ class LeftOut:
                 f"{total} {'file has' if total == 1 else 'files have'} another ending than an "
                 f"image and {'is' if total == 1 else 'are'} left out ({', '.join(shown)})"
             )
+        if self.without_videos is not None and any(
+            ending in VIDEO_SUFFIXES for ending in self.endings
+        ):
+            yield self.without_videos
         if self.irregular:
             yield (
                 f"{self.irregular} with an image's ending left out: no regular files, but FIFOs, "
@@ -60,6 +78,11 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
+def is_video(name: str) -> bool:
+    """Whether a file of this name is taken for a video; a hidden one is not."""
+    return name.lower().endswith(VIDEO_SUFFIXES) and not name.startswith(".")
+
+
 def walk_images(
     folder: str | Path, left_out: LeftOut | None = None
 ) -> Iterator[tuple[list[str], list[str]]]:
@@ -70,11 +93,11 @@ def walk_images(
 
     Args:
         folder: Where to begin.
-        left_out: Counts what is not taken.
+        left_out: Says whether videos are taken too, and counts what is not taken.
 
     Yields:
         Of each folder, the folders in it, which the caller may empty so as not to go there, and the
-        paths of its images.
+        paths of its images and videos.
 
     Raises:
         OSError: when a folder cannot be read.
@@ -98,7 +121,7 @@ def find_images(folder: Path, left_out: LeftOut | None = None) -> Iterator[Path]
 
     Args:
         folder: where to look.
-        left_out: counts what is not taken.
+        left_out: says whether videos are taken too, and counts what is not taken.
 
     Raises:
         OSError: when a folder cannot be read.
@@ -108,7 +131,7 @@ def find_images(folder: Path, left_out: LeftOut | None = None) -> Iterator[Path]
 
 
 def _entries(place: str, left_out: LeftOut) -> tuple[list[str], list[str]]:
-    """Returns the sorted names of the folders in a folder, and the paths of its images."""
+    """Returns the sorted names of the folders in a folder, and the paths of what is taken."""
     folders, images = [], []
     with os.scandir(place) as entries:
         for entry in entries:
@@ -116,7 +139,7 @@ def _entries(place: str, left_out: LeftOut) -> tuple[list[str], list[str]]:
                 continue
             if entry.is_dir():
                 folders.append(entry.name)
-            elif not is_image(entry.name):
+            elif not left_out.takes(entry.name):
                 left_out.add(entry.name)
             elif entry.is_file():
                 images.append(str(Path(place, entry.name)))

@@ -45,6 +45,9 @@ CHUNK_BYTES = 1 << 20
 TOOLS = Path(__file__).resolve().parents[2]
 PATHS = (TOOLS, TOOLS.parent / "handler")
 
+BROKEN = "broken_video"
+"""The kind of failure of a video that cannot be read, and of its frames that cannot."""
+
 Picture = bytes | ImageRefusedError
 """A PNG file's bytes, or why there are none."""
 
@@ -238,7 +241,7 @@ class Decoder:
 
 
 def _broken(fault: object) -> ImageRefusedError:
-    return ImageRefusedError(one_line(fault), "broken_video")
+    return ImageRefusedError(one_line(fault), BROKEN)
 
 
 class Crew(Generic[J, T]):
@@ -276,6 +279,9 @@ class Crew(Generic[J, T]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         """Ends what is still at work."""
         self._over.set()
         for decoder in self._decoders:
