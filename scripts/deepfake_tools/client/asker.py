@@ -280,6 +280,7 @@ def _outcome(
         folder=pending.image.folder,
         video=None if pending.image.frame is None else pending.image.frame.video,
         time=None if pending.image.frame is None else pending.image.frame.time,
+        frame=None if pending.image.frame is None else pending.image.frame.number,
         variant=pending.variant,
         prediction=None,
         fake_probability=None,
@@ -294,6 +295,7 @@ def _outcome(
             margin=result.margin,
             decision=result.decision,
             false_alarm_rate=result.false_alarm_rate,
+            faces=result.faces,
         )
     return dataclasses.replace(
         outcome,

@@ -18,7 +18,7 @@ from deepfake_tools.client.images import Image
 from deepfake_tools.errors import OutputError, ServiceError
 from deepfake_tools.evaluation.outcomes import Outcome
 from deepfake_tools.files import is_kept, try_lock
-from deepfake_tools.torchserve.answers import DetectorInfo
+from deepfake_tools.torchserve.answers import DetectorInfo, ServedFace
 
 NOWHERE = -1
 JUDGED = ("prediction", "fake_probability", "margin", "decision", "false_alarm_rate")
@@ -164,6 +164,8 @@ class Journal:
         image = self._images[index]
         known: dict[str, Any] = {"prediction": None, "fake_probability": None}
         known |= {key: value for key, value in line.items() if key not in ("place", "at")}
+        if "faces" in known:
+            known["faces"] = tuple(_face(*numbers) for numbers in known["faces"])
         return Outcome(
             index=index,
             path=image.path,
@@ -171,6 +173,7 @@ class Journal:
             folder=image.folder,
             video=None if image.frame is None else image.frame.video,
             time=None if image.frame is None else image.frame.time,
+            frame=None if image.frame is None else image.frame.number,
             variant=variant,
             **known,
         )
@@ -249,12 +252,32 @@ def _fields(outcome: Outcome, at: float) -> dict[str, object]:
         at: Seconds since the session began.
     """
     names = JUDGED if outcome.error is None else FAILED
-    return {
+    fields = {
         "seconds": round(outcome.seconds, 6),
         "retries": outcome.retries,
         "at": round(at, 3),
         **{name: getattr(outcome, name) for name in names},
     }
+    if outcome.faces is not None:
+        fields["faces"] = [_numbers(face) for face in outcome.faces]
+    return fields
+
+
+def _numbers(face: ServedFace) -> list[float | None]:
+    """Returns a face as a line holds it: of a hundred thousand frames names would fill the disk."""
+    return [*face.box, face.fake_probability, face.prediction, face.margin]
+
+
+def _face(
+    left: int,
+    top: int,
+    right: int,
+    bottom: int,
+    fake_probability: float,
+    prediction: int,
+    margin: float | None,
+) -> ServedFace:
+    return ServedFace((left, top, right, bottom), fake_probability, prediction, margin)
 
 
 def _check_same(earlier: dict[str, Any], identity: Identity, name: str) -> None:
