@@ -114,10 +114,22 @@ class Outcome:
     @property
     def score(self) -> float | None:
         """What it is ranked by: the margin, else the log odds; None when it failed."""
-        if self.margin is not None or self.fake_probability is None:
-            return self.margin
-        real, fake = min(self.fake_probability, BELOW_ONE), max(self.fake_probability, ABOVE_ZERO)
-        return math.log(fake) - math.log1p(-real)
+        if self.fake_probability is None:
+            return None
+        return ranked_by(self.fake_probability, self.margin)
+
+
+def ranked_by(fake_probability: float, margin: float | None) -> float:
+    """Returns what tells apart two pictures of equal probability: the margin, else the log odds.
+
+    Args:
+        fake_probability: In [0, 1].
+        margin: None of an archive that says none.
+    """
+    if margin is not None:
+        return margin
+    real, fake = min(fake_probability, BELOW_ONE), max(fake_probability, ABOVE_ZERO)
+    return math.log(fake) - math.log1p(-real)
 
 
 @dataclass(frozen=True, slots=True)

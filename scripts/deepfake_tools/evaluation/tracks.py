@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
 from math import hypot
 
 from deepfake_tools.torchserve.answers import Box
@@ -78,16 +77,14 @@ def _matches(
     people: Sequence[Sequence[Sighting]], faces: Sequence[Sighting]
 ) -> Iterator[tuple[int, int]]:
     """Yields positions of a person and of a face that go together, each at most once."""
-    number = count()
     pairs = sorted(
-        (fit, next(number), i, j)
+        (fit, i, j)
         for i, person in enumerate(people)
         for j, face in enumerate(faces)
         if (fit := _fit(person[-1].box, face.box)) is not None
     )
-    matched_people: set[int] = set()
-    matched_faces: set[int] = set()
-    for *_, i, j in pairs:
+    matched_people, matched_faces = set[int](), set[int]()
+    for _, i, j in pairs:
         if i not in matched_people and j not in matched_faces:
             matched_people.add(i)
             matched_faces.add(j)
