@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.files import read_regular
@@ -54,7 +55,7 @@ class Image:
         folder: The directory that it lies in, relative to the run's root, with `/`; "" for the
             root itself.
         frame: Of a frame, where in its video it is; its path is then the video's with its time.
-        fault: Why it cannot be asked about; None where nothing is known against it.
+        fault: Why a video cannot be asked about; None where nothing is known against it.
     """
 
     path: str
@@ -62,6 +63,17 @@ class Image:
     folder: str
     frame: Frame | None = None
     fault: str | None = None
+
+    @property
+    def in_video(self) -> dict[str, Any]:
+        """What an outcome knows of the video that it is of, by the outcome's names."""
+        if self.frame is None:
+            return {} if self.fault is None else {"video": self.path}
+        return {
+            "video": self.frame.video,
+            "time": self.frame.time,
+            "frame": self.frame.number,
+        }
 
 
 @dataclass(frozen=True)

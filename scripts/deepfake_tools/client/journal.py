@@ -18,7 +18,7 @@ from deepfake_tools.client.images import Image
 from deepfake_tools.errors import OutputError, ServiceError
 from deepfake_tools.evaluation.outcomes import Outcome
 from deepfake_tools.files import is_kept, try_lock
-from deepfake_tools.torchserve.answers import DetectorInfo
+from deepfake_tools.torchserve.answers import DetectorInfo, ServedFace
 
 NOWHERE = -1
 JUDGED = ("prediction", "fake_probability", "margin", "decision", "false_alarm_rate")
@@ -128,10 +128,16 @@ class Journal:
         except OSError as error:
             raise OutputError(f"cannot write {self.name}: {error.strerror}") from error
 
-    def outcomes(self, variant: int = 0) -> Iterator[Outcome]:
-        """Yields what is known under a variant, in the order of the images."""
+    def outcomes(self, variant: int = 0, images: range | None = None) -> Iterator[Outcome]:
+        """Yields what is known under a variant, in the order of the images.
+
+        Args:
+            variant: Its position.
+            images: The positions of some that follow one another; None takes all.
+        """
         start = variant * len(self._images)
-        for offset in self._lines[start : start + len(self._images)]:
+        own = range(len(self._images)) if images is None else images
+        for offset in self._lines[start + own.start : start + own.stop]:
             if offset != NOWHERE:
                 self._file.seek(offset)
                 yield self._outcome(json.loads(self._file.readline()))
@@ -164,14 +170,15 @@ class Journal:
         image = self._images[index]
         known: dict[str, Any] = {"prediction": None, "fake_probability": None}
         known |= {key: value for key, value in line.items() if key not in ("place", "at")}
+        if "faces" in known:
+            known["faces"] = tuple(_face(*numbers) for numbers in known["faces"])
         return Outcome(
             index=index,
             path=image.path,
             label=image.label,
             folder=image.folder,
-            video=None if image.frame is None else image.frame.video,
-            time=None if image.frame is None else image.frame.time,
             variant=variant,
+            **image.in_video,
             **known,
         )
 
@@ -249,12 +256,32 @@ def _fields(outcome: Outcome, at: float) -> dict[str, object]:
         at: Seconds since the session began.
     """
     names = JUDGED if outcome.error is None else FAILED
-    return {
+    fields = {
         "seconds": round(outcome.seconds, 6),
         "retries": outcome.retries,
         "at": round(at, 3),
         **{name: getattr(outcome, name) for name in names},
     }
+    if outcome.faces is not None:
+        fields["faces"] = [_numbers(face) for face in outcome.faces]
+    return fields
+
+
+def _numbers(face: ServedFace) -> list[float | None]:
+    """Returns a face as a line holds it: of a hundred thousand frames names would fill the disk."""
+    return [*face.box, face.fake_probability, face.prediction, face.margin]
+
+
+def _face(
+    left: int,
+    top: int,
+    right: int,
+    bottom: int,
+    fake_probability: float,
+    prediction: int,
+    margin: float | None,
+) -> ServedFace:
+    return ServedFace((left, top, right, bottom), fake_probability, prediction, margin)
 
 
 def _check_same(earlier: dict[str, Any], identity: Identity, name: str) -> None:

@@ -1,28 +1,25 @@
-"""A run of the client from its first image to the last, and what a person sees of it meanwhile."""
+"""A run of the client from its first image to the last: what is asked, and how it ends."""
 
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from deepfake_tools.client.asker import Asker
 from deepfake_tools.client.concurrency import RequestPool, Throttle
+from deepfake_tools.client.console import Console
 from deepfake_tools.client.images import Collection, Image
 from deepfake_tools.client.journal import Journal
 from deepfake_tools.client.payloads import Change, PendingImage
 from deepfake_tools.client.target import Target
 from deepfake_tools.client.videos import FrameFeed
 from deepfake_tools.errors import ServiceError
-from deepfake_tools.evaluation.outcomes import LABELS, Outcome
 from deepfake_tools.evaluation.perturbations import Perturbation, perturb
-from deepfake_tools.evaluation.stability import with_stability
+from deepfake_tools.evaluation.videos import (
+    VideoScore,
+)
 from deepfake_tools.interrupts import Interruption
-from deepfake_tools.progress import Progress
 from deepfake_tools.torchserve.answers import DetectorInfo
 from deepfake_tools.videos.processes import Picture
-
-SHOWN_ERRORS = 10
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,7 @@ def ask_all(
     journal: Journal,
     interruption: Interruption,
     *,
+    how: VideoScore = "mean",
     together: bool = False,
 ) -> Ending:
     """Asks about every image that the journal lacks, and shows what comes of it.
@@ -55,12 +53,13 @@ def ask_all(
         variants: The perturbations to ask under; None is the image as it is.
         journal: Takes the answers.
         interruption: Ends the session.
+        how: How a video's score comes from its frames'.
         together: Whether an image is asked about under all variants in one request.
     """
     in_one = len(variants) if together else 1
     throttle = Throttle(target.concurrency, target.attempt_seconds, in_one)
     asker = Asker(target, throttle, journal.detector)
-    console = Console(collection, journal, together=together)
+    console = Console(collection, journal, how, len(variants), together=together)
     pool = RequestPool(asker.ask, throttle, min(target.concurrency, journal.places - journal.done))
     work = Work(collection.images, variants, journal.missing(), target.cut, together=together)
     try:
@@ -141,78 +140,3 @@ class Work:
 
 def _worsen(how: Perturbation, data: bytes, detector: DetectorInfo) -> bytes:
     return perturb(data, how, detector.orientation)
-
-
-class Console:
-    """What is printed while a run goes on.
-
-    Images that were named by themselves get a line each, in their order. For others there is the
-    progress, and the first few failures.
-
-    Args:
-        collection: The images of the run.
-        journal: What was done before, and what is still to be done.
-        together: Whether what comes of an image under all variants comes at once.
-    """
-
-    def __init__(self, collection: Collection, journal: Journal, *, together: bool) -> None:
-        self._together = together
-        self._count = len(collection.images)
-        self._done, self._errors = journal.done, 0
-        self._progress: Progress | None = None
-        self._order: list[int] = []
-        self._waiting: dict[int, Outcome] = {}
-        if collection.named:
-            # Backwards: the next one is the last.
-            self._order = [place for place in journal.missing() if place < self._count][::-1]
-        else:
-            self._progress = Progress(sys.stderr, "images", journal.places, journal.done)
-
-    def show(self, outcomes: list[Outcome]) -> None:
-        """Prints what there is to say about some answers, or about none for a while."""
-        self._done += len(outcomes)
-        if self._progress is None:
-            self._show_in_order(outcomes)
-            return
-        for outcome in outcomes:
-            self._show_error(outcome)
-        self._progress.update(self._done, self._errors)
-
-    def end(self) -> None:
-        """Prints what has waited for an image before it, and removes the progress."""
-        for index in sorted(self._waiting):
-            self._show_line(self._waiting.pop(index))
-        if self._progress is not None:
-            self._progress.clear()
-
-    def _show_in_order(self, outcomes: list[Outcome]) -> None:
-        # Of an image under a perturbation nothing is said but what it tells of the image.
-        told = with_stability(outcomes) if self._together else outcomes
-        self._waiting |= {outcome.index: outcome for outcome in told if not outcome.variant}
-        while self._order and self._order[-1] in self._waiting:
-            self._show_line(self._waiting.pop(self._order.pop()))
-
-    def _show_line(self, outcome: Outcome) -> None:
-        if outcome.error is not None:
-            print(f"error: {outcome.path}: {outcome.message}", file=sys.stderr)
-            return
-        name = f"{Path(outcome.path).name}: " if self._count > 1 else ""
-        label = LABELS[outcome.prediction]
-        line = f"{name}Prediction: {label} (confidence: {outcome.confidence:.4f})"
-        if outcome.decision is not None:
-            line += f"; {outcome.decision}: {outcome.rarity}"
-        if outcome.unstable is not None:
-            line += f"; {'UNSTABLE' if outcome.unstable else 'stable'} under small changes: "
-            line += f"fake_probability {outcome.lowest:.4f} to {outcome.highest:.4f}"
-        print(line, flush=True)
-
-    def _show_error(self, outcome: Outcome) -> None:
-        if outcome.error is None:
-            return
-        self._errors += 1
-        if self._errors > SHOWN_ERRORS or self._progress is None:
-            return
-        self._progress.clear()
-        print(f"error: {outcome.path}: {outcome.message}", file=sys.stderr)
-        if self._errors == SHOWN_ERRORS:
-            print("further failures are in the results file alone", file=sys.stderr)

@@ -1,9 +1,10 @@
 """Every figure about a run of images, as plain data: what results file and report are made of."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from deepfake_tools.evaluation.outcomes import Outcome
+from deepfake_tools.evaluation.videos import VideoScore, VideoVerdict
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
@@ -148,10 +149,17 @@ class Metrics:
         tpr_at_1_fpr: Largest TPR of a threshold with FPR at most 1 %.
         tpr_at_01_fpr: The same at 0.1 %.
         ece: Expected calibration error of `fake_probability` in 15 equal bins.
-        video_auc: AUC of the frames' mean by full folder path; None without videos.
-        videos: How many folders were taken for videos.
+        video_auc: AUC of the videos' scores; None where it does not apply.
+        videos: How many videos were judged, or how many folders were taken for videos.
         decisions: For each label that there is; empty without a decision on the card.
         stability: Under small changes; None where they were not asked about.
+        video_score: How a video's score comes from its frames'; None where there are no videos, or
+            they are folders of frames.
+        video_accuracy: Share of the videos' predictions that are the label.
+        video_failed: How many videos have no verdict, by kind, the most frequent first.
+        faceless: Frames of videos that were not judged for want of a face; not among `failed`.
+        video_mistakes: The videos judged wrongly with most confidence, at most 12, each with no
+            more of its frames than a drawing shows.
     """
 
     images: int
@@ -179,3 +187,8 @@ class Metrics:
     videos: int = 0
     decisions: tuple[Decisions, ...] = ()
     stability: Stability | None = None
+    video_score: VideoScore | None = None
+    video_accuracy: float | None = None
+    video_failed: Mapping[str, int] = field(default_factory=dict)
+    faceless: int = 0
+    video_mistakes: tuple[VideoVerdict, ...] = ()

@@ -1,14 +1,11 @@
 """Figures of a run: counts, accuracy, latency, videos, and AUC where the libraries are there."""
 
-import heapq
 import os
-import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import PurePath
-from typing import NamedTuple
+from typing import TypeVar
 
 from deepfake_tools.evaluation.figures import (
     Curves,
@@ -19,31 +16,51 @@ from deepfake_tools.evaluation.figures import (
     Metrics,
     Stability,
 )
+from deepfake_tools.evaluation.mistakes import Mistakes
 from deepfake_tools.evaluation.outcomes import Outcome
+from deepfake_tools.evaluation.video_metrics import Directory, VideoAccumulator, folder_videos
+from deepfake_tools.evaluation.videos import (
+    VideoScore,
+    VideoScoring,
+    by_video,
+    judge_video,
+)
 from deepfake_tools.extras import MissingExtraError, require_extra
-from deepfake_tools.labels import name_labels
 from deepfake_tools.percentiles import percentile
+
+T = TypeVar("T")
 
 BINS = 20
 """Equal bins of the probabilities' histogram over [0, 1]."""
 
 UNLABELLED = -1
 MISTAKES = 24
+VIDEO_MISTAKES = 12
 
 
-def measure(outcomes: Iterable[Outcome]) -> Metrics:
+def measure(outcomes: Iterable[Outcome], scoring: VideoScoring | None = None) -> Metrics:
     """Computes what can be computed.
 
-    The outcomes are taken one at a time and not kept. Without the libraries of the extra
-    `evaluate` there are counts, accuracy and latency, and `why` says what to install.
+    The outcomes are taken one at a time and not kept, but for the frames of one video. Without the
+    libraries of the extra `evaluate` there are counts, accuracy and latency, and `why` says what to
+    install.
 
     Args:
         outcomes: In the order of the run.
+        scoring: How videos are judged; by the mean of their frames if None.
     """
+    scoring = scoring or VideoScoring()
     judged = Accumulator()
-    for outcome in outcomes:
-        judged.add(outcome)
-    metrics = _counted(judged)
+    for video, group in by_video(outcomes):
+        if video is None:
+            for outcome in group:
+                judged.add(outcome)
+            continue
+        frames = list(group)
+        for outcome in frames:
+            judged.add(outcome)
+        judged.videos.add(judge_video(frames, scoring))
+    metrics = _counted(judged, scoring.how)
     if metrics.why is not None:
         return metrics
     try:
@@ -51,44 +68,6 @@ def measure(outcomes: Iterable[Outcome]) -> Metrics:
     except MissingExtraError as error:
         return replace(metrics, why=f"{error}.")
     return _ranked(metrics, judged)
-
-
-@dataclass(slots=True)
-class Directory:
-    """The labelled images of one directory, added up.
-
-    Attributes:
-        images: How many.
-        fake: How many of them are labelled fake.
-        probability: Sum of their `fake_probability`.
-        score: Sum of their scores.
-        pattern: What their names have in common when digits are left out; None when nothing.
-    """
-
-    images: int = 0
-    fake: int = 0
-    probability: float = 0.0
-    score: float = 0.0
-    pattern: str | None = None
-
-    def add(self, name: str, label: int, probability: float, score: float) -> None:
-        """Takes in one image.
-
-        Args:
-            name: Its file name.
-            label: 0 real, 1 fake.
-            probability: Its `fake_probability`.
-            score: What it is ranked by.
-        """
-        pattern = re.sub(r"\d+", "#", PurePath(name).stem)
-        if self.images == 0 and "#" in pattern:
-            self.pattern = pattern
-        elif pattern != self.pattern:
-            self.pattern = None
-        self.images += 1
-        self.fake += label
-        self.probability += probability
-        self.score += score
 
 
 @dataclass(slots=True)
@@ -115,9 +94,12 @@ class Accumulator:
 
     Attributes:
         failed: How many images failed, by kind.
+        faceless: Frames of videos without a verdict for want of a face.
+        videos: The videos that the run came to.
         right: Predictions that are the label, of real images and of fake ones.
         folders: By the outcomes' folder, in the order in which they came.
-        directories: Labelled images by the full path of the directory that they lie in.
+        directories: Labelled images, frames of videos left out, by the full path of the directory
+            that they lie in.
         scores: `score` of each judged image, by which they are ranked.
         probabilities: `fake_probability` of the same images.
         labels: Of the same images: 0 real, 1 fake, -1 not known.
@@ -126,10 +108,13 @@ class Accumulator:
         histogram: Judged images by label (0, 1, -1) in `BINS` equal bins of their probability.
         decisions: Images by label and decision.
         stability: Images by whether they are unstable.
+        mistakes: The labelled images judged wrongly with most confidence.
     """
 
     def __init__(self) -> None:
         self.failed: Counter[str] = Counter()
+        self.faceless = 0
+        self.videos = VideoAccumulator()
         self.right = [0, 0]
         self.folders: dict[str, FolderCounts] = {}
         self.directories: dict[str, Directory] = {}
@@ -141,12 +126,15 @@ class Accumulator:
         self.histogram = {label: [0] * BINS for label in (0, 1, UNLABELLED)}
         self.decisions: Counter[tuple[int, str]] = Counter()
         self.stability: Counter[bool] = Counter()
+        self.mistakes = Mistakes[Outcome](MISTAKES)
         self._places: dict[str, int] = {}
-        self._mistakes: list[tuple[float, int, Outcome]] = []
 
     def add(self, outcome: Outcome) -> None:
         """Takes in one outcome."""
         probability, score = outcome.fake_probability, outcome.score
+        if outcome.is_left_out:
+            self.faceless += 1
+            return
         if probability is None or score is None:
             self.failed[outcome.error or "unknown"] += 1
             return
@@ -162,19 +150,19 @@ class Accumulator:
         if outcome.unstable is not None:
             self.stability[outcome.unstable] += 1
         self._count(outcome, probability)
-        if label != UNLABELLED:
+        if label == UNLABELLED:
+            return
+        if outcome.video is None:
             directory, name = os.path.split(outcome.path)
             self.directories.setdefault(directory, Directory()).add(name, label, probability, score)
-            self._check(outcome, label, score)
+        if outcome.prediction == label:
+            self.right[label] += 1
+        else:
+            self.mistakes.add(-score if label else score, outcome)
 
     def count(self, label: int) -> int:
         """Returns how many judged images have this label."""
         return sum(self.histogram[label])
-
-    @property
-    def mistakes(self) -> tuple[Outcome, ...]:
-        """The labelled images judged wrongly with most confidence, at most `MISTAKES`."""
-        return tuple(outcome for *_, outcome in sorted(self._mistakes, reverse=True))
 
     def _count(self, outcome: Outcome, probability: float) -> None:
         counts = self.folders.setdefault(outcome.folder, FolderCounts())
@@ -184,20 +172,10 @@ class Accumulator:
         counts.right += outcome.label is not None and outcome.label == outcome.prediction
         counts.probability += probability
 
-    def _check(self, outcome: Outcome, label: int, score: float) -> None:
-        if outcome.prediction == label:
-            self.right[label] += 1
-            return
-        # Of equally wrong ones the first in the run come first, so that runs can be compared.
-        entry = (-score if label else score, -len(self.scores), outcome)
-        if len(self._mistakes) < MISTAKES:
-            heapq.heappush(self._mistakes, entry)
-        else:
-            heapq.heappushpop(self._mistakes, entry)
 
-
-def _counted(judged: Accumulator) -> Metrics:
+def _counted(judged: Accumulator, how: VideoScore) -> Metrics:
     """Returns the figures that need no library."""
+    videos = judged.videos
     real, fake = judged.count(0), judged.count(1)
     right_real, right_fake = judged.right
     return Metrics(
@@ -210,12 +188,20 @@ def _counted(judged: Accumulator) -> Metrics:
         folders=tuple(_folder(name, counts) for name, counts in judged.folders.items()),
         curves=Curves(Histogram(*(tuple(judged.histogram[k]) for k in (0, 1, UNLABELLED)))),
         latency=_latency(sorted(judged.seconds)),
-        mistakes=judged.mistakes,
+        mistakes=judged.mistakes.worst(),
         why=_why_no_auc(len(judged.scores), real, fake),
         decisions=tuple(_decisions(judged.decisions)),
         stability=_stability(judged.stability),
         accuracy=(right_real + right_fake) / (real + fake) if real or fake else None,
         balanced_accuracy=(right_real / real + right_fake / fake) / 2 if real and fake else None,
+        videos=videos.judged,
+        video_score=how if videos.judged or videos.failed else None,
+        video_accuracy=videos.right / len(videos.labelled.labels)
+        if videos.labelled.labels
+        else None,
+        video_failed=dict(videos.failed.most_common()),
+        faceless=judged.faceless,
+        video_mistakes=videos.mistakes.worst(),
     )
 
 
@@ -279,9 +265,8 @@ def _ranked(metrics: Metrics, judged: Accumulator) -> Metrics:
     intervals = ranking.bootstrap(labels, scores)
     bins = ranking.reliability(labels, np.frombuffer(judged.probabilities)[labelled])
     folder_aucs = ranking.auc_by_group(labels, scores, places, len(metrics.folders))
-    videos = video_scores(judged.directories)
     return replace(
-        metrics,
+        _with_video_auc(metrics, judged),
         auc=ranking.roc_auc(labels, scores),
         auc_interval=intervals.auc,
         pr_auc=ranking.pr_auc(labels, scores),
@@ -291,10 +276,6 @@ def _ranked(metrics: Metrics, judged: Accumulator) -> Metrics:
         tpr_at_1_fpr=ranking.tpr_at_fpr(labels, scores, 0.01),
         tpr_at_01_fpr=ranking.tpr_at_fpr(labels, scores, 0.001),
         ece=ranking.calibration_error(bins),
-        video_auc=None
-        if videos is None
-        else ranking.roc_auc(np.array(videos.labels, np.int8), np.array(videos.scores, np.float64)),
-        videos=0 if videos is None else len(videos.labels),
         folders=tuple(
             replace(folder, auc=auc)
             for folder, auc in zip(metrics.folders, folder_aucs, strict=True)
@@ -308,40 +289,19 @@ def _ranked(metrics: Metrics, judged: Accumulator) -> Metrics:
     )
 
 
-class Videos(NamedTuple):
-    """A label (0 real, 1 fake) and a score for each video; higher is more fake."""
+def _with_video_auc(metrics: Metrics, judged: Accumulator) -> Metrics:
+    """Adds the AUC of the run's videos, or else of the folders that look like videos."""
+    import numpy as np
 
-    labels: list[int]
-    scores: list[int]
+    from deepfake_tools.evaluation import ranking
 
-
-def video_scores(directories: Mapping[str, Directory]) -> Videos | None:
-    """Returns the label and the score of each video, or None where there are no videos.
-
-    A video's score is its place by the mean of its frames' probabilities, as in DeepfakeBench's
-    `get_video_metrics` (https://github.com/SCLBD/DeepfakeBench, training/metrics/utils.py); of
-    equal means, as those that round to 1 are, by the mean of their own scores. DeepfakeBench groups
-    frames by the base name of their folder, which merges `real/000` and `fake/000`; here it is the
-    full path.
-
-    The directories are taken for videos when all of these hold:
-
-    - there are at least two of either class, and two images in each on average;
-    - the images of each have one label, and one name but for its digits, as frames do;
-    - none is named for a class, as `real` or `1_fake` are.
-
-    Args:
-        directories: Labelled images by the directory's full path.
-    """
-    videos = directories.values()
-    fake = sum(video.fake > 0 for video in videos)
-    if min(fake, len(videos) - fake) < 2 or sum(v.images for v in videos) < 2 * len(videos):
-        return None
-    if not all(video.pattern and video.fake in (0, video.images) for video in videos):
-        return None
-    if any(name_labels(PurePath(directory).name) for directory in directories):
-        return None
-    labels = [int(video.fake > 0) for video in videos]
-    means = [(video.probability / video.images, video.score / video.images) for video in videos]
-    places = {mean: place for place, mean in enumerate(sorted(set(means)))}
-    return Videos(labels, [places[mean] for mean in means])
+    found = judged.videos.labelled
+    if metrics.video_score is None:
+        folders = folder_videos(judged.directories)
+        if folders is None:
+            return metrics
+        found, metrics = folders, replace(metrics, videos=len(folders.labels))
+    if len(set(found.labels)) < 2:
+        return metrics
+    labels, places = np.array(found.labels, np.int8), np.array(found.places(), np.float64)
+    return replace(metrics, video_auc=ranking.roc_auc(labels, places))

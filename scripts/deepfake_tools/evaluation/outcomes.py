@@ -3,7 +3,7 @@
 import math
 from dataclasses import asdict, dataclass
 
-from deepfake_tools.torchserve.answers import DetectorInfo, Ruling
+from deepfake_tools.torchserve.answers import DetectorInfo, Ruling, ServedFace
 
 ABOVE_ZERO, BELOW_ONE = math.ulp(0.0), 1 - math.ulp(0.5)
 """The probabilities next to 0 and to 1, which have log odds."""
@@ -11,6 +11,8 @@ ABOVE_ZERO, BELOW_ONE = math.ulp(0.0), 1 - math.ulp(0.5)
 LABELS = {0: "REAL", 1: "FAKE", None: "N/A"}
 """The words for a prediction or a true label."""
 
+NO_FACE = "no_face"
+"""The detector's own code for an image in which it found no face."""
 
 LEVELS = ("threshold", "false_alarms", "calibrated_by")
 """What a detector says of where it calls an image fake."""
@@ -44,6 +46,9 @@ class Outcome:
         unstable: Whether one of them is called otherwise than the image.
         video: Of a frame, the video that it is of, as it was given or collected.
         time: Of a frame, when it is shown, in seconds from the video's beginning.
+        frame: Of a frame, its 0-based number in the order in which the frames are shown.
+        faces: Each that was judged; none where the whole image was, for want of a face. None when
+            it failed, or the detector does not look for faces.
         variant: The position of the run's variant, such as a perturbation; 0 is the first.
         retries: How many times its request was repeated.
         exit_code: Of the failure.
@@ -67,6 +72,8 @@ class Outcome:
     unstable: bool | None = None
     video: str | None = None
     time: float | None = None
+    frame: int | None = None
+    faces: tuple[ServedFace, ...] | None = None
     variant: int = 0
     retries: int = 0
     exit_code: int = 0
@@ -78,6 +85,19 @@ class Outcome:
         if self.fake_probability is None:
             return 0.0
         return self.fake_probability if self.prediction else 1 - self.fake_probability
+
+    @property
+    def is_faceless(self) -> bool:
+        """Whether a detector of faces found none, be it an error or the whole image's verdict."""
+        return self.error == NO_FACE or self.faces == ()
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether it is a frame without a verdict for want of a face, which is no failure.
+
+        People look away and shots change: the video is judged by its other frames.
+        """
+        return self.video is not None and self.error == NO_FACE
 
     @property
     def called(self) -> str:
@@ -94,10 +114,22 @@ class Outcome:
     @property
     def score(self) -> float | None:
         """What it is ranked by: the margin, else the log odds; None when it failed."""
-        if self.margin is not None or self.fake_probability is None:
-            return self.margin
-        real, fake = min(self.fake_probability, BELOW_ONE), max(self.fake_probability, ABOVE_ZERO)
-        return math.log(fake) - math.log1p(-real)
+        if self.fake_probability is None:
+            return None
+        return ranked_by(self.fake_probability, self.margin)
+
+
+def ranked_by(fake_probability: float, margin: float | None) -> float:
+    """Returns what tells apart two pictures of equal probability: the margin, else the log odds.
+
+    Args:
+        fake_probability: In [0, 1].
+        margin: None of an archive that says none.
+    """
+    if margin is not None:
+        return margin
+    real, fake = min(fake_probability, BELOW_ONE), max(fake_probability, ABOVE_ZERO)
+    return math.log(fake) - math.log1p(-real)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,16 @@ Orientation = Literal["opencv-4", "opencv-5", "pillow"]
 Ruling = Literal["FAKE", "REAL", "UNSURE"]
 """As in `clip_deepfake.decision`, which needs a library that a client may lack."""
 
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels of the image as the detector reads it; may reach beyond."""
+
 LARGEST_SIDE = 4096
+MOST_FACES = 1024
+"""Judged in one image: no card says more."""
+
+FARTHEST = 1_000_000
+"""Of a box's sides from the image's corner, in pixels: no image that a detector takes is larger."""
+
 MOST = sys.float_info.max
 
 
@@ -60,6 +69,23 @@ class DetectorInfo:
         return self.head == "untrained"
 
 
+@dataclass(frozen=True, slots=True)
+class ServedFace:
+    """A judged face of an image.
+
+    Attributes:
+        box: Where it is.
+        fake_probability: In [0, 1].
+        prediction: 0 (real) or 1 (fake).
+        margin: The logit that `fake_probability` is the sigmoid of; None of an older archive.
+    """
+
+    box: Box
+    fake_probability: float
+    prediction: int
+    margin: float | None = None
+
+
 @dataclass(frozen=True)
 class ServedVerdict:
     """One image's answer.
@@ -73,6 +99,8 @@ class ServedVerdict:
         margin: The logit that `fake_probability` is the sigmoid of; None of an older archive.
         decision: FAKE, REAL or UNSURE at the card's rate of false alarms; None where it has none.
         false_alarm_rate: Share of the card's real images that look at least as fake, in [0, 1].
+        faces: Each that was judged; none where the whole image was, for want of a face. None where
+            the detector does not look for faces.
     """
 
     label: str
@@ -83,6 +111,7 @@ class ServedVerdict:
     margin: float | None = None
     decision: Ruling | None = None
     false_alarm_rate: float | None = None
+    faces: tuple[ServedFace, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -161,17 +190,15 @@ def parse_verdict(value: object) -> ServedVerdict:
     """
     answer = _checked("verdict", value, dict)
     detector = _field(answer, "detector", dict)
-    label, prediction = _text(answer, "label"), _field(answer, "prediction", int)
-    if (label, prediction) not in (("REAL", 0), ("FAKE", 1)):
-        raise _unusable("label", f"{label} with prediction {prediction}")
     return ServedVerdict(
-        label=label,
-        prediction=prediction,
+        label=_text(answer, "label"),
+        prediction=_prediction(answer),
         confidence=_probability(answer, "confidence"),
         fake_probability=_probability(answer, "fake_probability"),
         margin=_optional(answer, "margin", _finite),
         decision=_optional(answer, "decision", _ruling),
         false_alarm_rate=_optional(answer, "false_alarm_rate", _probability),
+        faces=_faces(answer),
         detector=DetectorInfo(
             model=_text(detector, "model"),
             commit=_optional(detector, "commit", _text),
@@ -254,6 +281,49 @@ def parse_customized(value: object) -> object:
     return _field(_checked("version", versions[0], dict), "customizedMetadata", object)
 
 
+def _faces(answer: dict[str, object]) -> tuple[ServedFace, ...] | None:
+    """Returns the judged faces of a verdict: of several, or of the one that it is about."""
+    if answer.get("face") is None:
+        return None
+    place = _field(answer, "face", dict)
+    found = place.get("found")
+    if not isinstance(found, bool):
+        raise _unusable("found", found)
+    if not found:
+        return ()
+    if answer.get("faces") is None:
+        return (_face(answer, place),)
+    entries = _field(answer, "faces", list)
+    if not 0 < len(entries) <= MOST_FACES:
+        raise _unusable("number of faces", len(entries))
+    faces = [_checked("face", entry, dict) for entry in entries]
+    return tuple(_face(face, face) for face in faces)
+
+
+def _face(judged: dict[str, object], place: dict[str, object]) -> ServedFace:
+    """Returns a face.
+
+    Args:
+        judged: Holds what is thought of it.
+        place: Holds its box.
+    """
+    return ServedFace(
+        box=_box(place, "box"),
+        fake_probability=_probability(judged, "fake_probability"),
+        prediction=_prediction(judged),
+        margin=_optional(judged, "margin", _finite),
+    )
+
+
+def _box(place: dict[str, object], key: str) -> Box:
+    sides = [_checked(key, side, int) for side in _field(place, key, list)]
+    if len(sides) == 4 and all(abs(side) <= FARTHEST for side in sides):
+        left, top, right, bottom = sides
+        if left <= right and top <= bottom:
+            return left, top, right, bottom
+    raise _unusable(key, sides)
+
+
 def _version(entry: dict[str, object]) -> ModelVersion:
     workers = [_checked("worker", worker, dict) for worker in _field(entry, "workers", list)]
     return ModelVersion(
@@ -275,6 +345,13 @@ def _optional(
     answer: dict[str, object], key: str, read: Callable[[dict[str, object], str], T]
 ) -> T | None:
     return None if answer.get(key) is None else read(answer, key)
+
+
+def _prediction(answer: dict[str, object]) -> int:
+    label, prediction = _text(answer, "label"), _field(answer, "prediction", int)
+    if (label, prediction) in (("REAL", 0), ("FAKE", 1)):
+        return prediction
+    raise _unusable("label", f"{label} with prediction {prediction}")
 
 
 def _probability(answer: dict[str, object], key: str) -> float:

@@ -1,9 +1,7 @@
 """Which frames of a video are judged, and how a time within it is written; no library is needed."""
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 
 MANY = 32
 """Frames of a video, as DeepfakeBench takes them."""
@@ -53,12 +51,11 @@ class FrameChoice:
 
 def _one_in(seconds: float, times: Sequence[float]) -> list[int]:
     picked: list[int] = []
-    for number in count():
-        place = bisect_left(times, number * seconds - SLACK_SECONDS)
-        if place == len(times):
-            return picked
-        if not picked or place > picked[-1]:
+    due = 0.0
+    for place, time in enumerate(times):
+        if time + SLACK_SECONDS >= due:
             picked.append(place)
+            due = ((time + SLACK_SECONDS) // seconds + 1) * seconds
     return picked
 
 
