@@ -8,10 +8,11 @@ from pathlib import Path
 
 from deepfake_tools.client.asker import Asker
 from deepfake_tools.client.concurrency import RequestPool, Throttle
-from deepfake_tools.client.images import Collection
+from deepfake_tools.client.images import Collection, Image
 from deepfake_tools.client.journal import Journal
 from deepfake_tools.client.payloads import Change, PendingImage
 from deepfake_tools.client.target import Target
+from deepfake_tools.client.videos import FrameFeed
 from deepfake_tools.errors import ServiceError
 from deepfake_tools.evaluation.outcomes import LABELS, Outcome
 from deepfake_tools.evaluation.perturbations import Perturbation, perturb
@@ -19,6 +20,7 @@ from deepfake_tools.evaluation.stability import with_stability
 from deepfake_tools.interrupts import Interruption
 from deepfake_tools.progress import Progress
 from deepfake_tools.torchserve.answers import DetectorInfo
+from deepfake_tools.videos.processes import Picture
 
 SHOWN_ERRORS = 10
 
@@ -60,15 +62,16 @@ def ask_all(
     asker = Asker(target, throttle, journal.detector)
     console = Console(collection, journal, together=together)
     pool = RequestPool(asker.ask, throttle, min(target.concurrency, journal.places - journal.done))
+    work = Work(collection.images, variants, journal.missing(), target.cut, together=together)
     try:
-        places = _by_image(collection, journal) if together else journal.missing()
-        for outcomes in pool.work(_pending(collection, variants, places, target.cut)):
-            journal.add(outcomes, asker.detector)
-            console.show(outcomes)
-            if interruption.number is not None:
-                for last in pool.left_over():
-                    journal.add(last, asker.detector)
-                return Ending(signal=interruption.number)
+        with work as pending:
+            for outcomes in pool.work(pending):
+                journal.add(outcomes, asker.detector)
+                console.show(outcomes)
+                if interruption.number is not None:
+                    for last in pool.left_over():
+                        journal.add(last, asker.detector)
+                    return Ending(signal=interruption.number)
     except ServiceError as error:
         return Ending(failure=error)
     finally:
@@ -76,24 +79,64 @@ def ask_all(
     return Ending()
 
 
-def _by_image(collection: Collection, journal: Journal) -> list[int]:
-    """Returns the places that are missing, those of each image one after another."""
-    return sorted(journal.missing(), key=lambda place: place % len(collection.images))
+class Work:
+    """What is left to ask about; entering it gives the images, one after another.
 
+    What lies in files comes first, while the first frames are decoded. A frame is decoded once,
+    and asked about under all its variants in a row.
 
-def _pending(
-    collection: Collection,
-    variants: Sequence[Perturbation | None],
-    places: Iterable[int],
-    cut: Change | None,
-) -> Iterator[PendingImage]:
-    for place in places:
-        variant, index = divmod(place, len(collection.images))
-        how = variants[variant]
+    Args:
+        images: Of the run.
+        variants: The perturbations to ask under; None is the image as it is.
+        places: Those without an outcome: a variant's position times the images, and the image's.
+        cut: Leaves the face of each image; None leaves images as they are.
+        together: Whether all variants of what lies in a file come in a row too.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[Image],
+        variants: Sequence[Perturbation | None],
+        places: Iterable[int],
+        cut: Change | None,
+        *,
+        together: bool,
+    ) -> None:
+        self._images, self._cut = images, cut
+        self._variants = variants
+        self._stills: list[int] = []
+        self._frames: dict[int, list[int]] = {}
+        for place in places:
+            variant, index = divmod(place, len(images))
+            if images[index].frame is None:
+                self._stills.append(place)
+            else:
+                self._frames.setdefault(index, []).append(variant)
+        if together:
+            self._stills.sort(key=lambda place: place % len(images))
+        self._feed = FrameFeed(images, list(self._frames))
+
+    def __enter__(self) -> Iterator[PendingImage]:
+        self._feed.__enter__()
+        return self._all()
+
+    def __exit__(self, *error: object) -> None:
+        self._feed.__exit__(*error)
+
+    def _all(self) -> Iterator[PendingImage]:
+        for place in self._stills:
+            variant, index = divmod(place, len(self._images))
+            yield self._pending(index, variant)
+        for index, picture in self._feed:
+            for variant in self._frames[index]:
+                yield self._pending(index, variant, picture)
+
+    def _pending(self, index: int, variant: int, picture: Picture | None = None) -> PendingImage:
+        how = self._variants[variant]
         worsen = None if how is None else partial(_worsen, how)
         # Faces are looked for in the image as it was made worse, as a worker would.
-        changes = tuple(change for change in (worsen, cut) if change is not None)
-        yield PendingImage(index, collection.images[index], variant, changes)
+        changes = tuple(change for change in (worsen, self._cut) if change is not None)
+        return PendingImage(index, self._images[index], variant, changes, picture)
 
 
 def _worsen(how: Perturbation, data: bytes, detector: DetectorInfo) -> bytes:

@@ -17,11 +17,11 @@ from deepfake_tools.evaluation.perturbations import (
     KINDS,
     MAX_PIXELS,
     PerturbedRun,
-    encode,
     smaller,
 )
 from deepfake_tools.evaluation.results_file import Run
 from deepfake_tools.files import replacing
+from deepfake_tools.image_files import encode
 
 TEMPLATE = "report.html.jinja"
 MAX_FAILURES = 20
