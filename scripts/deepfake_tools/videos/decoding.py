@@ -42,6 +42,8 @@ HEAD_BYTES = 1 << 16
 ENCRYPTED = frozenset({"encv", "drmi"})
 """Of ISO/IEC 14496-12 and of Apple: what stands for the codec where the frames are encrypted."""
 
+LOCKED = "it is encrypted: its frames cannot be decoded without the key"
+
 HIDDEN_VP8 = 0x10
 """The bit of a VP8 packet's first byte that says that it is shown (RFC 6386, section 9.1)."""
 
@@ -182,7 +184,7 @@ class Video:
     def _codec(self, logs: Sequence[tuple[int, str, str]]) -> str:
         found = next((m[1] for *_, text in logs if (m := CODEC_TAG.search(text))), None)
         if found in ENCRYPTED:
-            return "it is encrypted: its frames cannot be decoded without the key"
+            return LOCKED
         if found is None:
             with Path(self._path).open("rb") as file:
                 named = MATROSKA_CODEC.search(file.read(HEAD_BYTES))
@@ -208,6 +210,8 @@ class Video:
         ends_early = False
         with av.logging.Capture() as logs:
             for packet in self._demuxed():
+                if packet.has_sidedata("encryption_info"):
+                    raise VideoError(LOCKED)
                 if packet.is_corrupt:
                     ends_early = True
                 elif _is_shown(packet, self._stream.codec_context.name):
@@ -314,7 +318,7 @@ def _picture(frame: VideoFrame) -> RGB | VideoError:
     if frame.width * frame.height > MAX_PIXELS:
         return VideoError(f"the frame is {frame.width} x {frame.height} pixels, which is too many")
     try:
-        pixels = frame.to_ndarray(format="rgb24")
+        pixels = frame.to_ndarray(format="bgr24", interpolation="BICUBIC")[..., ::-1]
     except (av.FFmpegError, ValueError) as error:
         return VideoError(f"its pixels cannot be converted: {error}")
     # The angle is counted against the clock, as numpy turns.
