@@ -45,6 +45,7 @@ from deepfake_tools.evaluation.perturbations import (
 from deepfake_tools.evaluation.results_file import Run, decision_lines, headline
 from deepfake_tools.evaluation.stability import CHANGES, merged, share_held
 from deepfake_tools.evaluation.timeline import is_picture, timeline_file
+from deepfake_tools.evaluation.video_lines import video_figures
 from deepfake_tools.evaluation.videos import VIDEO_SCORES, VideoScoring, failures
 from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.files import SameFileError
@@ -388,11 +389,13 @@ def tell(args: argparse.Namespace, collection: Collection, results: Run, *, chan
     metrics = results.metrics
     if not collection.named or metrics.auc is not None:
         failed = sum(metrics.failed.values())
+        what = "images" if metrics.video_score is None else "images and frames"
         print(
-            f"{metrics.images} images ({metrics.real} real, {metrics.fake} fake, "
+            f"{metrics.images} {what} ({metrics.real} real, {metrics.fake} fake, "
             f"{metrics.unlabelled} without a label), {failed} failed, "
             f"{results.totals.images_per_second:.1f} images a second",
             *headline(metrics),
+            *([] if metrics.video_score is None else video_figures(metrics)),
             *decision_lines(results),
             f"Results written to {args.output}",
             sep="\n",

@@ -6,6 +6,7 @@ It runs in a process of its own (`decoder.py`): FFmpeg reads whatever a stranger
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -156,7 +157,7 @@ class Video:
                 options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
                 container = av.open(self._file, options=options)
             except (av.FFmpegError, OSError, ValueError) as error:
-                raise VideoError(f"it cannot be read as a video: {_reason(error, logs)}") from error
+                raise VideoError(_reason(self._path, error, logs)) from error
         assert isinstance(container, InputContainer)  # it was opened to be read
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
@@ -325,8 +326,16 @@ def _picture(frame: VideoFrame) -> RGB | VideoError:
     return np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90), dtype=np.uint8)
 
 
-def _reason(error: Exception, logs: Sequence[tuple[int, str, str]]) -> str:
-    if isinstance(error, av.FFmpegError):
-        said = logs[-1][2].strip() if logs else ""
-        return f"{error.strerror}" + (f" ({said})" if said else "")
-    return getattr(error, "strerror", None) or str(error)
+def _reason(path: str, error: Exception, logs: Sequence[tuple[int, str, str]]) -> str:
+    """Returns why a file cannot be opened, in words for who does not know FFmpeg's."""
+    if not isinstance(error, av.FFmpegError):
+        with suppress(OSError):
+            if Path(path).stat().st_size == 0:
+                return "the file is empty"
+        return f"it cannot be read: {getattr(error, 'strerror', None) or error}"
+    with Path(path).open("rb") as file:
+        is_mp4 = file.read(12)[4:8] == b"ftyp"
+    said = " ".join(text.strip() for *_, text in logs)
+    if is_mp4 and "moov atom not found" in said:
+        return "its index (moov) is missing, as of a file that is cut off: none of it can be read"
+    return f"it is no video that can be read: {error.strerror}"
