@@ -44,6 +44,8 @@ from deepfake_tools.evaluation.perturbations import (
 )
 from deepfake_tools.evaluation.results_file import Run, decision_lines, headline
 from deepfake_tools.evaluation.stability import CHANGES, merged, share_held
+from deepfake_tools.evaluation.timeline import is_picture, timeline_file
+from deepfake_tools.evaluation.video_lines import video_figures
 from deepfake_tools.evaluation.videos import VIDEO_SCORES, VideoScoring, failures
 from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.files import SameFileError
@@ -182,6 +184,8 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     csv_help = "write a line an image as CSV, and beside out.csv the totals as out.totals.csv"
     add("--csv", type=Path, metavar="FILE", help=csv_help)
     add("--report", type=Path, metavar="FILE", help="write one HTML page with figures and plots")
+    timeline_help = "write the videos' frames by time: a table (.csv) or a picture (.png)"
+    add("--timeline", type=timeline_file, metavar="FILE", help=timeline_help)
 
 
 def with_frames(args: argparse.Namespace, collection: Collection) -> Collection:
@@ -201,6 +205,8 @@ def require_libraries(args: argparse.Namespace) -> None:
     """
     if args.report is not None:
         require_extra("--report")
+    if args.timeline is not None and is_picture(args.timeline):
+        require_extra("--timeline FILE.png", "matplotlib")
     for option in given(args, "stability") or (["--perturb"] if args.perturb else []):
         require_extra(option, "cv2", "numpy", "PIL")
 
@@ -212,7 +218,7 @@ def output_files(args: argparse.Namespace, collection: Collection) -> Files:
         SameFileError: Two of them are one, or one is read too.
         OutputError: One cannot be written.
     """
-    files = Files(args.output, args.json, args.csv, args.report)
+    files = Files(args.output, args.json, args.csv, args.report, args.timeline)
     read = [("--image", Path(path)) for path in args.image]
     # Of 100,000 images only those are looked up on the disk that may be one of these files.
     names = files.names
@@ -383,11 +389,13 @@ def tell(args: argparse.Namespace, collection: Collection, results: Run, *, chan
     metrics = results.metrics
     if not collection.named or metrics.auc is not None:
         failed = sum(metrics.failed.values())
+        what = "images" if metrics.video_score is None else "images and frames"
         print(
-            f"{metrics.images} images ({metrics.real} real, {metrics.fake} fake, "
+            f"{metrics.images} {what} ({metrics.real} real, {metrics.fake} fake, "
             f"{metrics.unlabelled} without a label), {failed} failed, "
             f"{results.totals.images_per_second:.1f} images a second",
             *headline(metrics),
+            *([] if metrics.video_score is None else video_figures(metrics)),
             *decision_lines(results),
             f"Results written to {args.output}",
             sep="\n",

@@ -25,6 +25,9 @@ VIDEO_SUFFIXES = (
 
 SHOWN_ENDINGS = 8
 
+LARGEST_PLAIN = 8 << 20
+"""Bytes of pixels, 1920 x 1080 and some more."""
+
 
 @dataclass
 class LeftOut:
@@ -158,4 +161,22 @@ def encode(image: "RGB", jpeg_quality: int | None = None) -> bytes:
         # Fast rather than small: the server is near, and the next image waits.
         extension, settings = ".png", (cv2.IMWRITE_PNG_COMPRESSION, 1)
     _, encoded = cv2.imencode(extension, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)
+    return encoded.tobytes()
+
+
+def encode_quickly(image: "RGB") -> bytes:
+    """Returns the image as a file for what reads it at once, in as few instructions as can be.
+
+    Neither form loses anything. To compress a frame of 640 x 480 as PNG and to read that takes a
+    core 39 ms, as BMP 4 ms, and CLIP ViT-B/32 on that core 80; but a BMP file is three to four
+    times as large, so beyond `LARGEST_PLAIN` what carries it would take longer than that.
+
+    Args:
+        image: uint8 (height, width, 3).
+    """
+    import cv2
+
+    if image.nbytes > LARGEST_PLAIN:
+        return encode(image)
+    _, encoded = cv2.imencode(".bmp", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     return encoded.tobytes()

@@ -10,13 +10,8 @@ from deepfake_tools.client.images import Collection, Image
 from deepfake_tools.client.journal import Journal
 from deepfake_tools.evaluation.outcomes import LABELS, Outcome
 from deepfake_tools.evaluation.stability import merged
-from deepfake_tools.evaluation.videos import (
-    VideoScore,
-    VideoScoring,
-    VideoVerdict,
-    judge_video,
-    lines,
-)
+from deepfake_tools.evaluation.video_lines import lines
+from deepfake_tools.evaluation.videos import VideoScore, VideoScoring, VideoVerdict, judge_video
 from deepfake_tools.progress import Progress
 
 SHOWN_ERRORS = 10

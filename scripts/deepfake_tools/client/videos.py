@@ -8,7 +8,7 @@ from deepfake_tools.client.images import Collection, Frame, Image
 from deepfake_tools.image_files import is_video
 from deepfake_tools.progress import Progress
 from deepfake_tools.videos.frames import plan_videos
-from deepfake_tools.videos.processes import Crew, Decoder, Picture, Plan
+from deepfake_tools.videos.processes import Crew, Decoder, Picture, VideoPlan
 from deepfake_tools.videos.sampling import FrameChoice, clock
 
 
@@ -26,7 +26,7 @@ def take_apart(collection: Collection, choice: FrameChoice) -> tuple[Collection,
     if not videos:
         return collection, {}
     progress = Progress(sys.stderr, "videos looked into", len(videos))
-    plans: dict[str, Plan] = {}
+    plans: dict[str, VideoPlan] = {}
     try:
         for plan in plan_videos(videos, choice):
             plans[plan.path] = plan
@@ -41,7 +41,7 @@ def take_apart(collection: Collection, choice: FrameChoice) -> tuple[Collection,
     return replace(collection, images=images), notes
 
 
-def _images(video: Image, plan: Plan) -> list[Image]:
+def _images(video: Image, plan: VideoPlan) -> list[Image]:
     if plan.fault is not None:
         return [replace(video, fault=plan.fault)]
     return [
@@ -90,7 +90,7 @@ class FrameFeed:
             self._crew.close()
 
     def __iter__(self) -> Iterator[tuple[int, Picture]]:
-        """Yields each frame's position in the run, and its PNG file's bytes or why there is none.
+        """Yields each frame's position in the run, and its image file's bytes or why there is none.
 
         No more pictures are kept than there are decoders: they wait until one is taken.
         """

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from deepfake_tools.errors import OutputError
 from deepfake_tools.evaluation.figures import Metrics
+from deepfake_tools.evaluation.outcomes import Outcome
 from deepfake_tools.evaluation.results_file import Run, write_results
+from deepfake_tools.evaluation.timeline import write_timeline
 from deepfake_tools.files import Named, check_outputs, is_kept, replacing
 
 # What is there to be drawn, not to be read.
-NOT_TABULATED = ("curves", "mistakes")
+NOT_TABULATED = ("curves", "mistakes", "video_mistakes")
 COLUMNS = (
     "index",
     "path",
@@ -30,6 +32,8 @@ COLUMNS = (
     "lowest",
     "highest",
     "unstable",
+    "video",
+    "time",
 )
 """What the tables have of an outcome."""
 
@@ -43,12 +47,14 @@ class Files:
         json: The same as JSON.
         csv: The table of the images; the totals' table goes beside it.
         report: The HTML page.
+        timeline: The videos' frames by time, as a table or as a picture.
     """
 
     output: Path
     json: Path | None
     csv: Path | None
     report: Path | None
+    timeline: Path | None = None
 
     @property
     def journal(self) -> Path | None:
@@ -102,7 +108,8 @@ class Files:
 
     def _named(self) -> Iterator[tuple[str, Path]]:
         options = {"output": self.output, "json": self.json, "csv": self.csv}
-        for option, path in (options | {"report": self.report}).items():
+        options |= {"report": self.report, "timeline": self.timeline}
+        for option, path in options.items():
             if path is not None:
                 yield option, path
 
@@ -114,22 +121,66 @@ def _write(option: str, path: Path, run: Run) -> None:
 
         write_report(path, run)
     else:
-        {"output": write_results, "json": write_json, "csv": write_csv}[option](path, run)
+        {
+            "output": write_results,
+            "json": write_json,
+            "csv": write_csv,
+            "timeline": write_timeline,
+        }[option](path, run)
 
 
 def write_json(path: Path, run: Run) -> None:
-    """Writes one JSON object, an image a line, so that it can be read as a stream too.
+    """Writes one JSON object, an image or a video a line, so that it can be read as a stream too.
 
     Raises:
         OSError: The file cannot be written.
     """
     with replacing(path) as file:
-        # The object is left open: the images follow.
-        file.write(json.dumps(_totals(run), indent=1)[:-2] + ',\n "images": [')
-        for number, outcome in enumerate(run.outcomes()):
-            image = {column: getattr(outcome, column) for column in COLUMNS}
-            file.write((",\n  " if number else "\n  ") + json.dumps(image))
-        file.write("\n ]\n}\n")
+        # The object is left open: the images and the videos follow.
+        file.write(json.dumps(_totals(run), indent=1)[:-2])
+        for name, values in (("images", map(_image, run.outcomes())), ("videos", _videos(run))):
+            file.write(f',\n "{name}": [')
+            for number, value in enumerate(values):
+                file.write((",\n  " if number else "\n  ") + json.dumps(value))
+            file.write("\n ]")
+        file.write("\n}\n")
+
+
+def _image(outcome: Outcome) -> dict[str, object]:
+    faces = outcome.faces
+    return {column: getattr(outcome, column) for column in COLUMNS} | {
+        "faces": None if faces is None else [asdict(face) for face in faces]
+    }
+
+
+def _videos(run: Run) -> Iterator[dict[str, object]]:
+    for video in run.videos():
+        yield {
+            "path": video.path,
+            "label": video.label,
+            "folder": video.folder,
+            "prediction": video.prediction,
+            "fake_probability": video.fake_probability,
+            "frames": video.frames,
+            "left_out": video.left_out,
+            "error": video.error,
+            "message": video.message,
+            "most_fake": [
+                {"time": one.time, "fake_probability": one.fake_probability}
+                for one in video.most_fake
+            ],
+            "tracks": [
+                {
+                    "track": track.number,
+                    "fake_probability": track.fake_probability,
+                    "from": track.first,
+                    "to": track.last,
+                    "frames": len(track.sightings),
+                    "speaks": track.speaks,
+                }
+                for track in video.people
+            ],
+        }
 
 
 def write_csv(path: Path, run: Run) -> None:

@@ -5,7 +5,6 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from deepfake_tools.evaluation.figures import (
     Curves,
@@ -28,14 +27,11 @@ from deepfake_tools.evaluation.videos import (
 from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.percentiles import percentile
 
-T = TypeVar("T")
-
 BINS = 20
 """Equal bins of the probabilities' histogram over [0, 1]."""
 
 UNLABELLED = -1
 MISTAKES = 24
-VIDEO_MISTAKES = 12
 
 
 def measure(outcomes: Iterable[Outcome], scoring: VideoScoring | None = None) -> Metrics:
@@ -158,7 +154,7 @@ class Accumulator:
         if outcome.prediction == label:
             self.right[label] += 1
         else:
-            self.mistakes.add(-score if label else score, outcome)
+            self.mistakes.add((-score if label else score,), outcome)
 
     def count(self, label: int) -> int:
         """Returns how many judged images have this label."""

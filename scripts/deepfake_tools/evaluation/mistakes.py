@@ -16,10 +16,15 @@ class Mistakes(Generic[T]):
     def __init__(self, most: int) -> None:
         self._most = most
         self._told = 0
-        self._worst: list[tuple[float, int, T]] = []
+        self._worst: list[tuple[tuple[float, ...], int, T]] = []
 
-    def add(self, wrong: float, what: T) -> None:
-        """Takes in one, and how far it is on the wrong side."""
+    def add(self, wrong: tuple[float, ...], what: T) -> None:
+        """Takes in one.
+
+        Args:
+            wrong: How far it is on the wrong side; of equal numbers the next one decides.
+            what: The mistake.
+        """
         # Of equally wrong ones the first in the run come first, so that runs can be compared.
         self._told += 1
         entry = (wrong, -self._told, what)

@@ -1,7 +1,7 @@
 """The results file: the research script's own section, and figures of our own below it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from deepfake_tools.evaluation.figures import (
 )
 from deepfake_tools.evaluation.outcomes import LABELS, Outcome, Totals
 from deepfake_tools.evaluation.perturbations import PerturbedRun
+from deepfake_tools.evaluation.video_lines import one_line_of, video_figures, video_section
+from deepfake_tools.evaluation.videos import VideoScoring, VideoVerdict, judge_videos
 from deepfake_tools.files import replacing
 
 TITLE = "Deepfake Detection Results (HuggingFace Model)"
@@ -22,10 +24,6 @@ NAMES_NEEDED = "- Images with 'real' or 'fake' in directory names"
 SAMPLE_NAMES = 5
 
 INTERVAL = f"{CONFIDENCE:.0%} interval (stratified bootstrap, {RESAMPLES} resamples)"
-VIDEOS = (
-    "  A video is a folder, by its full path, and its score the mean of its frames. DeepfakeBench "
-    "goes by\n  the folder's own name, and so makes one video of real/000 and fake/000."
-)
 FOLDERS = (
     "  AUC: the folder's fake images against all real ones. Accuracy: at the detector's threshold."
 )
@@ -43,6 +41,7 @@ class Run:
         totals: What holds for the run as a whole.
         missing: How many images were not asked about, because the run ended before.
         perturbed: The figures under each perturbation, in the order of --perturb.
+        scoring: How videos are judged.
     """
 
     images: int
@@ -51,6 +50,11 @@ class Run:
     totals: Totals
     missing: int = 0
     perturbed: Sequence[PerturbedRun] = ()
+    scoring: VideoScoring = field(default_factory=VideoScoring)
+
+    def videos(self) -> Iterator[VideoVerdict]:
+        """Yields the verdict on each video, in order; it can be called again."""
+        return judge_videos(self.outcomes(), self.scoring)
 
     @property
     def is_complete(self) -> bool:
@@ -96,8 +100,13 @@ def format_results(run: Run) -> Iterator[str]:
     if run.metrics.failed:
         yield from ("", f"FAILED IMAGES: {sum(run.metrics.failed.values())}")
         for outcome in run.outcomes():
-            if outcome.error is not None:
+            if outcome.error is not None and not outcome.is_left_out:
                 yield _line(outcome, run.images, f"Failed: {outcome.message}")
+    if run.metrics.faceless:
+        yield from ("", f"FRAMES WITHOUT A FACE: {run.metrics.faceless}")
+        for outcome in run.outcomes():
+            if outcome.is_left_out:
+                yield _line(outcome, run.images, f"Left out: {outcome.message}")
 
 
 def headline(metrics: Metrics) -> Iterator[str]:
@@ -154,12 +163,12 @@ def _classes(metrics: Metrics) -> list[int]:
 
 
 def _file_name(outcome: Outcome) -> str:
-    return _one_line(Path(outcome.path).name)
+    return one_line_of(Path(outcome.path).name)
 
 
 def _line(outcome: Outcome, images: int, what: str) -> str:
     name = f"{_file_name(outcome):>30}"
-    return f"[{outcome.index + 1}/{images}] {name} | {what} | Path: {_one_line(outcome.path)}"
+    return f"[{outcome.index + 1}/{images}] {name} | {what} | Path: {one_line_of(outcome.path)}"
 
 
 def _prediction(outcome: Outcome) -> str:
@@ -167,11 +176,6 @@ def _prediction(outcome: Outcome) -> str:
         f"True: {LABELS[outcome.label]:>4} | Pred: {outcome.prediction} (0=Real, 1=Fake) | "
         f"Prob: {outcome.fake_probability:.4f}"
     )
-
-
-def _one_line(name: str) -> str:
-    """Keeps a file name with a line break in it from breaking the file's lines."""
-    return "?".join(name.splitlines())
 
 
 def _summary(run: Run) -> Iterator[str]:
@@ -187,7 +191,8 @@ def _summary(run: Run) -> Iterator[str]:
     yield from _counts(metrics)
     yield from _accuracy(metrics)
     yield from _ranking(metrics)
-    yield from _videos(metrics)
+    yield from video_figures(metrics)
+    yield from video_section(metrics, run.videos())
     yield from _folders(metrics)
     yield from _perturbed(metrics, run.perturbed)
     yield from _decisions(run)
@@ -205,6 +210,8 @@ def _counts(metrics: Metrics) -> Iterator[str]:
     kinds = ", ".join(f"{kind} {count}" for kind, count in metrics.failed.items())
     total = sum(metrics.failed.values())
     yield f"Failed images: {total}" + (f" ({kinds})" if kinds else "")
+    if metrics.faceless:
+        yield f"Frames without a face, left out: {metrics.faceless}"
 
 
 def _accuracy(metrics: Metrics) -> Iterator[str]:
@@ -230,12 +237,6 @@ def _ranking(metrics: Metrics) -> Iterator[str]:
 def _interval(name: str, interval: Interval | None) -> Iterator[str]:
     if interval is not None:
         yield f"{name}, {INTERVAL}: {interval[0]:.4f} to {interval[1]:.4f}"
-
-
-def _videos(metrics: Metrics) -> Iterator[str]:
-    if metrics.video_auc is not None:
-        yield f"Video-level AUC ({metrics.videos} videos): {metrics.video_auc:.4f}"
-        yield VIDEOS
 
 
 def _folders(metrics: Metrics) -> Iterator[str]:
@@ -321,7 +322,7 @@ def _stability(run: Run) -> Iterator[str]:
 
 
 def _folder_name(folder: FolderMetrics) -> str:
-    return _one_line(folder.folder) or "."
+    return one_line_of(folder.folder) or "."
 
 
 def _figure(value: float | None) -> str:

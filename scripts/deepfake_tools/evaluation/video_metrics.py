@@ -60,12 +60,14 @@ class VideoAccumulator:
         self.judged += 1
         if video.label is None:
             return
-        self.labelled.scores.append((video.fake_probability, video.score))
+        score = (video.fake_probability, video.score)
+        self.labelled.scores.append(score)
         self.labelled.labels.append(video.label)
         if video.prediction == video.label:
             self.right += 1
         else:
-            self.mistakes.add(-video.score if video.label else video.score, video.thinned())
+            sign = -1 if video.label else 1
+            self.mistakes.add(tuple(sign * number for number in score), video.thinned())
 
 
 @dataclass(slots=True)

@@ -9,10 +9,9 @@ from statistics import fmean, median
 from typing import Literal, get_args
 
 from deepfake_tools.errors import ImageRefusedError
-from deepfake_tools.evaluation.outcomes import LABELS, NO_FACE, Outcome, ranked_by
+from deepfake_tools.evaluation.outcomes import NO_FACE, Outcome, ranked_by
 from deepfake_tools.evaluation.tracks import Sighting, follow
 from deepfake_tools.torchserve.answers import Box, DetectorInfo
-from deepfake_tools.videos.sampling import clock
 
 VideoScore = Literal["mean", "median", "top10"]
 VIDEO_SCORES: tuple[VideoScore, ...] = get_args(VideoScore)
@@ -350,39 +349,4 @@ def _without_verdict(verdict: VideoVerdict, outcomes: Sequence[Outcome]) -> Vide
         error=NO_FACE,
         message=f"no face in {asked}",
         exit_code=ImageRefusedError.exit_code,
-    )
-
-
-def lines(verdict: VideoVerdict) -> Iterator[str]:
-    """Yields what a video's verdict says, the prediction first; of one without, why not."""
-    if verdict.prediction is None:
-        yield f"No verdict: {verdict.message}"
-        return
-    yield f"Prediction: {LABELS[verdict.prediction]} (confidence: {verdict.confidence:.4f})"
-    yield f"Frames: {frames_in_words(verdict)}"
-    yield f"Most fake: {peaks_in_words(verdict)}"
-    if len(verdict.people) > 1:
-        yield from (f"Face {track_in_words(track)}" for track in verdict.people)
-
-
-def frames_in_words(verdict: VideoVerdict) -> str:
-    """Returns how many frames count, and how many do not and why."""
-    left_out = verdict.left_out
-    kinds = ", ".join(f"{kind} {frames}" for kind, frames in left_out.items())
-    rest = f", {sum(left_out.values())} left out ({kinds})" if left_out else ""
-    return f"{verdict.frames} judged{rest}"
-
-
-def peaks_in_words(verdict: VideoVerdict) -> str:
-    """Returns at which times a video is most fake, the most fake one first."""
-    return ", ".join(f"{clock(one.time)} ({one.fake_probability:.4f})" for one in verdict.most_fake)
-
-
-def track_in_words(track: Track) -> str:
-    """Returns a person's number and score, and when the person is seen."""
-    frames = "1 frame" if len(track.sightings) == 1 else f"{len(track.sightings)} frames"
-    too_few = "" if track.speaks else ", too few to count"
-    return (
-        f"{track.number}: {track.fake_probability:.4f} in {frames}{too_few}, "
-        f"{clock(track.first)} to {clock(track.last)}"
     )

@@ -1,6 +1,6 @@
 """The process that decodes: a request a line on stdin, answers on stdout (`frames.py` starts it).
 
-What it says is JSON, a line each; a picture's line tells how many bytes of PNG follow it.
+What it says is JSON, a line each; a picture's line tells how many bytes of an image file follow it.
 """
 
 import json
@@ -9,13 +9,14 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import cv2
 
-from deepfake_tools.image_files import encode
-from deepfake_tools.videos.decoding import Video, VideoError
+from deepfake_tools.image_files import encode, encode_quickly
+from deepfake_tools.videos.decoding import RGB, Video, VideoError
 from deepfake_tools.videos.sampling import FrameChoice
 
 ALIVE_SECONDS = 1.0
@@ -60,7 +61,8 @@ def answer(request: dict[str, Any], threads: int, speaker: Speaker) -> None:
             if "choice" in request:
                 plan(video, FrameChoice(**request["choice"]), speaker)
             else:
-                read(video, request["numbers"], speaker)
+                form = encode if request["to_keep"] else encode_quickly
+                read(video, request["numbers"], form, speaker)
     except VideoError as error:
         speaker.say({"fault": str(error)})
     except MemoryError:
@@ -75,13 +77,13 @@ def plan(video: Video, choice: FrameChoice, speaker: Speaker) -> None:
     speaker.say({"frames": frames, "total": len(index.times), "note": index.note})
 
 
-def read(video: Video, numbers: list[int], speaker: Speaker) -> None:
+def read(video: Video, numbers: list[int], form: Callable[[RGB], bytes], speaker: Speaker) -> None:
     """Says the pictures of these frames."""
     for number, picture in video.read(numbers):
         if isinstance(picture, VideoError):
             speaker.say({"number": number, "fault": str(picture)})
         else:
-            data = encode(picture)
+            data = form(picture)
             speaker.say({"number": number, "bytes": len(data)}, data)
 
 

@@ -6,6 +6,7 @@ It runs in a process of its own (`decoder.py`): FFmpeg reads whatever a stranger
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -41,6 +42,8 @@ MATROSKA_CODEC = re.compile(rb"V_[A-Z0-9_/]{2,32}")
 HEAD_BYTES = 1 << 16
 ENCRYPTED = frozenset({"encv", "drmi"})
 """Of ISO/IEC 14496-12 and of Apple: what stands for the codec where the frames are encrypted."""
+
+LOCKED = "it is encrypted: its frames cannot be decoded without the key"
 
 HIDDEN_VP8 = 0x10
 """The bit of a VP8 packet's first byte that says that it is shown (RFC 6386, section 9.1)."""
@@ -154,7 +157,7 @@ class Video:
                 options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
                 container = av.open(self._file, options=options)
             except (av.FFmpegError, OSError, ValueError) as error:
-                raise VideoError(f"it cannot be read as a video: {_reason(error, logs)}") from error
+                raise VideoError(_reason(self._path, error, logs)) from error
         assert isinstance(container, InputContainer)  # it was opened to be read
         stream = container.streams.best("video")
         if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
@@ -182,7 +185,7 @@ class Video:
     def _codec(self, logs: Sequence[tuple[int, str, str]]) -> str:
         found = next((m[1] for *_, text in logs if (m := CODEC_TAG.search(text))), None)
         if found in ENCRYPTED:
-            return "it is encrypted: its frames cannot be decoded without the key"
+            return LOCKED
         if found is None:
             with Path(self._path).open("rb") as file:
                 named = MATROSKA_CODEC.search(file.read(HEAD_BYTES))
@@ -208,6 +211,8 @@ class Video:
         ends_early = False
         with av.logging.Capture() as logs:
             for packet in self._demuxed():
+                if packet.has_sidedata("encryption_info"):
+                    raise VideoError(LOCKED)
                 if packet.is_corrupt:
                     ends_early = True
                 elif _is_shown(packet, self._stream.codec_context.name):
@@ -314,15 +319,23 @@ def _picture(frame: VideoFrame) -> RGB | VideoError:
     if frame.width * frame.height > MAX_PIXELS:
         return VideoError(f"the frame is {frame.width} x {frame.height} pixels, which is too many")
     try:
-        pixels = frame.to_ndarray(format="rgb24")
+        pixels = frame.to_ndarray(format="bgr24", interpolation="BICUBIC")[..., ::-1]
     except (av.FFmpegError, ValueError) as error:
         return VideoError(f"its pixels cannot be converted: {error}")
     # The angle is counted against the clock, as numpy turns.
     return np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90), dtype=np.uint8)
 
 
-def _reason(error: Exception, logs: Sequence[tuple[int, str, str]]) -> str:
-    if isinstance(error, av.FFmpegError):
-        said = logs[-1][2].strip() if logs else ""
-        return f"{error.strerror}" + (f" ({said})" if said else "")
-    return getattr(error, "strerror", None) or str(error)
+def _reason(path: str, error: Exception, logs: Sequence[tuple[int, str, str]]) -> str:
+    """Returns why a file cannot be opened, in words for who does not know FFmpeg's."""
+    if not isinstance(error, av.FFmpegError):
+        with suppress(OSError):
+            if Path(path).stat().st_size == 0:
+                return "the file is empty"
+        return f"it cannot be read: {getattr(error, 'strerror', None) or error}"
+    with Path(path).open("rb") as file:
+        is_mp4 = file.read(12)[4:8] == b"ftyp"
+    said = " ".join(text.strip() for *_, text in logs)
+    if is_mp4 and "moov atom not found" in said:
+        return "its index (moov) is missing, as of a file that is cut off: none of it can be read"
+    return f"it is no video that can be read: {error.strerror}"

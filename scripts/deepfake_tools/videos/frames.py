@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from clip_deepfake.system import available_cores
 
-from deepfake_tools.videos.processes import Crew, Decoder, Picture, Plan
+from deepfake_tools.videos.processes import Crew, Decoder, Picture, VideoPlan
 from deepfake_tools.videos.sampling import FrameChoice
 
 J = TypeVar("J")
@@ -26,14 +26,14 @@ def read_frames(path: str, numbers: Sequence[int]) -> Iterator[tuple[int, Pictur
         yield from decoder.read(path, numbers)
 
 
-def plan_videos(paths: Sequence[str], choice: FrameChoice) -> Iterator[Plan]:
+def plan_videos(paths: Sequence[str], choice: FrameChoice) -> Iterator[VideoPlan]:
     """Finds out which frames of videos are chosen, several videos at a time.
 
     Yields:
         A plan for each, in their order.
     """
 
-    def plan(decoder: Decoder, path: str) -> Iterator[Plan]:
+    def plan(decoder: Decoder, path: str) -> Iterator[VideoPlan]:
         yield decoder.plan(path, choice)
 
     yield from _in_order(plan, paths)
@@ -102,7 +102,7 @@ def _extracted(decoder: Decoder, path: str, choice: FrameChoice, folder: Path) -
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=folder) as partial:
             times = dict(plan.frames)
-            for number, picture in decoder.read(path, list(times)):
+            for number, picture in decoder.read(path, list(times), to_keep=True):
                 if isinstance(picture, bytes):
                     Path(partial, f"{round(times[number] * 1000):09}.png").write_bytes(picture)
                 else:

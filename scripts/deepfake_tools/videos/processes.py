@@ -49,11 +49,11 @@ BROKEN = "broken_video"
 """The kind of failure of a video that cannot be read, and of its frames that cannot."""
 
 Picture = bytes | ImageRefusedError
-"""A PNG file's bytes, or why there are none."""
+"""A PNG or BMP file's bytes, or why there are none."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class VideoPlan:
     """What is to be judged of a video.
 
     Attributes:
@@ -108,25 +108,28 @@ class Decoder:
     ) -> None:
         self.close()
 
-    def plan(self, path: str, choice: FrameChoice) -> Plan:
+    def plan(self, path: str, choice: FrameChoice) -> VideoPlan:
         """Finds out which frames of a video are chosen."""
         try:
             for said in self._ask({"path": path, "choice": asdict(choice)}):
                 if "fault" in said:
-                    return Plan(path, fault=one_line(said["fault"]))
+                    return VideoPlan(path, fault=one_line(said["fault"]))
                 frames = [(int(number), float(at)) for number, at in said["frames"]]
                 note = said["note"] and one_line(said["note"])
-                found = Plan(path, frames, int(said["total"]), note)
+                found = VideoPlan(path, frames, int(said["total"]), note)
         except DecoderLostError as error:
-            return Plan(path, fault=str(error))
+            return VideoPlan(path, fault=str(error))
         return found
 
-    def read(self, path: str, numbers: Sequence[int]) -> Iterator[tuple[int, Picture]]:
+    def read(
+        self, path: str, numbers: Sequence[int], *, to_keep: bool = False
+    ) -> Iterator[tuple[int, Picture]]:
         """Decodes frames of a video.
 
         Args:
             path: Of the file.
             numbers: Of the frames, rising.
+            to_keep: Whether the pictures are to be small (PNG), rather than made and read quickly.
 
         Yields:
             Each frame once, in their order as far as they can be decoded.
@@ -134,7 +137,7 @@ class Decoder:
         left = dict.fromkeys(numbers)
         fault = "its decoder left it out"
         try:
-            for said in self._ask({"path": path, "numbers": list(numbers)}):
+            for said in self._ask({"path": path, "numbers": list(numbers), "to_keep": to_keep}):
                 if "number" not in said:
                     fault = one_line(said["fault"])
                 elif said["number"] in left:
