@@ -6,7 +6,7 @@ It runs in a process of its own (`decoder.py`): FFmpeg reads whatever a stranger
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -149,8 +149,7 @@ class Video:
         yield from _faulted(self._in_order(rest, index.stamps), rest, index)
 
     def _open(self) -> tuple[InputContainer, VideoStream]:
-        av.logging.set_level(av.logging.WARNING)
-        with av.logging.Capture() as logs:
+        with _heard() as logs:
             try:
                 # As a file that is open already: no protocol of FFmpeg's has a part in it.
                 self._file = Path(self._path).open("rb")  # noqa: SIM115 - closed with the container
@@ -209,7 +208,7 @@ class Video:
         """
         found: list[tuple[int | None, bool]] = []
         ends_early = False
-        with av.logging.Capture() as logs:
+        with _heard() as logs:
             for packet in self._demuxed():
                 if packet.has_sidedata("encryption_info"):
                     raise VideoError(LOCKED)
@@ -293,6 +292,21 @@ class Video:
             yield from codec.decode(None)
         except av.FFmpegError:
             return
+
+
+@contextmanager
+def _heard() -> Iterator[list[tuple[int, str, str]]]:
+    """Takes down FFmpeg's warnings while nothing is decoded; afterwards it says nothing.
+
+    A thread that decodes would wait for Python's lock to say something, and who holds that may be
+    waiting for the thread: closing or seeking would hang.
+    """
+    av.logging.set_level(av.logging.WARNING)
+    try:
+        with av.logging.Capture() as logs:
+            yield logs
+    finally:
+        av.logging.set_level(None)
 
 
 def _is_shown(packet: "Packet[VideoStream]", codec: str) -> bool:
