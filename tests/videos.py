@@ -56,7 +56,9 @@ def variable(seconds: float = SECONDS) -> Clock:
     """Between 20 and 160 ms from frame to frame, as telephones record in changing light."""
     gaps = np.random.default_rng(0).integers(20, 161, 1000)
     ticks = accumulate(map(int, gaps), initial=0)
-    return Clock(MILLISECOND, [tick for tick in ticks if tick < seconds * 1000][: int(seconds * 25)])
+    return Clock(
+        MILLISECOND, [tick for tick in ticks if tick < seconds * 1000][: int(seconds * 25)]
+    )
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,4 @@
-"""Frames and their times equal FFmpeg's command's, in every container, whichever way they are got.
-"""
+"""Frames and their times equal FFmpeg's command's, in every container, whichever way they are got."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
