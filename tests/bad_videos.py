@@ -12,7 +12,6 @@ import av
 import numpy as np
 
 from tests.videos import (
-    B_FRAMES,
     FORMS,
     RGB,
     SHARP,

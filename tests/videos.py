@@ -78,7 +78,7 @@ class Form:
     suffix: str
     codec: str = "libx264"
     options: Mapping[str, str] = field(default_factory=dict)
-    clock: Clock = constant(12)
+    clock: Clock = field(default_factory=lambda: constant(12))
     turn: int = 0
     muxer: Mapping[str, str] = field(default_factory=dict)
     size: tuple[int, int] = (240, 320)
@@ -111,7 +111,7 @@ FORMS: dict[str, Form] = {
     "webm-vp9": Form(".webm", "libvpx-vp9", VPX),
     "webm-variable": Form(".webm", "libvpx-vp9", VPX, clock=variable()),
     # Its packets carry no times of presentation, and those of decoding are out of order.
-    "avi": Form(".avi", "mpeg4", {"bf": "2", "qscale": "2", "threads": "1"}, clock=constant(25)),
+    "avi": Form(".avi", "mpeg4", {"bf": "2", "b": "3000000", "threads": "1"}, clock=constant(25)),
     "avi-h264": Form(".avi", options=B_FRAMES, clock=constant(25)),
 }
 """By name. All show `scene` of one photograph."""

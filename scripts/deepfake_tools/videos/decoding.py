@@ -43,6 +43,9 @@ HEAD_BYTES = 1 << 16
 ENCRYPTED = frozenset({"encv", "drmi"})
 """Of ISO/IEC 14496-12 and of Apple: what stands for the codec where the frames are encrypted."""
 
+UNTIMED = frozenset({"avi"})
+"""Containers that do not say when a frame is shown. FFmpeg guesses, for H.264 in a wrong order."""
+
 LOCKED = "it is encrypted: its frames cannot be decoded without the key"
 
 HIDDEN_VP8 = 0x10
@@ -109,10 +112,9 @@ class Video:
         packets, ends_early = self._packets()
         if not packets:
             raise VideoError("it has no frame in it")
-        stamps = [stamp for stamp, _ in packets]
-        if any(stamp is None for stamp in stamps) or len(set(stamps)) < len(stamps):
+        known = sorted((p.shown, p.is_key) for p in packets if p.shown is not None)
+        if len({stamp for stamp, _ in known}) < len(packets):
             return self._counted(packets, ends_early)
-        known = sorted((stamp, is_key) for stamp, is_key in packets if stamp is not None)
         origin, unit = self._origin(known[0][0]), self._unit
         times = [float(stamp * unit - origin) for stamp, _ in known]
         keys = [place for place, (_, is_key) in enumerate(known) if is_key]
@@ -201,13 +203,11 @@ class Video:
         start = self._container.start_time
         return first * self._unit if start is None else Fraction(start, av.time_base)
 
-    def _packets(self) -> tuple[list[tuple[int | None, bool]], bool]:
-        """Returns each shown packet's time stamp and whether it is a key frame's.
-
-        The second value is whether the file ended within one.
-        """
-        found: list[tuple[int | None, bool]] = []
+    def _packets(self) -> tuple[list["_Packet"], bool]:
+        """Returns the packets of frames that are shown, and whether the file ended within one."""
+        found: list[_Packet] = []
         ends_early = False
+        is_timed = self._container.format.name not in UNTIMED
         with _heard() as logs:
             for packet in self._demuxed():
                 if packet.has_sidedata("encryption_info"):
@@ -215,7 +215,8 @@ class Video:
                 if packet.is_corrupt:
                     ends_early = True
                 elif _is_shown(packet, self._stream.codec_context.name):
-                    found.append((packet.pts, packet.is_keyframe))
+                    shown = packet.pts if is_timed else None
+                    found.append(_Packet(shown, packet.dts, packet.is_keyframe))
             said = " ".join(text for *_, text in logs)
         return found, ends_early or "partial file" in said or "ended prematurely" in said
 
@@ -228,10 +229,17 @@ class Video:
         except av.FFmpegError:
             return  # what came before is there
 
-    def _counted(self, packets: Sequence[tuple[int | None, bool]], ends_early: bool) -> Index:
-        """The index of a file without time stamps: its frames' times are its rate's."""
-        rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
-        times = [float(place / rate) for place in range(len(packets))]
+    def _counted(self, packets: Sequence["_Packet"], ends_early: bool) -> Index:
+        """The index of a file without time stamps, whose frames are known by their numbers.
+
+        They are shown as they are decoded, one after another, and as regularly.
+        """
+        decoded = sorted({p.decoded for p in packets if p.decoded is not None})
+        if len(decoded) == len(packets):
+            times = [float((stamp - decoded[0]) * self._unit) for stamp in decoded]
+        else:
+            rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
+            times = [float(place / rate) for place in range(len(packets))]
         return Index(None, times, [0], self._note(times, ends_early=ends_early))
 
     def _note(self, times: Sequence[float], *, ends_early: bool) -> str | None:
@@ -292,6 +300,21 @@ class Video:
             yield from codec.decode(None)
         except av.FFmpegError:
             return
+
+
+@dataclass(frozen=True)
+class _Packet:
+    """What a packet tells of its frame, in the stream's unit of time.
+
+    Attributes:
+        shown: When it is shown; None where the file does not say.
+        decoded: When it is decoded.
+        is_key: Whether it needs no other.
+    """
+
+    shown: int | None
+    decoded: int | None
+    is_key: bool
 
 
 @contextmanager
