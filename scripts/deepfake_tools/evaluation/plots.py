@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 
 from deepfake_tools.evaluation.figures import Bin, Histogram, Interval, Metrics, Point
 from deepfake_tools.evaluation.perturbations import KINDS, PerturbedRun
+from deepfake_tools.evaluation.videos import VideoVerdict
+from deepfake_tools.videos.sampling import clock
 
 # Stand-ins, each replaced by the page's own colour, so that a drawing follows dark mode and print.
 INK, FAINT, REAL, FAKE, OTHER = "#010203", "#010204", "#010205", "#010206", "#010207"
@@ -22,6 +24,9 @@ COLOURS = {
     FAKE: "var(--fake)",
     OTHER: "var(--other)",
 }
+CURVES = ((FAKE, "-"), (REAL, "--"), (OTHER, "-."), (INK, ":"))
+"""A colour and a line for each of several people: either alone tells them apart."""
+
 STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": INK,
@@ -155,6 +160,35 @@ def _strengths(kind: str, plain: Metrics, runs: list[PerturbedRun], limits: Inte
     return _drawing(f"auc-{kind}", f"AUC against the strength of {kind}", draw, height=2.5)
 
 
+def video(name: str, verdict: VideoVerdict, threshold: float) -> Markup:
+    """Draws a video's scores by time, a curve for each person, broken where there was no face.
+
+    Args:
+        name: Unique within the page.
+        verdict: Of the video, with a few people at most.
+        threshold: The video is FAKE above it.
+    """
+
+    def draw(axes: Axes) -> None:
+        axes.axhline(threshold, color=INK, linewidth=0.8, linestyle=":")
+        for place, track in enumerate(verdict.tracks):
+            colour, line = CURVES[place % len(CURVES)] if track.speaks else (FAINT, "-")
+            label = f"face {track.number}" if len(verdict.tracks) > 1 else None
+            for stretch in track.stretches():
+                # What stands alone between two gaps has no line, so each frame has a dot.
+                times = [one.time for one in stretch]
+                probabilities = [one.fake_probability for one in stretch]
+                style: dict[str, Any] = {"marker": ".", "markersize": 5, "linewidth": 1.5}
+                axes.plot(times, probabilities, line, color=colour, label=label, **style)
+                label = None  # the legend has each person once
+        axes.set(ylabel="probability of fake", ylim=(-0.02, 1.02))
+        axes.xaxis.set_major_formatter(lambda time, _: clock(max(time, 0)).removesuffix(".000"))
+        if len(verdict.tracks) > 1:
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+
+    return _drawing(name, "The video's probability of fake over time", draw, height=2, width=6)
+
+
 def _span(metrics: Metrics) -> Interval:
     return metrics.auc_interval or (0.0, 1.0)
 
@@ -164,7 +198,12 @@ def _unit_square(axes: Axes) -> None:
 
 
 def _drawing(
-    name: str, description: str, draw: Callable[[Axes], None], height: float = 3.3
+    name: str,
+    description: str,
+    draw: Callable[[Axes], None],
+    *,
+    height: float = 3.3,
+    width: float = 4.1,
 ) -> Markup:
     """Returns a drawing as an `svg` element that can stand in a page with others.
 
@@ -172,13 +211,14 @@ def _drawing(
         name: Unique within the page.
         description: For those who cannot see it.
         draw: Draws on the axes that it is given.
-        height: In inches, of a width of 4.1.
+        height: In inches.
+        width: In inches.
     """
     stream = io.StringIO()
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a matplotlibrc of the user's is for other drawings
         matplotlib.rcParams.update(STYLE)
-        figure = Figure(figsize=(4.1, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure.add_subplot())
         figure.savefig(stream, format="svg", transparent=True)
     drawing = stream.getvalue()
