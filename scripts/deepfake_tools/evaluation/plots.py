@@ -173,17 +173,20 @@ def video(name: str, verdict: VideoVerdict, threshold: float) -> Markup:
         axes.axhline(threshold, color=INK, linewidth=0.8, linestyle=":")
         for place, track in enumerate(verdict.tracks):
             colour, line = CURVES[place % len(CURVES)] if track.speaks else (FAINT, "-")
-            label = f"face {track.number}" if len(verdict.tracks) > 1 else None
+            is_one_of_several = track.speaks and len(verdict.people) > 1
+            label = f"face {track.number or 'of any'}" if is_one_of_several else None
             for stretch in track.stretches():
                 # What stands alone between two gaps has no line, so each frame has a dot.
                 times = [one.time for one in stretch]
                 probabilities = [one.fake_probability for one in stretch]
                 style: dict[str, Any] = {"marker": ".", "markersize": 5, "linewidth": 1.5}
+                style["zorder"] = 3 if track.speaks else 2
                 axes.plot(times, probabilities, line, color=colour, label=label, **style)
                 label = None  # the legend has each person once
         axes.set(ylabel="probability of fake", ylim=(-0.02, 1.02))
         axes.xaxis.set_major_formatter(lambda time, _: clock(max(time, 0)).removesuffix(".000"))
-        if len(verdict.tracks) > 1:
+        axes.set_yticks([0, 0.5, 1])
+        if len(verdict.people) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
 
     return _drawing(name, "The video's probability of fake over time", draw, height=2, width=6)

@@ -96,7 +96,8 @@ def _write_table(path: Path, run: Run) -> None:
 def _rows(video: VideoVerdict) -> list[tuple[object, ...]]:
     """Returns a row for each frame and face, by time; of one that does not count, why not."""
     found: list[tuple[int, int, tuple[object, ...]]] = []
-    for track in video.tracks:
+    # Where the frames speak, since nobody is there for long, each face is in its person's track.
+    for track in video.people or video.tracks:
         for one in track.sightings:
             box = one.box or (None,) * 4
             row = (video.path, one.time, one.fake_probability, one.margin, track.number, *box, None)
@@ -137,6 +138,8 @@ def _panel(axes: "Axes", video: VideoVerdict, threshold: float) -> None:
     axes.axhline(threshold, color="#444444", linewidth=1, linestyle=(0, (1, 2)), label="threshold")
     for place, track in enumerate(video.tracks):
         _curve(axes, track, place)
+    if not video.frames:
+        axes.set_xticks([])
     missing = [gap.time for gap in video.gaps if gap.time is not None]
     if missing:
         at_bottom = [-0.03] * len(missing)
@@ -158,6 +161,7 @@ def _curve(axes: "Axes", track: Track, place: int) -> None:
             linewidth=1.5,
             marker=_mark(track.sightings, place),
             markersize=4,
+            zorder=3 if track.speaks else 2,
             label=label,
         )
         label = None  # the legend has each person once
@@ -172,5 +176,5 @@ def _title(video: VideoVerdict) -> str:
     name = "".join(char if char.isprintable() else "?" for char in Path(video.path).name)[-60:]
     if video.fake_probability is None:
         return f"{name}: no verdict, {video.error}"
-    truth = "" if video.label is None else f", truly {LABELS[video.label]}"
-    return f"{name}: {LABELS[video.prediction]} ({video.fake_probability:.4f}{truth})"
+    truth = "" if video.label is None else f"; true label {LABELS[video.label]}"
+    return f"{name}: {LABELS[video.prediction]} ({video.fake_probability:.4f}){truth}"
