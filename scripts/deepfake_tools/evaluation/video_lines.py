@@ -58,7 +58,8 @@ def people_in_words(verdict: VideoVerdict) -> Iterator[str]:
             f"{clock(track.first)} to {clock(track.last)}"
         )
     if others := len(verdict.people) - len(told):
-        yield f"{others} more, less fake or in too few frames to count"
+        which = "more, less fake or" if told else "seen, each"
+        yield f"faces: {others} {which} in too few frames to count"
 
 
 def video_figures(metrics: Metrics) -> Iterator[str]:
@@ -106,7 +107,7 @@ def _video(video: VideoVerdict) -> Iterator[str]:
     yield f"Frames: {frames_in_words(video)}"
     yield f"Most fake: {peaks_in_words(video)}"
     if video.people:
-        yield f"Faces: {'; '.join(people_in_words(video))}"
+        yield "; ".join(people_in_words(video)).capitalize()
 
 
 def one_line_of(name: str) -> str:

@@ -230,7 +230,7 @@ def test_a_face_that_appears_in_one_frame_does_not_speak():
     assert all(one.fake_probability < 0.5 for one in found.most_fake)
     assert list(lines(found))[3:] == [
         "Face 1: 0.1000 in 32 frames, 00:00.000 to 00:15.500",
-        "1 more, less fake or in too few frames to count",
+        "Faces: 1 more, less fake or in too few frames to count",
     ]
 
 
