@@ -24,6 +24,9 @@ COLOURS = {
     FAKE: "var(--fake)",
     OTHER: "var(--other)",
 }
+MARKED = 100
+"""Frames of a video that have a dot each."""
+
 CURVES = ((FAKE, "-"), (REAL, "--"), (OTHER, "-."), (INK, ":"))
 """A colour and a line for each of several people: either alone tells them apart."""
 
@@ -176,12 +179,18 @@ def video(name: str, verdict: VideoVerdict, threshold: float) -> Markup:
             is_one_of_several = track.speaks and len(verdict.people) > 1
             label = f"face {track.number or 'of any'}" if is_one_of_several else None
             for stretch in track.stretches():
-                # What stands alone between two gaps has no line, so each frame has a dot.
-                times = [one.time for one in stretch]
-                probabilities = [one.fake_probability for one in stretch]
-                style: dict[str, Any] = {"marker": ".", "markersize": 5, "linewidth": 1.5}
-                style["zorder"] = 3 if track.speaks else 2
-                axes.plot(times, probabilities, line, color=colour, label=label, **style)
+                axes.plot(
+                    [one.time for one in stretch],
+                    [one.fake_probability for one in stretch],
+                    line,
+                    color=colour,
+                    label=label,
+                    linewidth=1.5,
+                    # What stands alone between two gaps has no line; many dots would hide it.
+                    marker="." if len(stretch) == 1 or len(track.sightings) <= MARKED else "",
+                    markersize=5,
+                    zorder=3 if track.speaks else 2,
+                )
                 label = None  # the legend has each person once
         axes.set(ylabel="probability of fake", ylim=(-0.02, 1.02))
         axes.xaxis.set_major_formatter(lambda time, _: clock(max(time, 0)).removesuffix(".000"))
