@@ -3,6 +3,7 @@
 import base64
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,6 +83,7 @@ def _read(video: str, numbers: list[int]) -> Iterator[tuple[int, bytes]]:
     # Decoding takes libraries that only videos need.
     from deepfake_tools.videos.frames import read_frames
 
-    for number, frame in read_frames(video, numbers):
-        if isinstance(frame, bytes):
-            yield number, frame
+    with suppress(OSError):
+        for number, frame in read_frames(video, numbers):
+            if isinstance(frame, bytes):
+                yield number, frame

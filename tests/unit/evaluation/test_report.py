@@ -499,6 +499,17 @@ def test_frames_that_cannot_be_decoded_any_more_leave_their_places(
     assert "00:14.500 0.9000" in page.text
 
 
+def test_a_video_that_is_gone_leaves_its_curve(monkeypatch: pytest.MonkeyPatch):
+    def gone(path: str, numbers: Sequence[int]) -> Iterator[tuple[int, bytes | Exception]]:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(video_frames, "read_frames", gone)
+    page = Page(page_of(video_run([clip("a.mp4", [0.9] * 3, 0)])))
+    assert page.all("img") == []
+    assert "The video's probability of fake over time" in page.all("svg")[-1]["aria-label"]
+    assert "cannot be read any more real, scored 0.9000 a.mp4@00:00.000" in page.text
+
+
 def test_videos_have_a_table_that_stays_short(decoded: list[tuple[str, list[int]]]):
     clips = [clip(f"{i:03}.mp4", [0.1 + 0.8 * (i % 2)] * 2, i % 2) for i in range(230)]
     text = Page(page_of(video_run([*clips, [unreadable("no.mp4")]]))).text
