@@ -11,7 +11,14 @@ from pathlib import Path
 # A clone and `requests` are enough: the detector's package need not be installed.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "handler"))
 
-from deepfake_tools.cli import CommandParser, at_least, fraction, given, script_command
+from deepfake_tools.cli import (
+    CommandParser,
+    at_least,
+    fraction,
+    given,
+    script_command,
+    seconds,
+)
 from deepfake_tools.client.asker import DetectorChangedError
 from deepfake_tools.client.diagnosis import only_model
 from deepfake_tools.client.face_crops import (
@@ -24,6 +31,7 @@ from deepfake_tools.client.images import Collection, CollectionError, collect
 from deepfake_tools.client.journal import Identity, Journal, JournalError, open_journal
 from deepfake_tools.client.run import Ending, ask_all
 from deepfake_tools.client.target import read_target
+from deepfake_tools.client.videos import take_apart
 from deepfake_tools.errors import ModelNotServedError, ServiceError, exit_code_table, one_line
 from deepfake_tools.evaluation.export import Files
 from deepfake_tools.evaluation.metrics import measure
@@ -36,6 +44,9 @@ from deepfake_tools.evaluation.perturbations import (
 )
 from deepfake_tools.evaluation.results_file import Run, decision_lines, headline
 from deepfake_tools.evaluation.stability import CHANGES, merged, share_held
+from deepfake_tools.evaluation.timeline import is_picture, timeline_file
+from deepfake_tools.evaluation.video_lines import video_figures
+from deepfake_tools.evaluation.videos import VIDEO_SCORES, VideoScoring, failures
 from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.files import SameFileError
 from deepfake_tools.inspection import served_name
@@ -43,6 +54,7 @@ from deepfake_tools.interrupts import Interruption
 from deepfake_tools.labels import LabelError
 from deepfake_tools.torchserve.api import MANAGEMENT_ADDRESS
 from deepfake_tools.torchserve.options import add_connection_options
+from deepfake_tools.videos.sampling import MANY, FrameChoice
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 SIGNALLED = 128
@@ -83,7 +95,7 @@ def main() -> int:
     try:
         require_libraries(args)
         args.cut = load_cutter(args)
-        collection = collect(args.image, args.labels, args.limit, args.seed or 0)
+        collection = collect(args.image, args.labels, args.limit, args.seed or 0, videos=True)
         args.files = output_files(args, collection)
     except USAGE_ERRORS as error:
         parser.error(str(error))
@@ -92,7 +104,7 @@ def main() -> int:
         return error.exit_code
     note_what_is_odd(args, collection)
     try:
-        return run(args, collection)
+        return run(args, with_frames(args, collection))
     except ServiceError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -105,11 +117,14 @@ def make_parser() -> argparse.ArgumentParser:
     name_help = f"Hub name or served name (the only one that is served, else {DEFAULT_MODEL})"
     add("--model", metavar="NAME", help=name_help)
     add("--version", metavar="V", help="the version to ask (the default one)")
-    image_help = "images, folders (the images in them, else below), 'patterns', .txt lists of these"
+    image_help = (
+        "images, videos, folders (those in them, else those below), 'patterns', .txt lists of these"
+    )
     add("--image", nargs="+", metavar="PATH", help=image_help)
     # `client.py photo.jpg` is told how, rather than that an option is missing.
     add("unnamed", nargs="*", help=argparse.SUPPRESS)
     add_selection_options(parser)
+    add_video_options(parser)
     add_output_options(parser)
     add_alignment_options(parser)
     group = parser.add_argument_group("asking")
@@ -143,6 +158,23 @@ def add_selection_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_video_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what decides which frames of a video are judged, and what they say together."""
+    group = parser.add_argument_group("videos")
+    frames = group.add_mutually_exclusive_group()
+    frames_help = f"how many frames of a video are judged, evenly spread ({MANY})"
+    frames.add_argument("--frames", type=at_least(1), metavar="N", help=frames_help)
+    every_help = "judge a frame in so many seconds instead"
+    frames.add_argument("--every", type=seconds, metavar="SECONDS", help=every_help)
+    group.add_argument(
+        "--video-score",
+        choices=VIDEO_SCORES,
+        default=VIDEO_SCORES[0],
+        help="a video's score: the mean of its frames, their median, or the mean of the most fake "
+        "tenth (%(default)s)",
+    )
+
+
 def add_output_options(parser: argparse.ArgumentParser) -> None:
     """Adds the files to write."""
     add = parser.add_argument_group("output").add_argument
@@ -152,6 +184,17 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     csv_help = "write a line an image as CSV, and beside out.csv the totals as out.totals.csv"
     add("--csv", type=Path, metavar="FILE", help=csv_help)
     add("--report", type=Path, metavar="FILE", help="write one HTML page with figures and plots")
+    timeline_help = "write the videos' frames by time: a table (.csv) or a picture (.png)"
+    add("--timeline", type=timeline_file, metavar="FILE", help=timeline_help)
+
+
+def with_frames(args: argparse.Namespace, collection: Collection) -> Collection:
+    """Returns the collection with the chosen frames in the place of each video."""
+    choice = FrameChoice(args.frames or MANY, args.every)
+    collection, notes = take_apart(collection, choice)
+    for path, note in notes.items():
+        print(f"note: {path}: {note}", file=sys.stderr)
+    return collection
 
 
 def require_libraries(args: argparse.Namespace) -> None:
@@ -162,6 +205,8 @@ def require_libraries(args: argparse.Namespace) -> None:
     """
     if args.report is not None:
         require_extra("--report")
+    if args.timeline is not None and is_picture(args.timeline):
+        require_extra("--timeline FILE.png", "matplotlib")
     for option in given(args, "stability") or (["--perturb"] if args.perturb else []):
         require_extra(option, "cv2", "numpy", "PIL")
 
@@ -173,7 +218,7 @@ def output_files(args: argparse.Namespace, collection: Collection) -> Files:
         SameFileError: Two of them are one, or one is read too.
         OutputError: One cannot be written.
     """
-    files = Files(args.output, args.json, args.csv, args.report)
+    files = Files(args.output, args.json, args.csv, args.report, args.timeline)
     read = [("--image", Path(path)) for path in args.image]
     # Of 100,000 images only those are looked up on the disk that may be one of these files.
     names = files.names
@@ -225,6 +270,7 @@ def run(args: argparse.Namespace, collection: Collection) -> int:
                 variants,
                 journal,
                 interruption,
+                how=args.video_score,
                 together=args.stability,
             )
         if ending.failure is not None:
@@ -296,11 +342,12 @@ def summarise(
 ) -> Run:
     """Measures what was answered."""
     outcomes = partial(outcomes_of, journal, len(variants)) if args.stability else journal.outcomes
-    metrics = measure(outcomes())
+    scoring = VideoScoring.of(args.video_score, journal.detector)
+    metrics = measure(outcomes(), scoring)
     perturbed = [
         PerturbedRun(
             variant,
-            measure(journal.outcomes(place)),
+            measure(journal.outcomes(place), scoring),
             share_held(journal.outcomes(), journal.outcomes(place)),
         )
         for place, variant in enumerate(variants)
@@ -317,7 +364,7 @@ def summarise(
         detector=journal.detector,
     )
     missing = journal.places - journal.done
-    return Run(len(collection.images), outcomes, metrics, totals, missing, perturbed)
+    return Run(len(collection.images), outcomes, metrics, totals, missing, perturbed, scoring)
 
 
 def outcomes_of(journal: Journal, variants: int) -> Iterator[Outcome]:
@@ -342,11 +389,13 @@ def tell(args: argparse.Namespace, collection: Collection, results: Run, *, chan
     metrics = results.metrics
     if not collection.named or metrics.auc is not None:
         failed = sum(metrics.failed.values())
+        what = "images" if metrics.video_score is None else "images and frames"
         print(
-            f"{metrics.images} images ({metrics.real} real, {metrics.fake} fake, "
+            f"{metrics.images} {what} ({metrics.real} real, {metrics.fake} fake, "
             f"{metrics.unlabelled} without a label), {failed} failed, "
             f"{results.totals.images_per_second:.1f} images a second",
             *headline(metrics),
+            *([] if metrics.video_score is None else video_figures(metrics)),
             *decision_lines(results),
             f"Results written to {args.output}",
             sep="\n",
@@ -398,8 +447,7 @@ def exit_code(ending: Ending, journal: Journal, variants: int, tolerated: float)
         return SIGNALLED + ending.signal
     if ending.failure is not None:
         return ending.failure.exit_code
-    outcomes = (one for place in range(variants) for one in journal.outcomes(place))
-    codes = [outcome.exit_code for outcome in outcomes if outcome.exit_code]
+    codes = [code for place in range(variants) for code in failures(journal.outcomes(place))]
     return 0 if len(codes) <= tolerated * journal.places else max(codes)
 
 

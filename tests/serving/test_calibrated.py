@@ -16,8 +16,9 @@ import requests
 from clip_deepfake.images import decode
 from deepfake_tools.demonstration.blending import manipulate
 from deepfake_tools.demonstration.crops import SIDE, TRAINED_ON
-from deepfake_tools.evaluation.perturbations import encode, perturb
+from deepfake_tools.evaluation.perturbations import perturb
 from deepfake_tools.evaluation.stability import CHANGES
+from deepfake_tools.image_files import encode
 from deepfake_tools.torchserve.local_server import LocalServer
 from scipy.stats import beta, betabinom
 

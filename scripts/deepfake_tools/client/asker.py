@@ -278,14 +278,12 @@ def _outcome(
         path=pending.image.path,
         label=pending.image.label,
         folder=pending.image.folder,
-        video=None if pending.image.frame is None else pending.image.frame.video,
-        time=None if pending.image.frame is None else pending.image.frame.time,
-        frame=None if pending.image.frame is None else pending.image.frame.number,
         variant=pending.variant,
         prediction=None,
         fake_probability=None,
         seconds=seconds,
         retries=retries,
+        **pending.image.in_video,
     )
     if isinstance(result, ServedVerdict):
         return dataclasses.replace(

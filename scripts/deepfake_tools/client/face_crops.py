@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, ClassVar
 from clip_deepfake import errors
 
 from deepfake_tools.errors import ImageRefusedError, ServiceError
-from deepfake_tools.evaluation.perturbations import MAX_PIXELS, encode
+from deepfake_tools.evaluation.perturbations import MAX_PIXELS
 from deepfake_tools.extras import require_extra
+from deepfake_tools.image_files import encode
 from deepfake_tools.torchserve.answers import DetectorInfo, ServedVerdict
 
 if TYPE_CHECKING:

@@ -9,9 +9,11 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.files import read_regular
-from deepfake_tools.image_files import SUFFIXES, LeftOut, is_image, walk_images
+from deepfake_tools.image_files import SUFFIXES, LeftOut, is_video, walk_images
 from deepfake_tools.labels import Label, LabelCounts, read_folder, read_labels
 
 LIST_SUFFIX = ".txt"
@@ -53,7 +55,7 @@ class Image:
         folder: The directory that it lies in, relative to the run's root, with `/`; "" for the
             root itself.
         frame: Of a frame, where in its video it is; its path is then the video's with its time.
-        fault: Why it cannot be asked about; None where nothing is known against it.
+        fault: Why a video cannot be asked about; None where nothing is known against it.
     """
 
     path: str
@@ -61,6 +63,17 @@ class Image:
     folder: str
     frame: Frame | None = None
     fault: str | None = None
+
+    @property
+    def in_video(self) -> dict[str, Any]:
+        """What an outcome knows of the video that it is of, by the outcome's names."""
+        if self.frame is None:
+            return {} if self.fault is None else {"video": self.path}
+        return {
+            "video": self.frame.video,
+            "time": self.frame.time,
+            "frame": self.frame.number,
+        }
 
 
 @dataclass(frozen=True)
@@ -100,8 +113,10 @@ def collect(
     labels: Path | None = None,
     limit: int | None = None,
     seed: int = 0,
+    *,
+    videos: bool = False,
 ) -> Collection:
-    """Finds the images of a run.
+    """Finds the images of a run, and its videos, of which each is one image here.
 
     A label comes from the directories between an image and the run's root: the deepest folder that
     holds everything that was named. Hence `data` and `data/real data/fake` give the same labels,
@@ -113,12 +128,14 @@ def collect(
         labels: A CSV file with the labels, instead of the directories' names.
         limit: Takes a random sample of this many.
         seed: Of the sample.
+        videos: Whether videos are taken too.
 
     Raises:
         CollectionError: Something that was named holds no images.
         LabelError: A label cannot be known.
+        MissingExtraError: A video was named, and what reads videos is not installed.
     """
-    left_out = LeftOut()
+    left_out = _left_out(arguments) if videos else LeftOut()
     found = [entry for argument in arguments for entry in _expand(argument, left_out)]
     unique: dict[str, str] = {}
     for path in (path for entry in found for path in entry.paths):
@@ -136,6 +153,21 @@ def collect(
     images = [Image(path, *folders.read(absolute)) for absolute, path in paths]
     shallow = tuple(folder for entry in found for folder in entry.shallow)
     return Collection(images, named, repeated, not_found, shallow, left_out, folders.counts)
+
+
+def _left_out(arguments: Sequence[str]) -> LeftOut:
+    """Takes videos where they can be read; where they cannot, those of folders are left out.
+
+    Raises:
+        MissingExtraError: They cannot, and one was named.
+    """
+    try:
+        require_extra("reading videos", extra="videos")
+    except MissingExtraError as error:
+        if any(is_video(argument) for argument in arguments):
+            raise
+        return LeftOut(without_videos=str(error))
+    return LeftOut(videos=True)
 
 
 class _ListError(Exception):
@@ -262,7 +294,7 @@ def _matched(pattern: str, left_out: LeftOut) -> _Entry:
     for match in glob.glob(pattern, recursive=True):  # noqa: PTH207 - knows absolute ones
         if Path(match).is_dir():
             paths += [] if "**" in pattern else _images_of(match, left_out)[0]
-        elif not is_image(Path(match).name):
+        elif not left_out.takes(Path(match).name):
             left_out.add(match)
         elif Path(match).is_file():
             paths.append(match)

@@ -128,10 +128,16 @@ class Journal:
         except OSError as error:
             raise OutputError(f"cannot write {self.name}: {error.strerror}") from error
 
-    def outcomes(self, variant: int = 0) -> Iterator[Outcome]:
-        """Yields what is known under a variant, in the order of the images."""
+    def outcomes(self, variant: int = 0, images: range | None = None) -> Iterator[Outcome]:
+        """Yields what is known under a variant, in the order of the images.
+
+        Args:
+            variant: Its position.
+            images: The positions of some that follow one another; None takes all.
+        """
         start = variant * len(self._images)
-        for offset in self._lines[start : start + len(self._images)]:
+        own = range(len(self._images)) if images is None else images
+        for offset in self._lines[start + own.start : start + own.stop]:
             if offset != NOWHERE:
                 self._file.seek(offset)
                 yield self._outcome(json.loads(self._file.readline()))
@@ -171,10 +177,8 @@ class Journal:
             path=image.path,
             label=image.label,
             folder=image.folder,
-            video=None if image.frame is None else image.frame.video,
-            time=None if image.frame is None else image.frame.time,
-            frame=None if image.frame is None else image.frame.number,
             variant=variant,
+            **image.in_video,
             **known,
         )
 

@@ -12,6 +12,7 @@ from clip_deepfake import errors
 
 from deepfake_tools.errors import ImageRefusedError
 from deepfake_tools.evaluation.figures import Metrics
+from deepfake_tools.image_files import encode
 from deepfake_tools.torchserve.answers import Orientation
 
 if TYPE_CHECKING:
@@ -226,16 +227,3 @@ def _noisy(image: "RGB", deviation: float, seed: int) -> "RGB":
 
     noise = np.random.default_rng(seed).standard_normal(image.shape, dtype=np.float32)
     return np.clip(np.rint(image + np.float32(deviation) * noise), 0, 255).astype(np.uint8)
-
-
-def encode(image: "RGB", jpeg_quality: int | None = None) -> bytes:
-    """Returns the image as a JPEG file of this quality, from 1 to 100, or as a PNG file."""
-    import cv2
-
-    if jpeg_quality is not None:
-        extension, settings = ".jpg", (cv2.IMWRITE_JPEG_QUALITY, jpeg_quality)
-    else:
-        # Fast rather than small: the server is near, and the next image waits.
-        extension, settings = ".png", (cv2.IMWRITE_PNG_COMPRESSION, 1)
-    _, encoded = cv2.imencode(extension, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)
-    return encoded.tobytes()

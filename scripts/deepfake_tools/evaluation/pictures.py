@@ -11,7 +11,8 @@ from clip_deepfake import errors
 from clip_deepfake.images import decode
 
 from deepfake_tools.evaluation.outcomes import Outcome
-from deepfake_tools.evaluation.perturbations import MAX_PIXELS, encode, smaller
+from deepfake_tools.evaluation.perturbations import MAX_PIXELS, smaller
+from deepfake_tools.image_files import encode
 
 SIDE = 220
 """The longer side in pixels: sharp at half of it on a phone."""

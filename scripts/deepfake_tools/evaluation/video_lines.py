@@ -38,8 +38,8 @@ def frames_in_words(verdict: VideoVerdict) -> str:
     """Returns how many frames count, and how many do not and why."""
     left_out = verdict.left_out
     kinds = ", ".join(f"{kind} {frames}" for kind, frames in left_out.items())
-    rest = f", {sum(left_out.values())} left out ({kinds})" if left_out else ""
-    return f"{verdict.frames} judged{rest}"
+    rest = f"{sum(left_out.values())} left out ({kinds})" if left_out else "none left out"
+    return f"{verdict.frames} judged, {rest}"
 
 
 def peaks_in_words(verdict: VideoVerdict) -> str:

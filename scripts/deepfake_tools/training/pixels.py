@@ -19,8 +19,8 @@ from clip_deepfake.system import available_cores
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, get_worker_info
 
-from deepfake_tools.evaluation.perturbations import encode
 from deepfake_tools.files import read_regular, replacing_bytes
+from deepfake_tools.image_files import encode
 from deepfake_tools.training.augmentation import augment
 from deepfake_tools.training.dataset import LabelledImage, TrainingError
 from deepfake_tools.training.recipes import Augmentation
