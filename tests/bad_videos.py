@@ -1,6 +1,7 @@
 """Clips that something is wrong with, each made on the spot: cut off, lying, foreign, locked."""
 
 import struct
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -114,8 +115,9 @@ def audio_only(folder: Path) -> Path:
 def no_frames(folder: Path) -> Path:
     """An mp4 with a video track and nothing in it."""
     path = folder / "no-frames.mp4"
-    with av.open(path, "w") as container:
-        stream: Any = container.add_stream("mpeg4", rate=12)
+    # Its index is written before the first frame, which never comes.
+    with av.open(path, "w", options={"movflags": "+empty_moov"}) as container:
+        stream: Any = container.add_stream("libx264", rate=12)
         stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
         container.start_encoding()
     return path
@@ -159,13 +161,22 @@ def huge(folder: Path) -> Path:
 
 
 def monstrous(folder: Path) -> Path:
-    """A file whose headers speak of 16,384 by 16,384 pixels: 768 MB a frame."""
-    path = _write(folder / "monstrous.webm", Form(".webm", "libvpx", VPX, constant(12, seconds=1)))
-    data = bytearray(path.read_bytes())
-    size = struct.pack("<HH", 320, 240)
-    start = data.index(b"\x9d\x01\x2a" + size) + 3
-    data[start : start + 4] = struct.pack("<HH", 16383, 16383)
-    path.write_bytes(data)
+    """A Matroska file of a few kilobytes whose one frame has 20,000 by 20,000 pixels."""
+    path, side = folder / "monstrous.mkv", 20_000
+    rows = zlib.compress(bytes(side * (1 + side // 8)), 1)
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    picture = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))
+    )
+    with av.open(path, "w", options={"fflags": "+bitexact"}) as container:
+        stream: Any = container.add_stream("png", rate=12)
+        stream.width, stream.height, stream.pix_fmt = side, side, "monob"
+        container.start_encoding()
+        packet = av.Packet(picture)
+        packet.pts = packet.dts = 0
+        packet.time_base, packet.is_keyframe, packet.stream = Fraction(1, 12), True, stream
+        container.mux(packet)
     return path
 
 

@@ -3,7 +3,7 @@
 In every container and codec that is common, at constant and variable rates, and turned.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
@@ -96,16 +96,23 @@ FORMS: dict[str, Form] = {
     "mp4-180": Form(".mp4", options=SHARP, turn=180),
     "mp4-270": Form(".mp4", options=SHARP, turn=270),
     "mp4-odd": Form(".mp4", options=SHARP, size=(238, 322)),
+    "mp4-fragments": Form(
+        ".mp4", options=B_FRAMES, muxer={"movflags": "+frag_keyframe+empty_moov+default_base_moof"}
+    ),
     "m4v": Form(".m4v", options=SHARP),
     "mov": Form(".mov", options=B_FRAMES),
     "mkv": Form(".mkv", options=B_FRAMES),
     "mkv-variable": Form(".mkv", options=B_FRAMES, clock=variable()),
     "mkv-late": Form(".mkv", options=B_FRAMES, clock=constant(12, start=9)),
+    # After a seek, what is shown before the key frame and decoded after it lacks its reference.
+    "mkv-open": Form(".mkv", options=SHARP | {"x264-params": "open-gop=1:keyint=12:bframes=3"}),
+    "ts": Form(".ts", options=B_FRAMES),
     "webm-vp8": Form(".webm", "libvpx", VPX | {"auto-alt-ref": "1", "lag-in-frames": "12"}),
     "webm-vp9": Form(".webm", "libvpx-vp9", VPX),
     "webm-variable": Form(".webm", "libvpx-vp9", VPX, clock=variable()),
     # Its packets carry no times of presentation, and those of decoding are out of order.
     "avi": Form(".avi", "mpeg4", {"bf": "2", "qscale": "2", "threads": "1"}, clock=constant(25)),
+    "avi-h264": Form(".avi", options=B_FRAMES, clock=constant(25)),
 }
 """By name. All show `scene` of one photograph."""
 
@@ -192,8 +199,6 @@ def write_clip(path: Path, frames: Iterable[RGB], form: Form) -> Path:
             frame.pts, frame.time_base = tick, form.clock.unit
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    if form.turn:
-        turn(path, form.turn)
     return path
 
 
@@ -205,26 +210,7 @@ def _add_stream(container: Any, form: Form, first: RGB) -> Any:
     stream.height, stream.width = first.shape[:2]
     stream.pix_fmt = "yuv420p"
     stream.codec_context.time_base = form.clock.unit
+    if form.turn:
+        # Of the container, counted against the clock.
+        stream.set_display_rotation(-form.turn)
     return stream
-
-
-def turn(path: Path, degrees: int) -> None:
-    """Says in an mp4's or mov's track header that players turn the picture clockwise."""
-    data = bytearray(path.read_bytes())
-    one, zero = (1 << 16).to_bytes(4, "big"), bytes(4)
-    minus = (-1 << 16).to_bytes(4, "big", signed=True)
-    a, b, c, d = {
-        90: (zero, one, minus, zero),
-        180: (minus, zero, zero, minus),
-        270: (zero, minus, one, zero),
-    }[degrees]
-    # ISO/IEC 14496-12, 8.3.2: rows of 3 after version, times, identifier, duration, layer, volume.
-    start = data.index(b"tkhd") + 4 + 40
-    data[start : start + 36] = b"".join(
-        (a, b, zero, c, d, zero, zero, zero, (1 << 30).to_bytes(4, "big"))
-    )
-    path.write_bytes(data)
-
-
-Maker = Callable[[Path], Path]
-"""Writes a clip into a folder and returns its path."""
