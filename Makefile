@@ -73,12 +73,12 @@ $(SERVING): pyproject.toml constraints.txt scripts/find_java.py
 	    { echo "Python 3.11 or newer is needed, and $(PYTHON) is" \
 	           "$$($(PYTHON) -V 2>&1): try make PYTHON=python3.11" >&2; exit 1; }
 	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e '.[train,faces]'
+	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e '.[train,faces,videos]'
 	@$(BIN)/python scripts/find_java.py $(PIP_ARGS)
 	@touch $@
 
 $(DEVELOPMENT): $(SERVING)
-	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e '.[train,faces,test,lint]'
+	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e '.[train,faces,videos,test,lint]'
 	@touch $@
 
 $(BENCHMARK): $(SERVING)

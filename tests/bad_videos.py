@@ -4,7 +4,6 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 

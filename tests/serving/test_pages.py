@@ -35,6 +35,7 @@ NOT_RUN = {
     "make .venv/.development-installed": "installs",
     "pip install -c constraints.txt -e '.[evaluate]'": "installs",
     "pip install -c constraints.txt -e '.[int8]'": "installs",
+    "pip install -c constraints.txt -e '.[videos,evaluate]'": "installs",
     "pip install -c constraints.txt -e '.[tune]'": "installs",
     "make audit": "asks a database in the internet",
     "make drills": "takes a quarter of an hour",
@@ -76,6 +77,7 @@ PRESUPPOSED = {
     "docs/packaging.md": Presupposed(typed=(TRAINING,)),
     "docs/asking.md": Presupposed(True, SERVING),
     "docs/training.md": Presupposed(True, SERVING),
+    "docs/videos.md": Presupposed(True, SERVING),
     "docs/evaluating.md": Presupposed(True, SERVING),
     "docs/calibrating.md": Presupposed(True, SERVING),
     "docs/faces.md": Presupposed(True, SERVING),
@@ -92,6 +94,10 @@ SAYS = {
     f"make demo MODEL={MODEL} IMAGE=examples/astronaut.jpg": ("Prediction: ", "NOT TRAINED"),
     READY: ("ready: openai--clip-vit-base-patch32 version 1",),
     "python scripts/client.py --image examples/astronaut.jpg": ("Prediction: ", "untrained"),
+    "python scripts/client.py --image videos/fake/fake_0.mp4": (
+        "Prediction: ",
+        "Frames: 12 judged, none left out",
+    ),
     "python scripts/manage.py list": ("openai--clip-vit-base-patch32",),
 }
 """Words without which a command has not done what its page says, whatever it ended with."""

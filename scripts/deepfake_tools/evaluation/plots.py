@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 
 from deepfake_tools.evaluation.figures import Bin, Histogram, Interval, Metrics, Point
 from deepfake_tools.evaluation.perturbations import KINDS, PerturbedRun
+from deepfake_tools.evaluation.videos import VideoVerdict
+from deepfake_tools.videos.sampling import clock
 
 # Stand-ins, each replaced by the page's own colour, so that a drawing follows dark mode and print.
 INK, FAINT, REAL, FAKE, OTHER = "#010203", "#010204", "#010205", "#010206", "#010207"
@@ -22,6 +24,12 @@ COLOURS = {
     FAKE: "var(--fake)",
     OTHER: "var(--other)",
 }
+MARKED = 100
+"""Frames of a video that have a dot each."""
+
+CURVES = ((FAKE, "-"), (REAL, "--"), (OTHER, "-."), (INK, ":"))
+"""A colour and a line for each of several people: either alone tells them apart."""
+
 STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": INK,
@@ -155,6 +163,44 @@ def _strengths(kind: str, plain: Metrics, runs: list[PerturbedRun], limits: Inte
     return _drawing(f"auc-{kind}", f"AUC against the strength of {kind}", draw, height=2.5)
 
 
+def video(name: str, verdict: VideoVerdict, threshold: float) -> Markup:
+    """Draws a video's scores by time, a curve for each person, broken where there was no face.
+
+    Args:
+        name: Unique within the page.
+        verdict: Of the video, with a few people at most.
+        threshold: The video is FAKE above it.
+    """
+
+    def draw(axes: Axes) -> None:
+        axes.axhline(threshold, color=INK, linewidth=0.8, linestyle=":")
+        for place, track in enumerate(verdict.tracks):
+            colour, line = CURVES[place % len(CURVES)] if track.speaks else (FAINT, "-")
+            is_one_of_several = track.speaks and len(verdict.people) > 1
+            label = f"face {track.number or 'of any'}" if is_one_of_several else None
+            for stretch in track.stretches():
+                axes.plot(
+                    [one.time for one in stretch],
+                    [one.fake_probability for one in stretch],
+                    line,
+                    color=colour,
+                    label=label,
+                    linewidth=1.5,
+                    # What stands alone between two gaps has no line; many dots would hide it.
+                    marker="." if len(stretch) == 1 or len(track.sightings) <= MARKED else "",
+                    markersize=5,
+                    zorder=3 if track.speaks else 2,
+                )
+                label = None  # the legend has each person once
+        axes.set(ylabel="probability of fake", ylim=(-0.02, 1.02))
+        axes.xaxis.set_major_formatter(lambda time, _: clock(max(time, 0)).removesuffix(".000"))
+        axes.set_yticks([0, 0.5, 1])
+        if len(verdict.people) > 1:
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+
+    return _drawing(name, "The video's probability of fake over time", draw, height=2, width=6)
+
+
 def _span(metrics: Metrics) -> Interval:
     return metrics.auc_interval or (0.0, 1.0)
 
@@ -164,7 +210,12 @@ def _unit_square(axes: Axes) -> None:
 
 
 def _drawing(
-    name: str, description: str, draw: Callable[[Axes], None], height: float = 3.3
+    name: str,
+    description: str,
+    draw: Callable[[Axes], None],
+    *,
+    height: float = 3.3,
+    width: float = 4.1,
 ) -> Markup:
     """Returns a drawing as an `svg` element that can stand in a page with others.
 
@@ -172,13 +223,14 @@ def _drawing(
         name: Unique within the page.
         description: For those who cannot see it.
         draw: Draws on the axes that it is given.
-        height: In inches, of a width of 4.1.
+        height: In inches.
+        width: In inches.
     """
     stream = io.StringIO()
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a matplotlibrc of the user's is for other drawings
         matplotlib.rcParams.update(STYLE)
-        figure = Figure(figsize=(4.1, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure.add_subplot())
         figure.savefig(stream, format="svg", transparent=True)
     drawing = stream.getvalue()

@@ -1,37 +1,33 @@
 """The HTML report (--report): one page that shows and explains a run; needs `evaluate`."""
 
-import base64
 import unicodedata
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
-from clip_deepfake import errors
-from clip_deepfake.images import decode
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from deepfake_tools.evaluation import plots
 from deepfake_tools.evaluation.figures import RESAMPLES, Interval, Metrics
-from deepfake_tools.evaluation.outcomes import Totals
-from deepfake_tools.evaluation.perturbations import (
-    KINDS,
-    MAX_PIXELS,
-    PerturbedRun,
-    smaller,
-)
+from deepfake_tools.evaluation.outcomes import LABELS, Totals
+from deepfake_tools.evaluation.perturbations import KINDS, PerturbedRun
+from deepfake_tools.evaluation.pictures import SIDE, STRIP_SIDE, Pictures, WantedFrame
 from deepfake_tools.evaluation.results_file import Run
+from deepfake_tools.evaluation.tracks import Sighting
+from deepfake_tools.evaluation.video_lines import SCORES
+from deepfake_tools.evaluation.videos import VideoVerdict
 from deepfake_tools.files import replacing
-from deepfake_tools.image_files import encode
+from deepfake_tools.videos.sampling import clock
 
 TEMPLATE = "report.html.jinja"
 MAX_FAILURES = 20
 MAX_FOLDERS = 200
+MAX_VIDEOS = 200
+STRIP = 6
+"""Frames under a video's curve."""
+
 NONE = "\N{EN DASH}"
-
-THUMBNAIL_SIDE = 220
-"""The longer side in pixels: sharp at half of it on a phone."""
-
-THUMBNAIL_QUALITY = 80
 
 Row = tuple[str, ...]
 """A table's cells, or a name and what it stands for."""
@@ -42,7 +38,7 @@ def write_report(path: Path, run: Run) -> None:
 
     Args:
         path: The file to write; one that is there is replaced.
-        run: What it tells. The files of `metrics.mistakes` are read for their thumbnails.
+        run: What it tells. The files of its mistakes, videos too, are read for their pictures.
 
     Raises:
         OSError: The file cannot be written.
@@ -65,12 +61,17 @@ def format_report(run: Run, written: datetime) -> str:
         robustness=_robustness(metrics, run.perturbed),
         units="; ".join(f"{kind}: {KINDS[kind].unit}" for kind in kinds),
         folders=_folders(metrics),
+        videos=[_video(video) for video in islice(run.videos(), MAX_VIDEOS)],
+        video_score=SCORES.get(metrics.video_score or ""),
+        strip=_strip,
+        threshold=run.scoring.threshold,
+        clock=clock,
         speed=_speed(metrics, totals),
         failures=_failures(metrics),
         card=_card(totals),
         resamples=RESAMPLES,
         plots=plots,
-        thumbnail=_thumbnail,
+        pictures=Pictures(_wanted_frames(metrics)),
     )
 
 
@@ -161,6 +162,49 @@ def _folders(metrics: Metrics) -> list[Row]:
     ]
 
 
+def _video(video: VideoVerdict) -> Row:
+    """Returns the row of a video."""
+    truth = "" if video.label is None else LABELS[video.label]
+    if video.fake_probability is None:
+        return (video.path, truth, NONE, NONE, "0", _thousands(len(video.gaps)), video.error or "")
+    times = ", ".join(clock(one.time) for one in video.most_fake)
+    return (
+        video.path,
+        truth,
+        LABELS[video.prediction],
+        _figure(video.fake_probability),
+        _thousands(video.frames),
+        _thousands(len(video.gaps)),
+        times,
+    )
+
+
+def _wanted_frames(metrics: Metrics) -> Iterator[WantedFrame]:
+    """Yields the frames among the mistakes, and those under the curves of videos."""
+    for outcome in metrics.mistakes:
+        if outcome.video is not None and outcome.frame is not None:
+            yield WantedFrame(outcome.video, outcome.frame, SIDE)
+    for video in metrics.video_mistakes:
+        for one in _strip(video):
+            if one.frame is not None:
+                yield WantedFrame(video.path, one.frame, STRIP_SIDE)
+
+
+def _strip(video: VideoVerdict) -> list[Sighting]:
+    """Returns the frames to show of a video: from its first to its last, the most fake among them.
+
+    The most fake one takes the place of the one that is nearest to it.
+    """
+    curve = video.curve
+    count = min(STRIP, len(curve))
+    places = [round(i * (len(curve) - 1) / max(count - 1, 1)) for i in range(count)]
+    for one in video.most_fake[:1]:
+        peak = curve.index(one)
+        nearest = min(range(count), key=lambda i: abs(places[i] - peak))
+        places[nearest] = peak
+    return [curve[place] for place in places]
+
+
 def _speed(metrics: Metrics, totals: Totals) -> Iterator[Row]:
     yield "Rate", f"{totals.images_per_second:.1f} images a second"
     if metrics.latency is not None:
@@ -188,14 +232,3 @@ def _card(totals: Totals) -> Iterator[Row]:
         images = totals.levels["calibrated_by"]
         yield "False alarms", f"{100 * totals.levels['false_alarms']:g} %, by {images} real images"
     yield "Server", totals.server
-
-
-def _thumbnail(file: str) -> str | None:
-    """Returns a small JPEG of the image as a data URI, or None where it cannot be read any more."""
-    try:
-        image = decode(Path(file).read_bytes(), MAX_PIXELS, "opencv-5")
-    except (OSError, ValueError, errors.ImageError):
-        return None
-    small = smaller(image, min(THUMBNAIL_SIDE / max(image.shape[:2]), 1))
-    encoded = encode(small, THUMBNAIL_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(encoded).decode()}"

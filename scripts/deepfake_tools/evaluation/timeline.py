@@ -5,14 +5,12 @@ The table needs no library, the picture the extra `evaluate`.
 
 import argparse
 import csv
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepfake_tools.evaluation.outcomes import LABELS
 from deepfake_tools.evaluation.results_file import Run
-from deepfake_tools.evaluation.tracks import Sighting
 from deepfake_tools.evaluation.videos import Track, VideoVerdict
 from deepfake_tools.files import replacing, replacing_bytes
 from deepfake_tools.videos.sampling import clock
@@ -37,6 +35,7 @@ MOST_PANELS = 20
 """Videos in one picture, the first ones; the table has all."""
 
 MOST_NAMED = 8
+MARKED = 100
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#56b4e9")
 """Okabe and Ito's, which people tell apart who do not see all colours; each has its own line too.
 
@@ -96,7 +95,8 @@ def _write_table(path: Path, run: Run) -> None:
 def _rows(video: VideoVerdict) -> list[tuple[object, ...]]:
     """Returns a row for each frame and face, by time; of one that does not count, why not."""
     found: list[tuple[int, int, tuple[object, ...]]] = []
-    for track in video.tracks:
+    # Where the frames speak, since nobody is there for long, each face is in its person's track.
+    for track in video.people or video.tracks:
         for one in track.sightings:
             box = one.box or (None,) * 4
             row = (video.path, one.time, one.fake_probability, one.margin, track.number, *box, None)
@@ -137,6 +137,8 @@ def _panel(axes: "Axes", video: VideoVerdict, threshold: float) -> None:
     axes.axhline(threshold, color="#444444", linewidth=1, linestyle=(0, (1, 2)), label="threshold")
     for place, track in enumerate(video.tracks):
         _curve(axes, track, place)
+    if not video.frames:
+        axes.set_xticks([])
     missing = [gap.time for gap in video.gaps if gap.time is not None]
     if missing:
         at_bottom = [-0.03] * len(missing)
@@ -149,6 +151,8 @@ def _curve(axes: "Axes", track: Track, place: int) -> None:
     colour = COLOURS[place % len(COLOURS)] if track.speaks else "#999999"
     name = "frames" if track.number is None else f"face {track.number}"
     label = f"{name}: {track.fake_probability:.4f}" if place < MOST_NAMED else None
+    # Of many frames the marks would hide the line; what stands alone between two gaps has none.
+    is_marked = len(track.sightings) <= MARKED
     for stretch in track.stretches():
         axes.plot(
             [one.time for one in stretch],
@@ -156,21 +160,17 @@ def _curve(axes: "Axes", track: Track, place: int) -> None:
             color=colour,
             linestyle=LINES[place % len(LINES)],
             linewidth=1.5,
-            marker=_mark(track.sightings, place),
+            marker=MARKS[place % len(MARKS)] if is_marked or len(stretch) == 1 else "",
             markersize=4,
+            zorder=3 if track.speaks else 2,
             label=label,
         )
         label = None  # the legend has each person once
-
-
-def _mark(sightings: Sequence[Sighting], place: int) -> str:
-    """Of few frames each is marked; of many the marks would hide the line."""
-    return MARKS[place % len(MARKS)] if len(sightings) <= 100 else ""
 
 
 def _title(video: VideoVerdict) -> str:
     name = "".join(char if char.isprintable() else "?" for char in Path(video.path).name)[-60:]
     if video.fake_probability is None:
         return f"{name}: no verdict, {video.error}"
-    truth = "" if video.label is None else f", truly {LABELS[video.label]}"
-    return f"{name}: {LABELS[video.prediction]} ({video.fake_probability:.4f}{truth})"
+    truth = "" if video.label is None else f"; true label {LABELS[video.label]}"
+    return f"{name}: {LABELS[video.prediction]} ({video.fake_probability:.4f}){truth}"

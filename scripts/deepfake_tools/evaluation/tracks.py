@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from math import hypot
+from math import hypot, inf
+from typing import NamedTuple
 
 from deepfake_tools.torchserve.answers import Box
 
@@ -77,11 +78,14 @@ def _matches(
     people: Sequence[Sequence[Sighting]], faces: Sequence[Sighting]
 ) -> Iterator[tuple[int, int]]:
     """Yields positions of a person and of a face that go together, each at most once."""
+    before = [_Square.around(person[-1].box) for person in people]
+    now = [_Square.around(face.box) for face in faces]
     pairs = sorted(
         (fit, i, j)
-        for i, person in enumerate(people)
-        for j, face in enumerate(faces)
-        if (fit := _fit(person[-1].box, face.box)) is not None
+        for i, one in enumerate(before)
+        for j, other in enumerate(now)
+        # Of a crowd nearly all pairs are far apart: they are passed over at once.
+        if abs(one.x - other.x) <= NEAR * one.side and (fit := _fit(one, other)) is not None
     )
     matched_people, matched_faces = set[int](), set[int]()
     for _, i, j in pairs:
@@ -91,18 +95,32 @@ def _matches(
             yield i, j
 
 
-def _fit(before: Box | None, now: Box | None) -> tuple[bool, float] | None:
-    """Returns how well a box goes on from another, the smaller the better; None: not at all."""
-    if before is None or now is None:
+class _Square(NamedTuple):
+    """A face's box, its centre, and the side of a square of the same area."""
+
+    box: Box
+    x: float
+    y: float
+    side: float
+
+    @classmethod
+    def around(cls, box: Box | None) -> "_Square":
+        """Returns that of a box; nothing goes together with what has none."""
+        if box is None:
+            return cls((0, 0, 0, 0), inf, inf, 0.0)
+        return cls(box, (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, _area(box) ** 0.5)
+
+
+def _fit(before: _Square, now: _Square) -> tuple[bool, float] | None:
+    """Returns how well a face goes on from another, the smaller the better; None: not at all."""
+    smaller, larger = sorted((before.side, now.side))
+    if larger > ALIKE * smaller:
         return None
-    sides = sorted((_side(before), _side(now)))
-    if sides[1] > ALIKE * sides[0]:
-        return None
-    overlap = intersection_over_union(before, now)
+    moved = hypot(before.x - now.x, before.y - now.y)
+    overlap = intersection_over_union(before.box, now.box)
     if overlap >= OVERLAP:
         return False, -overlap
-    moved = hypot(*(_centre(before, axis) - _centre(now, axis) for axis in (0, 1)))
-    return (True, moved / max(sides[0], 1)) if moved <= NEAR * sides[0] else None
+    return (True, moved / max(smaller, 1)) if moved <= NEAR * smaller else None
 
 
 def intersection_over_union(one: Box, other: Box) -> float:
@@ -110,14 +128,9 @@ def intersection_over_union(one: Box, other: Box) -> float:
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     both = max(width, 0) * max(height, 0)
-    whole = _side(one) ** 2 + _side(other) ** 2 - both
+    whole = _area(one) + _area(other) - both
     return both / whole if whole > 0 else 0.0
 
 
-def _side(box: Box) -> float:
-    """The side of a square of the same area."""
-    return float(((box[2] - box[0]) * (box[3] - box[1])) ** 0.5)
-
-
-def _centre(box: Box, axis: int) -> float:
-    return (box[axis] + box[axis + 2]) / 2
+def _area(box: Box) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from deepfake_tools.evaluation.figures import Metrics
 from deepfake_tools.evaluation.outcomes import LABELS
-from deepfake_tools.evaluation.videos import Track, VideoVerdict
+from deepfake_tools.evaluation.videos import VideoVerdict
 from deepfake_tools.videos.sampling import clock
 
 MOST_PEOPLE = 10
@@ -31,7 +31,7 @@ def lines(verdict: VideoVerdict) -> Iterator[str]:
     yield f"Frames: {frames_in_words(verdict)}"
     yield f"Most fake: {peaks_in_words(verdict)}"
     if len(verdict.people) > 1:
-        yield from (f"Face {person}" for person in people_in_words(verdict))
+        yield from (person.capitalize() for person in people_in_words(verdict))
 
 
 def frames_in_words(verdict: VideoVerdict) -> str:
@@ -48,18 +48,18 @@ def peaks_in_words(verdict: VideoVerdict) -> str:
 
 
 def people_in_words(verdict: VideoVerdict) -> Iterator[str]:
-    """Yields what is known of each person, of many those alone who say most."""
-    told = sorted(verdict.people, key=lambda track: (-track.speaks, -track.score))[:MOST_PEOPLE]
-    yield from map(_person, sorted(told, key=lambda track: track.number or 0))
-
-
-def _person(track: Track) -> str:
-    frames = "1 frame" if len(track.sightings) == 1 else f"{len(track.sightings)} frames"
-    too_few = "" if track.speaks else ", too few to count"
-    return (
-        f"{track.number}: {track.fake_probability:.4f} in {frames}{too_few}, "
-        f"{clock(track.first)} to {clock(track.last)}"
-    )
+    """Yields what is known of each person who speaks, and how many others there are."""
+    loudest = sorted((one for one in verdict.people if one.speaks), key=lambda one: -one.score)
+    told = loudest[:MOST_PEOPLE]
+    for track in sorted(told, key=lambda track: track.number or 0):
+        frames = "1 frame" if len(track.sightings) == 1 else f"{len(track.sightings)} frames"
+        yield (
+            f"face {track.number}: {track.fake_probability:.4f} in {frames}, "
+            f"{clock(track.first)} to {clock(track.last)}"
+        )
+    if others := len(verdict.people) - len(told):
+        which = "more, less fake or" if told else "seen, each"
+        yield f"faces: {others} {which} in too few frames to count"
 
 
 def video_figures(metrics: Metrics) -> Iterator[str]:
@@ -107,7 +107,7 @@ def _video(video: VideoVerdict) -> Iterator[str]:
     yield f"Frames: {frames_in_words(video)}"
     yield f"Most fake: {peaks_in_words(video)}"
     if video.people:
-        yield f"Faces: {'; '.join(people_in_words(video))}"
+        yield "; ".join(people_in_words(video)).capitalize()
 
 
 def one_line_of(name: str) -> str:

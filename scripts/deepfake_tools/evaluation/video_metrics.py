@@ -60,14 +60,13 @@ class VideoAccumulator:
         self.judged += 1
         if video.label is None:
             return
-        score = (video.fake_probability, video.score)
-        self.labelled.scores.append(score)
+        self.labelled.scores.append((video.fake_probability, video.score))
         self.labelled.labels.append(video.label)
         if video.prediction == video.label:
             self.right += 1
         else:
-            sign = -1 if video.label else 1
-            self.mistakes.add(tuple(sign * number for number in score), video.thinned())
+            further = -video.score if video.label else video.score
+            self.mistakes.add((video.confidence, further), video.thinned())
 
 
 @dataclass(slots=True)

@@ -21,7 +21,11 @@ THRESHOLD = 0.5
 """Where an archive does not say its own."""
 
 SHORT = 10
-"""A track in less than one in so many of the judged frames is short."""
+"""A person speaks who is seen in one of so many of the judged frames at least, and in two.
+
+A false detection in one frame must not speak, nor a passer-by. Where nobody is seen for so long, as
+in a film of quick cuts, the frames speak, each by its most fake face.
+"""
 
 PEAKS = 3
 CURVE_POINTS = 400
@@ -70,14 +74,15 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """One person in a video; or all its frames, where people are not followed.
+    """One person in a video; or all its frames, where there is nobody to follow.
 
     Attributes:
-        number: From 1 on, in the order in which people come up; None for all frames.
+        number: From 1 on, in the order in which people come up; None for all frames, each by its
+            most fake face.
         fake_probability: Of its sightings together.
         score: The same of what they are ranked by.
-        speaks: Whether it may be the video's: a face that is seen in a few frames alone, where
-            there are others, often is none.
+        speaks: Whether it may be the video's: a face that is seen in a few frames alone often is
+            none, or nobody who matters.
         sightings: In the order of the frames; at least one.
         step: Places from one sighting to the next; more than 1 where not all were kept.
     """
@@ -124,7 +129,7 @@ class VideoVerdict:
         label: The true label, 0 real or 1 fake; None when it is not known.
         folder: Its folder relative to the root given with --image.
         frames: How many frames were judged and count.
-        tracks: People; or one track without a number.
+        tracks: People; and one without a number, where nobody is followed or is there for long.
         gaps: The frames that do not count.
         fake_probability: Of the track that speaks; None without a verdict.
         score: What it is ranked by among videos of equal probability.
@@ -308,11 +313,14 @@ def _tracks(frames: Sequence[Sequence[Sighting]], scoring: VideoScoring) -> tupl
         return ()
     if not scoring.all_faces:
         return (_track(None, [one for frame in frames for one in frame], scoring),)
-    tracks = [_track(number, found, scoring) for number, found in enumerate(follow(frames), 1)]
+    people = [_track(number, found, scoring) for number, found in enumerate(follow(frames), 1)]
     least = max(2, len(frames) / SHORT)
-    heard = [replace(track, speaks=len(track.sightings) >= least) for track in tracks]
-    # Of short ones alone, as in one frame, each speaks: there is nothing better to go by.
-    return tuple(heard if any(track.speaks for track in heard) else tracks)
+    people = [replace(track, speaks=len(track.sightings) >= least) for track in people]
+    if any(track.speaks for track in people):
+        return tuple(people)
+    # The highest of many scores that are of a frame or two each says little but how many they are.
+    most_fake = [max(frame, key=lambda one: one.score) for frame in frames]
+    return (_track(None, most_fake, scoring), *people)
 
 
 def _track(number: int | None, sightings: Sequence[Sighting], scoring: VideoScoring) -> Track:

@@ -3,6 +3,7 @@
 What it says is JSON, a line each; a picture's line tells how many bytes of an image file follow it.
 """
 
+import ctypes
 import json
 import os
 import resource
@@ -20,6 +21,7 @@ from deepfake_tools.videos.decoding import RGB, Video, VideoError
 from deepfake_tools.videos.sampling import FrameChoice
 
 ALIVE_SECONDS = 1.0
+PR_SET_PDEATHSIG = 1
 
 
 class Speaker:
@@ -43,8 +45,9 @@ class Speaker:
 
 def main() -> None:
     """Answers until nobody asks any more."""
-    # The terminal's Ctrl-C is for who started this; it ends when its stdin does.
+    # The terminal's Ctrl-C is for who started this.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()
     threads, more_bytes = map(int, sys.argv[1:])
     cv2.setNumThreads(1)
     limit_memory(more_bytes)
@@ -85,6 +88,15 @@ def read(video: Video, numbers: list[int], form: Callable[[RGB], bytes], speaker
         else:
             data = form(picture)
             speaker.say({"number": number, "bytes": len(data)}, data)
+
+
+def die_with_parent() -> None:
+    """Ends this process with the one that started it, even where a decoder hangs.
+
+    Elsewhere than on Linux it ends where it next says something.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def limit_memory(more: int) -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,10 @@ from deepfake_tools.client.asker import (
     Asker,
 )
 from deepfake_tools.client.concurrency import Throttle
-from deepfake_tools.client.images import Image
+from deepfake_tools.client.images import Frame, Image
 from deepfake_tools.client.payloads import PendingImage
 from deepfake_tools.client.target import Target
+from deepfake_tools.torchserve.answers import ServedFace
 from deepfake_tools.torchserve.tokens import Credentials
 
 from tests.unit.torchserve_stub import (
@@ -104,3 +106,21 @@ def test_clients_that_fail_together_do_not_come_back_together(pauses: Callable[[
         taken = [client[place] for client in clients]
         assert all(whole / 2 <= pause <= whole for pause in taken)
         assert len(set(taken)) == len(taken)
+
+
+def test_an_outcome_has_the_frame_that_was_asked_about_and_the_faces_that_were_judged(
+    image: PendingImage,
+):
+    face = {"found": True, "count": 1, "box": [1, 2, 30, 40]}
+    frame = replace(image.image, frame=Frame("a.mp4", number=312, time=12.48))
+    with StubServer(lambda _: json_reply(verdict(0.75) | {"face": face})) as stub:
+        asker = make_asker(stub.address, Throttle(4, 10))
+        (judged,) = asker.ask([replace(image, image=frame)])
+    assert (judged.video, judged.frame, judged.time) == ("a.mp4", 312, 12.48)
+    assert judged.faces == (ServedFace((1, 2, 30, 40), 0.75, 1),)
+
+
+def test_an_image_is_of_no_video(image: PendingImage):
+    with StubServer(lambda _: json_reply(verdict())) as stub:
+        (judged,) = make_asker(stub.address, Throttle(4, 10)).ask([image])
+    assert (judged.video, judged.frame, judged.time, judged.faces) == (None, None, None, None)

@@ -1,13 +1,14 @@
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from deepfake_tools.client.images import Image
+from deepfake_tools.client.images import Frame, Image
 from deepfake_tools.client.journal import Identity, Journal, JournalError, open_journal
 from deepfake_tools.errors import OutputError
 from deepfake_tools.evaluation.outcomes import Outcome
-from deepfake_tools.torchserve.answers import parse_verdict
+from deepfake_tools.torchserve.answers import ServedFace, parse_verdict
 
 from tests.unit.torchserve_stub import verdict
 
@@ -68,6 +69,63 @@ def test_a_second_session_knows_what_the_first_has_written(path: Path):
     assert second.is_complete
     assert [outcome.index for outcome in second.outcomes()] == [0, 1, 2, 3]
     assert list(second.outcomes())[:2] == [judged(0), REFUSED]
+
+
+def test_faces_and_frames_outlast_a_session(path: Path):
+    frames = [
+        Image(f"a.mp4@00:0{number}.000", 1, "data", Frame("a.mp4", 25 * number, float(number)))
+        for number in range(3)
+    ]
+    run = Identity("acme--clip", len(frames), "digest")
+    faces = (
+        ServedFace((-3, 4, 50, 60), 0.75, 1, 1.0986122886681098),
+        ServedFace((7, 8, 9, 10), 0.125, 0, None),
+    )
+    outcomes = [
+        Outcome(
+            index=number,
+            path=image.path,
+            label=1,
+            folder="data",
+            prediction=1,
+            fake_probability=0.75,
+            seconds=0.25,
+            video="a.mp4",
+            time=float(number),
+            frame=25 * number,
+            faces=seen,
+        )
+        for number, (image, seen) in enumerate(zip(frames, (faces, (), None), strict=True))
+    ]
+    first = open_journal(path, run, frames, resume=False)
+    first.add(outcomes, DETECTOR)
+    assert list(first.outcomes()) == outcomes
+    first.close(remove=False)
+    assert list(open_journal(path, run, frames, resume=True).outcomes()) == outcomes
+    *_, whole, unknown = path.read_text().splitlines()[:5]
+    assert '"faces": []' in whole
+    assert "faces" not in unknown, "a detector without faces fills no disk with them"
+
+
+def test_a_journal_of_before_there_were_faces_is_gone_on_with(path: Path):
+    first = opened(path)
+    first.add([judged(0, 0.75)], DETECTOR)
+    first.close(remove=False)
+    assert "faces" not in path.read_text().splitlines()[2]
+    (again,) = opened(path, resume=True).outcomes()
+    assert (again.faces, again.video, again.time, again.frame) == (None, None, None, None)
+
+
+@pytest.mark.parametrize("faces", [7, [7], [[1, 2]], [[1] * 8], {"a": 1}])
+def test_damaged_faces_are_a_damaged_line(path: Path, faces: object):
+    first = opened(path)
+    first.add([judged(0, 0.75)], DETECTOR)
+    first.close(remove=False)
+    line = json.loads(path.read_text().splitlines()[2]) | {"place": 1, "faces": faces}
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    with pytest.raises(JournalError, match="line 4 is damaged"):
+        opened(path, resume=True)
 
 
 def test_the_first_sessions_time_is_not_lost_when_a_third_one_begins(path: Path):

@@ -3,7 +3,7 @@ import io
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -21,9 +21,13 @@ from deepfake_tools.evaluation.report import (
     write_report,
 )
 from deepfake_tools.evaluation.results_file import Run
+from deepfake_tools.evaluation.videos import VideoScoring
 from deepfake_tools.torchserve.answers import DetectorInfo
+from deepfake_tools.videos import frames as video_frames
 from jinja2 import UndefinedError
 from PIL import Image
+
+from tests.unit.evaluation.frames import clip, crowd, face, numbered, square, unreadable
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
 DETECTOR = DetectorInfo(
@@ -418,3 +422,116 @@ def test_a_failed_write_leaves_the_older_page(tmp_path: Path, monkeypatch: pytes
         write_report(path, run_of(outcomes()))
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def frame_picture(number: int) -> bytes:
+    """A wide picture, grey by the frame's number."""
+    stream = io.BytesIO()
+    Image.new("RGB", (640, 320), (number, number, number)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[int]]]:
+    """Stands in for decoding; what was asked for, a call each. Frames from 200 on are broken."""
+    calls: list[tuple[str, list[int]]] = []
+
+    def read_frames(path: str, numbers: Sequence[int]) -> Iterator[tuple[int, bytes | Exception]]:
+        calls.append((path, list(numbers)))
+        for number in numbers:
+            yield number, OSError("damaged") if number >= 200 else frame_picture(number)
+
+    monkeypatch.setattr(video_frames, "read_frames", read_frames)
+    return calls
+
+
+def video_run(clips: Sequence[Sequence[Outcome]], *, all_faces: bool = False) -> Run:
+    made, scoring = numbered(*clips), VideoScoring(all_faces=all_faces)
+    metrics = measure(made, scoring)
+    return Run(len(made), lambda: made, metrics, TOTALS, scoring=scoring)
+
+
+def grey_of(image: dict[str, str]) -> tuple[tuple[int, int], float]:
+    """The size of a picture of the page, and how grey it is."""
+    data = base64.b64decode(image["src"].removeprefix("data:image/jpeg;base64,"))
+    with Image.open(io.BytesIO(data)) as picture:
+        return picture.size, float(np.asarray(picture).mean())
+
+
+def test_a_wrong_video_has_a_curve_and_a_strip_of_its_frames(
+    decoded: list[tuple[str, list[int]]],
+):
+    scores = [0.6, 0.7, 0.55, 0.8, 0.6, 0.65, 0.7, 0.99, 0.6, 0.6, 0.6, 0.6]
+    run = video_run([clip("wrong.mp4", scores, 0), clip("right.mp4", [0.1, 0.2], 0)])
+    page = Page(page_of(run))
+    assert [svg["aria-label"] for svg in page.all("svg")][-1].startswith("The video's probability")
+    # Frame 7 is the most fake one; each place is ten frames of the file.
+    strip = [image for image in page.all("img") if image["alt"].startswith("frame at")]
+    assert [image["alt"] for image in strip] == [
+        f"frame at 00:{seconds:06.3f}" for seconds in (0, 1, 2, 3.5, 4.5, 5.5)
+    ]
+    for image, place in zip(strip, (0, 2, 4, 7, 9, 11), strict=True):
+        size, grey = grey_of(image)
+        assert size == (130, 65)
+        assert grey == pytest.approx(10 * place, abs=2)
+    assert "real, scored 0.6658" in page.text
+    assert "right.mp4" not in page.text.split("Most confident mistakes among videos")[1]
+
+
+def test_a_video_is_decoded_once_for_its_strip_and_for_its_worst_frames(
+    decoded: list[tuple[str, list[int]]],
+):
+    run = video_run([clip("a.mp4", [0.9] * 12, 0), clip("b.mp4", [0.1, 0.2, 0.8], 0)])
+    page = Page(page_of(run))
+    assert decoded == [("a.mp4", [10 * i for i in range(12)]), ("b.mp4", [20])]
+    large = [image for image in page.all("img") if image["alt"].startswith("real image")]
+    assert len(large) == 13
+    assert {grey_of(image)[0] for image in large} == {(220, 110)}
+    assert "real image b.mp4@00:01.000" in [image["alt"] for image in large]
+
+
+def test_frames_that_cannot_be_decoded_any_more_leave_their_places(
+    decoded: list[tuple[str, list[int]]],
+):
+    page = Page(page_of(video_run([clip("a.mp4", [0.9] * 30, 0)])))
+    pictures = [image for image in page.all("img") if image["alt"].startswith("frame at")]
+    assert len(pictures) == 4  # of six; the last two are from frame 200 on
+    assert "00:14.500 0.9000" in page.text
+
+
+def test_a_video_that_is_gone_leaves_its_curve(monkeypatch: pytest.MonkeyPatch):
+    def gone(path: str, numbers: Sequence[int]) -> Iterator[tuple[int, bytes | Exception]]:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(video_frames, "read_frames", gone)
+    page = Page(page_of(video_run([clip("a.mp4", [0.9] * 3, 0)])))
+    assert page.all("img") == []
+    assert "The video's probability of fake over time" in page.all("svg")[-1]["aria-label"]
+    assert "cannot be read any more real, scored 0.9000 a.mp4@00:00.000" in page.text
+
+
+def test_videos_have_a_table_that_stays_short(decoded: list[tuple[str, list[int]]]):
+    clips = [clip(f"{i:03}.mp4", [0.1 + 0.8 * (i % 2)] * 2, i % 2) for i in range(230)]
+    text = Page(page_of(video_run([*clips, [unreadable("no.mp4")]]))).text
+    assert "the first 200 of 231, the results file has all" in text
+    assert "199.mp4 FAKE FAKE 0.9000 2 0 00:00.000" in text
+    assert "200.mp4" not in text
+    assert "Video AUC 1.0000 230 videos Video accuracy 1.0000" in text
+    assert "Among them are the frames of 230 videos judged, 1 more have no verdict." in text
+
+
+def test_twelve_long_videos_with_many_people_do_not_make_a_large_page(
+    decoded: list[tuple[str, list[int]]],
+):
+    seen = [[face(square(300 * i, 100, 80), 0.9) for i in range(9)] for _ in range(300)]
+    clips = [crowd(f"{i}.mp4", seen, 0) for i in range(13)]
+    source = page_of(video_run(clips, all_faces=True))
+    assert source.count('aria-label="The video') == 12
+    assert len(source) < 2_000_000
+
+
+def test_videos_of_hostile_names_stay_text(decoded: list[tuple[str, list[int]]]):
+    page = Page(page_of(video_run([clip(f"{HOSTILE}.mp4", [0.9] * 3, 0)])))
+    assert page.all("script") == []
+    assert all("onerror" not in image for image in page.all("img"))
+    assert f"{HOSTILE}.mp4" in page.text

@@ -10,7 +10,11 @@ from deepfake_tools.evaluation.metrics import measure
 from deepfake_tools.evaluation.outcomes import Outcome, Totals
 from deepfake_tools.evaluation.perturbations import Perturbation, PerturbedRun
 from deepfake_tools.evaluation.results_file import Run, format_results, write_results
+from deepfake_tools.evaluation.videos import VideoScoring
 from deepfake_tools.torchserve.answers import DetectorInfo
+
+from tests.unit.evaluation.frames import crowd, face, numbered, square, unreadable
+from tests.unit.evaluation.frames import failed as failed_frame
 
 # The line as a parser of the research script's own file has it.
 LINE = re.compile(
@@ -273,3 +277,116 @@ def test_json_and_csv_hold_the_same(tmp_path: Path):
 def test_an_empty_run_is_valid_json(tmp_path: Path):
     write_json(tmp_path / "out.json", run_of())
     assert json.loads((tmp_path / "out.json").read_text())["images"] == []
+
+
+def videos_run() -> Run:
+    """A detector of all faces on four videos and an image."""
+    box, other = square(100, 100, 80), square(400, 100, 80)
+    fake = crowd("in/fake.mp4", [[face(box, 0.2), face(other, 0.75)] for _ in range(4)], 1)
+    real = crowd("in/real.mp4", [[face(box, 0.25)] for _ in range(3)], 0)
+    real[1] = failed_frame(real[1], "no_face", "refused as no_face: there is none")
+    real[2] = failed_frame(real[2], "timeout", "late", exit_code=7)
+    nobody = [failed_frame(one, "no_face", "none") for one in crowd("in/no.mp4", [[], []], 0)]
+    image = [judged("in/a.jpg", 0.9, 1)]
+    outcomes = numbered(image, fake, real, nobody, [unreadable("in/text.mp4")])
+    scoring = VideoScoring("median", all_faces=True)
+    totals = Totals(2.0, 1.5, 3, "python client.py", "http://s", "acme--clip", None)
+    metrics = measure(outcomes, scoring)
+    return Run(len(outcomes), lambda: outcomes, metrics, totals, scoring=scoring)
+
+
+def test_frames_have_lines_as_images_do_and_videos_a_section():
+    text = "\n".join(format_results(videos_run())) + "\n"
+    assert [line.group("i", "prob", "path") for line in predictions(text)] == [
+        ("1", "0.9000", "in/a.jpg"),
+        *((str(i + 2), "0.7500", f"in/fake.mp4@00:0{i // 2}.{i % 2 * 5}00") for i in range(4)),
+        ("6", "0.2500", "in/real.mp4@00:00.000"),
+    ]
+    section = text.split("\nVIDEOS: 4, 2 without a verdict (no_face 1, not_a_video 1)\n")[1]
+    assert section.split("\n\n")[0].splitlines() == [
+        f"[1/4] {'fake.mp4':>30} | True: FAKE | Pred: 1 (0=Real, 1=Fake) | Prob: 0.7500 | "
+        "Frames: 4 judged | Most fake: 00:00.000 (0.7500), 00:01.000 (0.7500) | Face 1: 0.2000 in "
+        "4 frames, 00:00.000 to 00:01.500; face 2: 0.7500 in 4 frames, 00:00.000 to 00:01.500 "
+        "| Path: in/fake.mp4",
+        f"[2/4] {'real.mp4':>30} | True: REAL | Pred: 0 (0=Real, 1=Fake) | Prob: 0.2500 | "
+        "Frames: 1 judged, 2 left out (no_face 1, timeout 1) | Most fake: 00:00.000 (0.2500) | "
+        "Faces: 1 seen, each in too few frames to count | Path: in/real.mp4",
+        f"[3/4] {'no.mp4':>30} | Failed: no face in any of its 2 frames | Path: in/no.mp4",
+        f"[4/4] {'text.mp4':>30} | Failed: it holds no video | Path: in/text.mp4",
+    ]
+    assert "Video-level AUC (2 videos): 1.0000\n  A video's score is the median" in text
+    assert "Video-level accuracy at the detector's threshold: 1.0000\n" in text
+
+
+def test_frames_without_a_face_are_listed_apart_from_failures():
+    text = "\n".join(format_results(videos_run())) + "\n"
+    assert "Failed images: 2 (timeout 1, not_a_video 1)\n" in text
+    assert "Frames without a face, left out: 3\n" in text
+    failures, faceless = text.split("\nFAILED IMAGES: 2\n")[1].split(
+        "\n\nFRAMES WITHOUT A FACE: 3\n"
+    )
+    assert [line.split("Failed: ")[1] for line in failures.splitlines()] == [
+        "late | Path: in/real.mp4@00:01.000",
+        "it holds no video | Path: in/text.mp4",
+    ]
+    assert [line.split("] ")[0] for line in faceless.splitlines()] == ["[7/11", "[9/11", "[10/11"]
+
+
+def test_without_videos_nothing_is_said_of_them():
+    text = text_of(*LABELLED)
+    assert "VIDEOS" not in text
+    assert "Video-level" not in text
+
+
+def test_json_has_videos_tracks_and_faces(tmp_path: Path):
+    run = videos_run()
+    write_json(tmp_path / "out.json", run)
+    whole = json.loads((tmp_path / "out.json").read_text())
+    assert list(whole)[-2:] == ["images", "videos"]
+    fake, real, nobody, text = whole["videos"]
+    assert [video["path"] for video in whole["videos"]] == [
+        "in/fake.mp4",
+        "in/real.mp4",
+        "in/no.mp4",
+        "in/text.mp4",
+    ]
+    assert (fake["label"], fake["prediction"], fake["fake_probability"]) == (1, 1, 0.75)
+    assert fake["tracks"] == [
+        {
+            "track": number,
+            "fake_probability": score,
+            "from": 0.0,
+            "to": 1.5,
+            "frames": 4,
+            "speaks": True,
+        }
+        for number, score in ((1, 0.2), (2, 0.75))
+    ]
+    assert fake["most_fake"][0] == {"time": 0.0, "fake_probability": 0.75}
+    assert (real["frames"], real["left_out"]) == (1, {"no_face": 1, "timeout": 1})
+    assert (nobody["prediction"], nobody["error"]) == (None, "no_face")
+    assert (text["error"], text["message"]) == ("not_a_video", "it holds no video")
+    first, frame = whole["images"][:2]
+    assert (first["video"], first["time"], first["faces"]) == (None, None, None)
+    assert (frame["video"], frame["time"]) == ("in/fake.mp4", 0.0)
+    assert [one["box"] for one in frame["faces"]] == [[60, 60, 140, 140], [360, 60, 440, 140]]
+    assert [one["fake_probability"] for one in frame["faces"]] == [0.2, 0.75]
+    assert whole["metrics"]["video_auc"] == 1.0
+    assert whole["metrics"]["faceless"] == 3
+
+
+def test_csv_gains_two_columns_at_its_end_and_the_totals_no_list_of_videos(tmp_path: Path):
+    write_csv(tmp_path / "out.csv", videos_run())
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[-3:] == ["unstable", "video", "time"]
+    assert [(row["video"], row["time"]) for row in rows[:3]] == [
+        ("", ""),
+        ("in/fake.mp4", "0.0"),
+        ("in/fake.mp4", "0.5"),
+    ]
+    with (tmp_path / "out.totals.csv").open(newline="") as file:
+        names = {row["name"]: row["value"] for row in csv.DictReader(file)}
+    assert names["metrics.videos"] == "2"
+    assert names["metrics.video_failed.no_face"] == "1"
+    assert not [name for name in names if "mistakes" in name or "tracks" in name]

@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 from deepfake_tools.errors import UnexpectedAnswerError
 from deepfake_tools.torchserve.answers import (
+    ServedFace,
     parse_customized,
     parse_json,
     parse_model_page,
@@ -24,6 +25,69 @@ def test_a_verdict_keeps_its_numbers(probability: float, label: str):
 def test_an_untrained_head_is_handed_on_as_one():
     assert parse_verdict(verdict(head="untrained")).detector.head == "untrained"
     assert parse_verdict(verdict(head="head.pth")).detector.head == "head.pth"
+
+
+FACE = {"found": True, "count": 2, "box": [-5, 4, 90, 100], "points": [[1, 2]]}
+JUDGED = {
+    "label": "FAKE",
+    "prediction": 1,
+    "confidence": 0.75,
+    "fake_probability": 0.75,
+    "margin": 1.0986,
+    "logits": [1.0986],
+    "box": [100, 4, 200, 110],
+    "points": [[1, 2]],
+}
+
+
+def test_a_detector_that_looks_for_no_faces_tells_of_none():
+    assert parse_verdict(verdict()).faces is None
+
+
+@pytest.mark.parametrize("more", [{}, {"faces": []}])
+def test_an_image_without_a_face_has_none(more: dict[str, object]):
+    answer = verdict() | {"face": {"found": False, "count": 0}} | more
+    assert parse_verdict(answer).faces == ()
+
+
+def test_of_the_largest_face_the_verdict_is_its_own():
+    (face,) = parse_verdict(verdict(0.25) | {"face": FACE, "margin": -1.0986}).faces or ()
+    assert face == ServedFace((-5, 4, 90, 100), 0.25, 0, -1.0986)
+
+
+def test_of_all_faces_each_has_its_own_verdict():
+    other = JUDGED | {"label": "REAL", "prediction": 0, "fake_probability": 0.125, "margin": None}
+    parsed = parse_verdict(verdict(0.75) | {"face": FACE, "faces": [JUDGED, other]})
+    box = (100, 4, 200, 110)
+    assert parsed.faces == (ServedFace(box, 0.75, 1, 1.0986), ServedFace(box, 0.125, 0, None))
+
+
+@pytest.mark.parametrize(
+    ("named", "wrong"),
+    [
+        ("face", {"face": [1]}),
+        ("found", {"face": {"count": 0}}),
+        ("found", {"face": FACE | {"found": 1}}),
+        ("box", {"face": FACE | {"box": None}}),
+        ("box", {"face": FACE | {"box": [1, 2, 3]}}),
+        ("box", {"face": FACE | {"box": [1, 2, 3, True]}}),
+        ("box", {"face": FACE | {"box": [1, 2, 3, 4.5]}}),
+        ("box", {"face": FACE | {"box": [9, 2, 3, 4]}}),
+        ("box", {"face": FACE | {"box": [1, 9, 3, 4]}}),
+        ("box", {"face": FACE | {"box": [1, 2, 3, 10**400]}}),
+        ("faces", {"face": FACE, "faces": {}}),
+        ("number of faces", {"face": FACE, "faces": []}),
+        ("number of faces", {"face": FACE, "faces": [JUDGED] * 1025}),
+        ("face", {"face": FACE, "faces": ["x"]}),
+        ("label", {"face": FACE, "faces": [JUDGED | {"label": "REAL"}]}),
+        ("fake_probability", {"face": FACE, "faces": [JUDGED | {"fake_probability": 2}]}),
+        ("margin", {"face": FACE, "faces": [JUDGED | {"margin": 10**400}]}),
+        ("box", {"face": FACE, "faces": [JUDGED | {"box": []}]}),
+    ],
+)
+def test_a_face_out_of_range_is_named(named: str, wrong: dict[str, object]):
+    with pytest.raises(UnexpectedAnswerError, match=f"answer's {named} cannot be used"):
+        parse_verdict(verdict() | wrong)
 
 
 @pytest.mark.parametrize(
