@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
@@ -33,6 +34,9 @@ FORMATS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,h264,hevc,m4v
 
 MAX_PIXELS = 50_000_000
 """Width times height of a frame that is decoded, as of an image that a worker takes."""
+
+MISSING_SECONDS = 1.0
+"""Between the last frame and the end that the file tells, from which it is taken to be cut off."""
 
 FAR = 3
 """Frames to a key frame from which seeking there is cheaper than to decode them."""
@@ -212,12 +216,14 @@ class Video:
             for packet in self._demuxed():
                 if packet.has_sidedata("encryption_info"):
                     raise VideoError(LOCKED)
-                if packet.is_corrupt:
-                    ends_early = True
-                elif _is_shown(packet, self._stream.codec_context.name):
+                # Where a broadcast changes there are damaged ones in the middle, too.
+                ends_early = packet.is_corrupt
+                if _is_shown(packet, self._stream.codec_context.name):
                     shown = packet.pts if is_timed else None
                     found.append(_Packet(shown, packet.dts, packet.is_keyframe))
             said = " ".join(text for *_, text in logs)
+        if ends_early:
+            found.pop()
         return found, ends_early or "partial file" in said or "ended prematurely" in said
 
     def _demuxed(self) -> Iterator["Packet[VideoStream]"]:
@@ -247,9 +253,10 @@ class Video:
         until = f"it ends at {clock(times[-1])}"
         if said and said != len(times):
             return f"its header says {said} frames, and there are {len(times)}: {until}"
-        if ends_early:
-            whole = self._container.duration
-            of = "" if whole is None else f" of {clock(whole / av.time_base)}"
+        whole = (self._container.duration or 0) / av.time_base
+        longest = max((b - a for a, b in pairwise(times)), default=0.0)
+        if ends_early or whole - times[-1] > max(MISSING_SECONDS, 2 * longest):
+            of = f" of {clock(whole)}" if whole else ""
             return f"the file is cut off: {until}{of}"
         return None
 
