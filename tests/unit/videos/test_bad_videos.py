@@ -1,4 +1,4 @@
-"""Videos that something is wrong with: each has its own reason, and what is good of it is judged."""
+"""Videos that something is wrong with: each has its reason, and what is good of it is read."""
 
 import http.server
 import threading

@@ -50,6 +50,8 @@ def children() -> list[psutil.Process]:
         ("print('no JSON', flush=True)", "its decoder said what cannot be used"),
         ("print('[1, 2]', flush=True)", "its decoder said what cannot be used"),
         ("print('{\"total\": 3}', flush=True)", "its decoder said what cannot be used"),
+        ("print('{\"done\": 1}', flush=True); continue", "its decoder said nothing of it"),
+        ("print('{\"frames\": [[1]]}', flush=True)", "its decoder said what cannot be used"),
         ("print('{\"bytes\": 1000000000000}', flush=True)", "its decoder said what cannot be used"),
         ("print('{\"bytes\": -5}', flush=True)", "its decoder said what cannot be used"),
     ],
