@@ -255,6 +255,10 @@ def _broken(fault: object) -> ImageRefusedError:
     return ImageRefusedError(one_line(fault), BROKEN)
 
 
+class _OverError(Exception):
+    """Nobody wants what a crew finds any more."""
+
+
 class Crew(Generic[J, T]):
     """Several decoders at work, each on a video of its own; iterating yields what they find.
 
@@ -327,8 +331,11 @@ class Crew(Generic[J, T]):
                 for found in self._work(decoder, job):
                     self._put((place, found))
             self._put(None)
+        except _OverError:
+            pass
         except BaseException as error:
-            self._put(error)
+            with suppress(_OverError):
+                self._put(error)
         finally:
             decoder.close()
 
@@ -337,4 +344,4 @@ class Crew(Generic[J, T]):
             with suppress(queue.Full):
                 self._found.put(found, timeout=LOOK_UP_SECONDS)
                 return
-        raise SystemExit
+        raise _OverError
