@@ -51,18 +51,26 @@ class TrainingSet:
 def make_training_set(table: FeatureTable) -> TrainingSet:
     """Takes each content once: a copy on the other side of a split would give its answer away.
 
+    What real and fake videos have in common is left out.
+
     Raises:
         TrainingError: when an image is labelled both ways, or there are too few of a class.
     """
     rows: dict[bytes, int] = {}
+    of_both: set[bytes] = set()
     for row, (digest, image) in enumerate(zip(table.digests, table.images, strict=True)):
         first = table.images[rows.setdefault(digest, row)]
-        if first.label != image.label:
+        if first.label == image.label:
+            continue
+        if first.video is None and image.video is None:
             raise TrainingError(
-                f"{first.video or first.path} and {image.video or image.path} show the same "
-                "image with different labels; "
+                f"{first.path} and {image.path} are the same image with different labels; "
                 "remove one of them"
             )
+        # A black frame, say, which teaches nothing.
+        of_both.add(digest)
+    for digest in of_both:
+        del rows[digest]
     kept = list(rows.values())
     images = [table.images[row] for row in kept]
     labels = [image.label for image in images]
