@@ -253,12 +253,22 @@ class Video:
         until = f"it ends at {clock(times[-1])}"
         if said and said != len(times):
             return f"its header says {said} frames, and there are {len(times)}: {until}"
-        whole = (self._container.duration or 0) / av.time_base
+        whole = self._told_seconds()
         longest = max((b - a for a, b in pairwise(times)), default=0.0)
         if ends_early or whole - times[-1] > max(MISSING_SECONDS, 2 * longest):
             of = f" of {clock(whole)}" if whole else ""
             return f"the file is cut off: {until}{of}"
         return None
+
+    def _told_seconds(self) -> float:
+        """How long the video is by the file's own account; 0 where it does not say.
+
+        A file's duration is that of its longest stream, and sound often goes on for longer.
+        """
+        if self._stream.duration:
+            return float(self._stream.duration * self._unit)
+        alone = len(self._container.streams) == 1
+        return (self._container.duration or 0) / av.time_base if alone else 0.0
 
     def _sought(
         self, index: Index, numbers: Sequence[int]
