@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -178,9 +179,7 @@ def test_video_auc_and_frames_equal_those_of_frames_cut_by_hand(service: Service
     scores: dict[str, list[float]] = {}
     for image in found["images"]:
         scores.setdefault(image["path"].partition("@")[0], []).append(image["fake_probability"])
-    assert [image["path"] for image in found["images"]] == [
-        n for own in names.values() for n in own
-    ]
+    assert [image["path"] for image in found["images"]] == list(chain(*names.values()))
     assert scores.keys() == expected.keys()
     assert len(scores) == 2 * EACH
     for path, own in scores.items():
@@ -205,15 +204,14 @@ def test_the_forged_stretch_is_found_on_the_timeline(service: Service) -> None:
     )
     assert done.returncode == 0, done.stderr
     with (service.folder / "timeline.csv").open() as file:
-        rows = [
-            (float(row["time"]), float(row["fake_probability"])) for row in csv.DictReader(file)
-        ]
+        table = list(csv.DictReader(file))
+    rows = [(float(row["time"]), float(row["fake_probability"])) for row in table]
     assert [time for time, _ in rows] == pytest.approx([number / 4 for number in range(24)])
     within = [score for time, score in rows if MANIPULATED[0] <= time < MANIPULATED[1]]
     without = [score for time, score in rows if not MANIPULATED[0] <= time < MANIPULATED[1]]
     assert len(within) == 8
     assert np.mean(within) > np.mean(without) + 0.3
-    most = next(line for line in done.out.splitlines() if line.startswith("Most fake: "))
+    most = next(line for line in done.stdout.splitlines() if line.startswith("Most fake: "))
     minutes, _, seconds = most.removeprefix("Most fake: ").partition(" ")[0].partition(":")
     assert MANIPULATED[0] <= int(minutes) * 60 + float(seconds) < MANIPULATED[1]
 
@@ -227,13 +225,23 @@ def test_of_two_people_the_forged_one_is_found(service: Service) -> None:
         image = photograph(360, 660, [(61, *left), (63, *right)])
         frames.append(tinted(image, *right))
     write(service.folder / "couple.mp4", frames, form)
-    (video,) = service.ask("people", "--image", "couple.mp4", "--frames", 10)["videos"]
-    assert len(video["tracks"]) == 2
-    places = [np.mean([box[0] for box in boxes_of(track)]) for track in video["tracks"]]
-    real, fake = (video["tracks"][place] for place in np.argsort(places))
+    asked = service.ask(
+        "people", "--image", "couple.mp4", "--frames", 10, "--timeline", "people.csv"
+    )
+    (video,) = asked["videos"]
+    with (service.folder / "people.csv").open() as file:
+        rows = [(row["track"], float(row["left"])) for row in csv.DictReader(file) if row["track"]]
+    lefts = {
+        track["track"]: np.mean([left for number, left in rows if number == str(track["track"])])
+        for track in video["tracks"]
+    }
+    assert len(lefts) == 2
+    real, fake = sorted(video["tracks"], key=lambda track: lefts[track["track"]])
+    assert lefts[real["track"]] < 330 < lefts[fake["track"]]
     assert fake["fake_probability"] > 0.5 > real["fake_probability"]
+    assert min(fake["frames"], real["frames"]) > 7
     assert video["fake_probability"] == fake["fake_probability"]
-    assert video["label"] == 1
+    assert video["prediction"] == 1
 
 
 def test_bad_files_lose_nothing_of_the_good_ones(service: Service) -> None:
@@ -304,8 +312,3 @@ def test_a_run_that_is_killed_goes_on_where_it_was(service: Service) -> None:
     assert [video["path"] for video in resumed["videos"]] == [
         video["path"] for video in whole["videos"]
     ]
-
-
-def boxes_of(track: dict[str, Any]) -> list[list[float]]:
-    """Where a person is, frame by frame."""
-    return [frame["box"] for frame in track["frames"]]
