@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from types import TracebackType
 
@@ -136,6 +136,9 @@ class Video:
 
         Yields:
             Each with its picture, turned as the file says, or why there is none.
+
+        Raises:
+            MemoryError: It takes more than this process may have.
         """
         index = self.index
         self._reopen()
@@ -307,16 +310,13 @@ class Video:
 
     def _frames(self) -> Iterator[VideoFrame]:
         """Decodes on from where the file is read; what cannot be decoded is left out."""
-        codec = self._stream.codec_context
-        for packet in self._demuxed():
+        for packet in chain(self._demuxed(), [None]):  # the last one fetches what is still inside
             try:
-                yield from codec.decode(packet)
+                yield from self._stream.codec_context.decode(packet)
+            except MemoryError:  # one of FFmpeg's errors too
+                raise
             except av.FFmpegError:
                 continue
-        try:
-            yield from codec.decode(None)
-        except av.FFmpegError:
-            return
 
 
 @dataclass(frozen=True)
@@ -374,6 +374,8 @@ def _picture(frame: VideoFrame) -> RGB | VideoError:
         return VideoError(f"the frame is {frame.width} x {frame.height} pixels, which is too many")
     try:
         pixels = frame.to_ndarray(format="bgr24", interpolation="BICUBIC")[..., ::-1]
+    except MemoryError:
+        raise
     except (av.FFmpegError, ValueError) as error:
         return VideoError(f"its pixels cannot be converted: {error}")
     # The angle is counted against the clock, as numpy turns.

@@ -188,11 +188,12 @@ class Decoder:
             while not (said := self._hear(process)).get("done"):
                 if "alive" not in said:
                     yield said
-            finished = True
+            finished = not said.get("is_spent")
         except UNUSABLE as error:
             raise DecoderLostError(self._epitaph(error)) from error
         finally:
-            # What is left of an answer that nobody reads would be taken for the next one's.
+            # What is left of an answer that nobody reads would be taken for the next one's; and one
+            # whose memory was used up would fail again.
             if not finished:
                 self.close()
 
