@@ -161,7 +161,7 @@ class Decomposition(nn.Module):
             self._tower.head.probe, pool.in_proj_weight, pool.in_proj_bias
         ).chunk(3, -1)[0]
         shape = (pool.num_heads, pool.head_dim)
-        query, keys = (x.unflatten(-1, shape).transpose(1, 2) for x in (query, keys))
+        query, keys = (x.view(*x.shape[:2], *shape).transpose(1, 2) for x in (query, keys))
         weights = (query @ keys.transpose(2, 3) * pool.head_dim**-0.5).softmax(-1)[:, :, 0]
         back = _backwards(direction, pool.out_proj)
         written = feature - heard.probed[:, 0]
@@ -190,7 +190,8 @@ class Decomposition(nn.Module):
         """
         rest = torch.zeros_like(direction[:, :1])
         if self._feature == "image_embeds":
-            direction = _backwards(direction, self.encoder.model.visual_projection)
+            model: Any = self.encoder.model
+            direction = _backwards(direction, model.visual_projection)
         pooler = getattr(self._tower, "pooler", None)
         if self._feature == "pooler_output" and pooler is not None:
             # As a norm's statistics, what an activation multiplied its input by is kept.
@@ -252,8 +253,8 @@ def _written_from(weights: Tensor, values: Tensor, back: Tensor) -> Tensor:
     Returns:
         (batch, tokens).
     """
-    along = (values * back[:, None]).unflatten(-1, (weights.shape[1], -1)).sum(-1)
-    return (along * weights.transpose(1, 2)).sum(-1)
+    products = (values * back[:, None]).view(*values.shape[:2], weights.shape[1], -1)
+    return (products.sum(-1) * weights.transpose(1, 2)).sum(-1)
 
 
 def _listen_to_layers(layers: list[_Layer]) -> Iterator[RemovableHandle]:
@@ -309,9 +310,7 @@ def _parts_of(module: nn.Module) -> _Layer:
         attention,
         output=_first(attention, "out_proj", "o_proj", kind=nn.Linear),
         scale=None if scale is None else scale.lambda1,
-        second_norm=_first(
-            module, "layer_norm2", "norm2", "layernorm_after", kind=nn.LayerNorm
-        ),
+        second_norm=_first(module, "layer_norm2", "norm2", "layernorm_after", kind=nn.LayerNorm),
     )
 
 

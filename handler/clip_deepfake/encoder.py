@@ -317,7 +317,7 @@ def reading_every_token(encoder: Encoder) -> Iterator[None]:
         yield
     finally:
         for module, forward in shortened:
-            module.forward = forward  # type: ignore[method-assign]
+            module.forward = forward
 
 
 def _class_token_forward(layer: Any, hidden_states: Tensor, *_: object, **__: object) -> Tensor:

@@ -217,9 +217,7 @@ def fake_margin(logits: npt.NDArray[np.float32], head: HeadCard) -> float:
     return _log_sum(fake) - _log_sum(real)
 
 
-def margin_weights(
-    logits: npt.NDArray[np.float32], head: HeadCard
-) -> npt.NDArray[np.float32]:
+def margin_weights(logits: npt.NDArray[np.float32], head: HeadCard) -> npt.NDArray[np.float32]:
     """What the logits are multiplied by in the margin: its derivative.
 
     Of one or two logits it is the margin itself; of several, what is left of the logarithms is a
@@ -237,7 +235,10 @@ def margin_weights(
     fake = np.isin(np.arange(head.outputs), head.fake_indices)
     sides = [np.where(side, logits.astype(np.float64), -np.inf) for side in (fake, ~fake)]
     shares = [np.exp(side - side.max()) for side in sides]
-    return (shares[0] / shares[0].sum() - shares[1] / shares[1].sum()).astype(np.float32)
+    weights: npt.NDArray[np.float32] = np.subtract(
+        *(share / share.sum() for share in shares), dtype=np.float32
+    )
+    return weights
 
 
 def _log_sum(logits: Sequence[float]) -> float:

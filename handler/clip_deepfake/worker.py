@@ -117,6 +117,8 @@ class Worker:
     def preprocess(self, questions: Sequence[Question]) -> list[list[Submission]]:
         """Finds each question's images, and refuses those that exceed a budget of pixels."""
         images = [self._find(question) for question in questions]
+        for own in images:
+            self._detector.refuse_wishes(own)
         # A single one has a limit of its own, and needs no sum.
         if any(len(own) > 1 for own in images):
             self._detector.preparer.measure(
@@ -154,12 +156,12 @@ class Worker:
     def _answer(self, question: Question, images: Sequence[Submission]) -> Answer:
         if question.describe:
             return Answer(200, json.dumps(self._description()))
-        results, kserve = [image.outcome for image in images], question.kserve
+        results, listed_as = [image.outcome for image in images], question.listed_as
         try:
-            return form_answer(results, self.identity, kserve=kserve)
+            return form_answer(results, self.identity, listed_as=listed_as)
         except Exception:
             logger.exception("no answer could be formed of %s", results)
-            return form_answer([UNEXPECTED] * len(results), self.identity, kserve=kserve)
+            return form_answer([UNEXPECTED] * len(results), self.identity, listed_as=listed_as)
 
     def _description(self) -> dict[str, object]:
         return {

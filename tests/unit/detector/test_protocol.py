@@ -245,8 +245,8 @@ def test_other_protocols_get_no_verdict(row: dict[str, object], explain: bool) -
     assert codes(parse(row, explain=explain)) == ["not_implemented"]
 
 
-def answer(*verdicts: Verdict | DetectorError, kserve: bool = False) -> Answer:
-    return form_answer(verdicts, DETECTOR, kserve=kserve)
+def answer(*verdicts: Verdict | DetectorError, listed_as: str | None = None) -> Answer:
+    return form_answer(verdicts, DETECTOR, listed_as=listed_as)
 
 
 def test_one_image_gets_one_verdict() -> None:
@@ -292,9 +292,9 @@ def test_a_list_fails_only_when_all_of_it_does(errors: list[DetectorError], stat
 
 
 def test_kserve_answers_stand_in_predictions() -> None:
-    single = body(answer(GOOD, kserve=True))
+    single = body(answer(GOOD, listed_as="predictions"))
     assert isinstance(single, dict)
     assert [entry["label"] for entry in single["predictions"]] == ["FAKE"]
-    refused = answer(ImageError("no image"), kserve=True)
+    refused = answer(ImageError("no image"), listed_as="predictions")
     assert refused.status == 400
     assert body(refused)["predictions"][0]["error"]["code"] == "not_an_image"  # type: ignore[index]
