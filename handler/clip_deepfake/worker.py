@@ -117,8 +117,6 @@ class Worker:
     def preprocess(self, questions: Sequence[Question]) -> list[list[Submission]]:
         """Finds each question's images, and refuses those that exceed a budget of pixels."""
         images = [self._find(question) for question in questions]
-        for own in images:
-            self._detector.refuse_wishes(own)
         # A single one has a limit of its own, and needs no sum.
         if any(len(own) > 1 for own in images):
             self._detector.preparer.measure(
@@ -131,7 +129,9 @@ class Worker:
         if question.describe:
             return []
         try:
-            return find_images(question, self._limits.max_images)
+            images = find_images(question, self._limits.max_images)
+            self._detector.refuse_wishes(images)
+            return images
         except Exception:
             logger.exception("request %s could not be read", question.id)
             return [Submission(result=UNEXPECTED)]
