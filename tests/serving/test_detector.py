@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import msgspec
@@ -258,7 +260,7 @@ def check_sum(verdict: dict[str, Any]) -> None:
 def test_16_mixed_requests_have_each_its_own_answer(
     served: Served, expected: dict[Path, float], examples: list[Path]
 ) -> None:
-    """Half of them explanations, some broken, by all paths, in the batches that TorchServe makes."""
+    """Half of them explanations, some broken, in whatever batches TorchServe makes of them."""
     photo = examples[0].read_bytes()
     good = {"data": photo, "headers": OCTETS}
     paths = (f"/predictions/{NAME}", f"/explanations/{NAME}")
