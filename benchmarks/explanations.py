@@ -117,7 +117,7 @@ def main() -> int:
 
 
 def make_subjects(folder: Path) -> list[Subject]:
-    """Trains a head on two encoders with random weights, and one of these together with its head."""
+    """Trains heads on two encoders with random weights, and one of these with its head."""
     write_training_crops(PHOTOGRAPHS, folder / "training", each=12)
     subjects = []
     for patch in (32, 16):

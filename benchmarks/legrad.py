@@ -16,16 +16,17 @@ from clip_deepfake.archive_files import load_tensors
 from clip_deepfake.card import ENCODER_FILE, HEAD_FILE, read_card
 from clip_deepfake.encoder import build_module, load_encoder
 from clip_deepfake.engines import Pixels
+from clip_deepfake.verdicts import margin_weights
 from torch import Tensor, nn
 
 
 class LeGrad:
-    """Maps of a CLIP under a head of two logits, by PyTorch."""
+    """Maps of a CLIP, by PyTorch."""
 
     def __init__(self, folder: Path) -> None:
         """Reads an unpacked archive."""
         card = read_card(folder)
-        feature = card.head.feature
+        self._head, feature = card.head, card.head.feature
         tensors, head = (load_tensors(folder / name) for name in (ENCODER_FILE, HEAD_FILE))
         encoder = load_encoder(card.encoder, feature, card.preprocessing, tensors)
         self._module = build_module(encoder, card.head, head, card.encoder.feature_size(feature))
@@ -48,7 +49,8 @@ class LeGrad:
         finally:
             for handle in handles:
                 handle.remove()
-        gradients = torch.autograd.grad(logits[1] - logits[0], weights)
+        factors = torch.from_numpy(margin_weights(logits.detach().numpy(), self._head))
+        gradients = torch.autograd.grad(logits @ factors, weights)
         total = sum(gradient.clamp_min(0)[0].mean((0, 1))[1:].double() for gradient in gradients)
         patches = torch.as_tensor(total)
         return patches.reshape(round(len(patches) ** 0.5), -1).numpy()
