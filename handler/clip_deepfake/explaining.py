@@ -168,14 +168,13 @@ class Explainer:
         return [found[index] for index in range(len(cases))]
 
     def _guarded(self, case: Case) -> Parts | DetectorError:
-        with np.errstate(all="ignore"):
-            try:
-                return self._occlude(case)
-            except EngineLostError:
-                raise
-            except Exception:
-                logger.exception("a picture could not be explained by occlusion")
-                return FAILED
+        try:
+            return self._occlude(case)
+        except EngineLostError:
+            raise
+        except Exception:
+            logger.exception("a picture could not be explained by occlusion")
+            return FAILED
 
     def _decompose(
         self, decompose: Decompose, cases: Sequence[Case]

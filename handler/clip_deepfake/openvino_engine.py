@@ -1,7 +1,8 @@
 """Computes with OpenVINO on the CPU: uint8 pixels in, float32 logits out."""
 
-from collections.abc import Callable, Mapping
-from functools import cache, cached_property, partial
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ class OpenVinoEngine:
         threads: int | None = None,
         *,
         bfloat16: bool | None = None,
-        explanation: Callable[[], ov.Model] | None = None,
+        explanation: "GraphFiles | None" = None,
     ) -> None:
         """Compiles the graph.
 
@@ -106,8 +107,8 @@ class OpenVinoEngine:
                 quantised, where the processor can; elsewhere, as with the others, in float32.
             threads: to compute with; None takes every core that this process may use.
             bfloat16: whether the processor can; None asks it.
-            explanation: reads the graph that takes features apart, for the first who asks: it costs
-                as much memory as the other. None where there is none.
+            explanation: the graph that takes features apart, opened for the first who asks: it
+                costs as much memory as the other. None where there is none.
         """
         can = has_bfloat16() if bfloat16 is None else bfloat16
         rounds = can and precision in ("bfloat16", "int8")
@@ -132,23 +133,40 @@ class OpenVinoEngine:
         return self._head.read(features)
 
 
+@dataclass(frozen=True)
+class GraphFiles:
+    """Where a graph is.
+
+    Attributes:
+        topology: in OpenVINO's XML.
+        weights: that its constants lie in.
+    """
+
+    topology: Path
+    weights: Path
+
+
 class _Decomposer:
-    """Takes products with the logits apart; compiles its graph when it is first called."""
+    """Takes products with the logits apart; opens its graph when it is first called."""
 
-    def __init__(
-        self, read: Callable[[], ov.Model], head: LinearHead, settings: Mapping[str, Any]
-    ) -> None:
-        self._read, self._head, self._settings = read, head, dict(settings)
-
-    @cached_property
-    def _request(self) -> ov.InferRequest:
-        return _core().compile_model(self._read(), "CPU", self._settings).create_infer_request()
+    def __init__(self, files: GraphFiles, head: LinearHead, settings: Mapping[str, Any]) -> None:
+        self._files, self._head, self._settings = files, head, dict(settings)
+        self._request: ov.InferRequest | None = None
 
     def __call__(self, pixels: Pixels, weights: Logits) -> Contributions:
         directions, alone = self._head.directions(weights)
-        (found,) = self._request.infer([pixels, directions]).values()
+        opened = self._request or self._open()
+        (found,) = opened.infer([pixels, directions]).values()
+        if self._request is None:
+            # As with the engine's own: the first pass has copied what it needs.
+            release_pages(self._files.weights)
+            self._request = opened
         found[:, 0] += alone
         return found
+
+    def _open(self) -> ov.InferRequest:
+        graph = read_graph(self._files.topology, self._files.weights)
+        return _core().compile_model(graph, "CPU", self._settings).create_infer_request()
 
 
 @cache
@@ -195,7 +213,7 @@ def open_openvino_engine(card: Card, directory: Path, threads: int | None = None
     graph = read_graph(directory / GRAPH_FILE, weights)
     explanation = None
     if EXPLANATION_FILE in card.files:
-        explanation = partial(read_graph, directory / EXPLANATION_FILE, weights)
+        explanation = GraphFiles(directory / EXPLANATION_FILE, weights)
     engine = OpenVinoEngine(graph, head, card.precision, threads, explanation=explanation)
     # The first pass copies the weights into the order that it computes in.
     engine(np.zeros((1, card.encoder.image_size, card.encoder.image_size, 3), np.uint8))
