@@ -20,7 +20,7 @@ import numpy.typing as npt
 from clip_deepfake.card import Card, Limits, read_card
 from clip_deepfake.detector import Detector
 from clip_deepfake.engines import Pixels, run_pass
-from clip_deepfake.explaining import Case, Explainer, Parts, Wish, block_edges, patch_size
+from clip_deepfake.explaining import Breakdown, Case, Explainer, Wish, block_edges, patch_size
 from clip_deepfake.images import RGB, decode
 from clip_deepfake.loading import load_detector
 from clip_deepfake.verdicts import Judgement, Method, Verdict, form_judgement
@@ -50,7 +50,7 @@ PLACES: Mapping[str, tuple[tuple[float, float], tuple[float, float]]] = {
 
 
 @dataclass(frozen=True)
-class Subject:
+class TrainedDetector:
     """A detector to be asked.
 
     Attributes:
@@ -116,7 +116,7 @@ def main() -> int:
     return 0
 
 
-def make_subjects(folder: Path) -> list[Subject]:
+def make_subjects(folder: Path) -> list[TrainedDetector]:
     """Trains heads on two encoders with random weights, and one of these with its head."""
     write_training_crops(PHOTOGRAPHS, folder / "training", each=12)
     subjects = []
@@ -128,12 +128,14 @@ def make_subjects(folder: Path) -> list[Subject]:
         head = folder / f"head-{patch}.safetensors"
         _train(folder, model, head)
         name = f"head, patches of {patch}"
-        subjects.append(Subject(name, _build(folder / name, "--model", model, "--weights", head)))
+        subjects.append(
+            TrainedDetector(name, _build(folder / name, "--model", model, "--weights", head))
+        )
     tuned = folder / "tuned"
     recipe = ("--method", "full", "--epochs", "3", "--learning-rate", "3e-4", "--no-augmentation")
     _train(folder, folder / "clip-32", tuned, *recipe)
     name = "whole encoder, patches of 32"
-    return [*subjects, Subject(name, _build(folder / name, "--weights", tuned))]
+    return [*subjects, TrainedDetector(name, _build(folder / name, "--weights", tuned))]
 
 
 def _train(folder: Path, model: Path, output: Path, *more: str) -> None:
@@ -153,7 +155,7 @@ def _run(script: str, folder: Path, *words: object) -> None:
     subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
 
 
-def measure(subject: Subject, place: str, pictures: int) -> list[str]:
+def measure(subject: TrainedDetector, place: str, pictures: int) -> list[str]:
     """Measures every map of one kind of manipulation, and returns the table's rows."""
     detector, card = load_detector(subject.folder), read_card(subject.folder)
     rng = np.random.default_rng(0)
@@ -224,7 +226,7 @@ def maps_of(
     def by(method: Method) -> Callable[[Scene], Map]:
         def explain(scene: Scene) -> Map:
             (parts,) = explainer.explain([Case(Wish(method), scene.pixels, scene.verdict)])
-            if not isinstance(parts, Parts):
+            if not isinstance(parts, Breakdown):
                 raise BenchmarkError(f"{method}: {parts}")
             return np.array(parts.grid)
 

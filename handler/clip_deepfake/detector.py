@@ -19,7 +19,7 @@ from clip_deepfake.errors import (
     NoFaceError,
     NotOfferedError,
 )
-from clip_deepfake.explaining import FAILED, Case, Explainer, Parts, Wish
+from clip_deepfake.explaining import FAILED, Breakdown, Case, Explainer, Wish
 from clip_deepfake.faces import Aligner, Faces
 from clip_deepfake.formats import Bytes, Header
 from clip_deepfake.images import RGB, Room, check_header, decode_behind
@@ -300,7 +300,7 @@ class Detector:
             image.result = self._explained(image, index, case, parts)
 
     def _explained(
-        self, image: Submission, index: int, case: Case, parts: Parts | DetectorError
+        self, image: Submission, index: int, case: Case, parts: Breakdown | DetectorError
     ) -> Verdict | DetectorError:
         if isinstance(parts, DetectorError):
             return parts

@@ -77,7 +77,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Parts:
+class Breakdown:
     """What a margin is made of; fields as in ``Explanation``."""
 
     method: Method
@@ -143,7 +143,7 @@ class Explainer:
     def _price(self, method: Method) -> int:
         return 1 if method == "decomposition" else (len(self._edges) - 1) ** 2
 
-    def explain(self, cases: Sequence[Case]) -> list[Parts | DetectorError]:
+    def explain(self, cases: Sequence[Case]) -> list[Breakdown | DetectorError]:
         """Explains pictures.
 
         Args:
@@ -155,7 +155,7 @@ class Explainer:
         Raises:
             EngineLostError: when this process will compute nothing more.
         """
-        found: dict[int, Parts | DetectorError] = {}
+        found: dict[int, Breakdown | DetectorError] = {}
         apart: list[int] = []
         for index, case in enumerate(cases):
             if (case.wish.method or self.methods[0]) == "decomposition":
@@ -167,7 +167,7 @@ class Explainer:
             found |= dict(zip(apart, parts, strict=True))
         return [found[index] for index in range(len(cases))]
 
-    def _guarded(self, case: Case) -> Parts | DetectorError:
+    def _guarded(self, case: Case) -> Breakdown | DetectorError:
         try:
             return self._occlude(case)
         except EngineLostError:
@@ -178,7 +178,7 @@ class Explainer:
 
     def _decompose(
         self, decompose: Decompose, cases: Sequence[Case]
-    ) -> Iterator[Parts | DetectorError]:
+    ) -> Iterator[Breakdown | DetectorError]:
         at_once = max(1, self._engine.largest_pass // DECOMPOSED_SHARE)
         for start in range(0, len(cases), at_once):
             some = cases[start : start + at_once]
@@ -194,7 +194,7 @@ class Explainer:
                 continue
             yield from (_taken_apart(row, case) for row, case in zip(rows, some, strict=True))
 
-    def _occlude(self, case: Case) -> Parts | DetectorError:
+    def _occlude(self, case: Case) -> Breakdown | DetectorError:
         """Paints over one block after the other, in the picture's own mean colour."""
         blocks = len(self._edges) - 1
         painted = list(painted_over(case.pixels, self._edges))
@@ -209,18 +209,20 @@ class Explainer:
         return _parts("occlusion", lost, blocks, case, passes=len(painted))
 
 
-def _taken_apart(row: Contributions, case: Case) -> Parts | DetectorError:
+def _taken_apart(row: Contributions, case: Case) -> Breakdown | DetectorError:
     if not np.isfinite(row).all():
         return InternalError("the model's parts are no numbers")
     side = math.isqrt(len(row) - 1)
     return _parts("decomposition", row[1:].tolist(), side, case, passes=1)
 
 
-def _parts(method: Method, values: Iterable[float], side: int, case: Case, *, passes: int) -> Parts:
+def _parts(
+    method: Method, values: Iterable[float], side: int, case: Case, *, passes: int
+) -> Breakdown:
     """Lays contributions out in rows; whatever they lack of the margin is the rest."""
     short = [float(f"{value:.{DIGITS}g}") for value in values]
     grid = tuple(tuple(short[start : start + side]) for start in range(0, len(short), side))
-    return Parts(method, grid, case.verdict.margin - math.fsum(short), passes)
+    return Breakdown(method, grid, case.verdict.margin - math.fsum(short), passes)
 
 
 def patch_size(encoder: EncoderCard) -> int:

@@ -17,7 +17,7 @@ from clip_deepfake.card import EXPLANATION_FILE, Card, Feature, HeadCard, read_c
 from clip_deepfake.decomposition import Decomposition, NotDecomposableError
 from clip_deepfake.encoder import Encoder, read_class_token_alone
 from clip_deepfake.errors import EngineLostError
-from clip_deepfake.explaining import Case, Explainer, Parts, Wish, block_edges
+from clip_deepfake.explaining import Breakdown, Case, Explainer, Wish, block_edges
 from clip_deepfake.faces import Aligner, Face, FaceAlignment
 from clip_deepfake.loading import load_detector
 from clip_deepfake.overlay import FAKE, LEAST_SIDE, REAL, draw
@@ -489,6 +489,6 @@ def test_pictures_are_taken_apart_in_passes_that_fit(small_card: Card) -> None:
     found = Explainer(engine, small_card.head, small_card.encoder).explain(cases)
     assert sizes == [2, 2, 1]
     for parts in found:
-        assert isinstance(parts, Parts)
+        assert isinstance(parts, Breakdown)
         assert parts.grid == ((1, 2, 3), (4, 5, 6), (7, 8, 9))
         assert parts.rest == 0.5 - 45
