@@ -120,25 +120,23 @@ class Explainer:
         spent, refusals = 0, list[DetectorError | None]()
         for wish in wishes:
             method = wish.method or self.methods[0]
-            price = self._price(method)
-            if method not in self.methods:
-                refusals.append(
-                    NotOfferedError(
-                        f"this archive does not explain by {method}; it has "
-                        f"{' and '.join(self.methods)}"
-                    )
-                )
-            elif spent + price > MOST_PASSES:
-                refusals.append(
-                    TooManyImagesError(
-                        f"explanations by {method} take {price} passes each, and one request may "
-                        f"take {MOST_PASSES}; send this image in another one"
-                    )
-                )
-            else:
-                refusals.append(None)
-                spent += price
+            refusals.append(self._refusal(method, spent))
+            if refusals[-1] is None:
+                spent += self._price(method)
         return refusals
+
+    def _refusal(self, method: Method, spent: int) -> DetectorError | None:
+        price = self._price(method)
+        if method not in self.methods:
+            return NotOfferedError(
+                f"this archive does not explain by {method}; it has {' and '.join(self.methods)}"
+            )
+        if spent + price > MOST_PASSES:
+            return TooManyImagesError(
+                f"explanations by {method} take {price} passes each, and one request may take "
+                f"{MOST_PASSES}; send this image in another one"
+            )
+        return None
 
     def _price(self, method: Method) -> int:
         return 1 if method == "decomposition" else (len(self._edges) - 1) ** 2
