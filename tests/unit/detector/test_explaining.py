@@ -25,6 +25,7 @@ from clip_deepfake.preprocessing import CenterCrop, Preprocessing, Resize, TileC
 from clip_deepfake.questions import Answer, Question
 from clip_deepfake.verdicts import Verdict, fake_margin, form_judgement, margin_weights
 from clip_deepfake.worker import Worker, open_worker
+from deepfake_tools.demonstration.random_clip import VISION_SHAPES
 from deepfake_tools.packaging.topology import trace_decomposition
 from PIL import Image
 from safetensors import safe_open
@@ -38,7 +39,7 @@ from transformers import (
 
 from tests.building import Builder, unpack
 from tests.unit.stand_in_engine import StandInEngine, image, worker_of
-from tests.unit.towers import reference
+from tests.unit.towers import published, reference
 from tests.vision_models import CLASSIFIERS, CONVNET, ENCODERS, SMALL, write_model
 
 Rows = npt.NDArray[np.float64]
@@ -107,6 +108,23 @@ def test_parts_add_up_in_torch_and_in_a_graph_of_any_batch(
     for batch in (1, 3):
         (by_graph,) = engine([pixels[:batch].numpy(), directions[:batch].numpy()]).values()
         assert np.abs(by_graph - parts[:batch].numpy()).max() < rounding
+
+
+@pytest.mark.parametrize("name", VISION_SHAPES)
+def test_parts_of_the_published_shapes_add_up(name: str) -> None:
+    """As wide and with as many patches as they are, but of two layers, which take a second."""
+    model = published(name, layers=2)
+    side, feature = model.config.image_size, "image_embeds"
+    encoder = Encoder(model, feature, squash(side))
+    read_class_token_alone(encoder)
+    pixels = noise(2, side)
+    with torch.inference_mode():
+        found = encoder(pixels)
+        directions = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
+        parts = Decomposition(encoder, l2_normalize=False)(pixels, directions)
+    assert parts.shape == (2, 1 + (side // model.config.patch_size) ** 2)
+    assert (parts.sum(1) - (found * directions).sum(1)).abs().max() < 1e-4
+    assert parts[:, 1:].std() > 1e-4
 
 
 def by_hooks(model: PreTrainedModel, values: Tensor, direction: Tensor) -> Rows:
