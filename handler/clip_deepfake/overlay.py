@@ -35,39 +35,44 @@ def draw(pixels: Pixels, grid: Sequence[Sequence[float]]) -> str:
         A PNG in base64.
     """
     side = max(LEAST_SIDE, pixels.shape[0])
-    picture = cv2.resize(_grey(pixels), (side, side), interpolation=cv2.INTER_CUBIC)
+    picture = cv2.resize(in_grey(pixels), (side, side), interpolation=cv2.INTER_CUBIC)
     values = np.asarray(grid, np.float32)
     largest = float(np.abs(values).max())
     shares = values / largest if largest else values
     spread = cv2.resize(shares, (side, side), interpolation=cv2.INTER_NEAREST)
-    canvas = np.concatenate(
-        [_tint(picture.astype(np.uint8), spread.astype(np.float32)), _scale(side, largest)]
-    )
+    canvas = add_scale(tint(picture.astype(np.uint8), spread.astype(np.float32)), largest)
     _, png = cv2.imencode(".png", cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR))
     return base64.b64encode(png.tobytes()).decode()
 
 
-def _grey(pixels: Pixels) -> RGB:
-    """Without colours, which would be taken for the map's."""
+def in_grey(pixels: Pixels) -> RGB:
+    """A picture without colours, which would be taken for the map's."""
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def _tint(picture: RGB, shares: npt.NDArray[np.float32]) -> RGB:
-    """Mixes in the colours of shares in [-1, 1]."""
+def tint(picture: RGB, shares: npt.NDArray[np.float32]) -> RGB:
+    """A picture with the map's colours mixed in.
+
+    Args:
+        picture: uint8 (height, width, 3).
+        shares: float32 (height, width) in [-1, 1], of the largest contribution.
+    """
     strength = STRONGEST * np.abs(shares)[..., None]
     colour = np.where(shares[..., None] > 0, FAKE, REAL)
     return np.rint(picture * (1 - strength) + colour * strength).astype(np.uint8)
 
 
-def _scale(side: int, largest: float) -> RGB:
-    shares = np.tile(np.linspace(-1, 1, side, dtype=np.float32), (BAR, 1))
-    bar = _tint(np.full((BAR, side, 3), 255, np.uint8), shares)
-    words = np.full((BORDER, side, 3), 255, np.uint8)
+def add_scale(picture: RGB, largest: float) -> RGB:
+    """A picture with what the colours mean below it; ``largest`` is the strongest one's value."""
+    width = picture.shape[1]
+    shares = np.tile(np.linspace(-1, 1, width, dtype=np.float32), (BAR, 1))
+    bar = tint(np.full((BAR, width, 3), 255, np.uint8), shares)
+    words = np.full((BORDER, width, 3), 255, np.uint8)
     _write(words, f"REAL {-largest:.3g}", 0.0)
     _write(words, "0", 0.5)
     _write(words, f"FAKE +{largest:.3g}", 1.0)
-    return np.concatenate([bar, words])
+    return np.concatenate([picture, bar, words])
 
 
 def _write(canvas: RGB, text: str, place: float) -> None:
