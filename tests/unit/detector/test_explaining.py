@@ -23,6 +23,7 @@ from safetensors import safe_open
 
 from tests.building import Builder, unpack
 from tests.unit.stand_in_engine import StandInEngine, image, worker_of
+from tests.vision_models import CONVNET, write_model
 
 
 @pytest.mark.parametrize(("outputs", "fake"), [(1, (0,)), (2, (1,)), (4, (0, 2))])
@@ -181,6 +182,18 @@ def test_a_rounded_archive_explains_itself_by_occlusion(
     refused = explain(worker, data, method="decomposition")
     assert refused.status == 501
     assert "it has occlusion" in refused.body
+
+
+def test_a_model_of_another_kind_explains_itself_by_occlusion(
+    builder: Builder, tmp_path: Path
+) -> None:
+    write_model(tmp_path / "convnet", CONVNET)
+    built = builder("--model", tmp_path / "convnet")
+    assert any("occlusion alone: ConvNext" in note for note in builder.notes)
+    assert EXPLANATION_FILE not in built.card.files
+    worker = open_worker(unpack(built, tmp_path / "archive"), None, None)
+    found = explanation(explain(worker, picture(6, built.card.encoder.image_size)))
+    assert found["method"] == "occlusion"
 
 
 def test_a_request_may_not_take_more_passes_than_a_large_one(small_card: Card) -> None:
