@@ -188,7 +188,7 @@ def test_a_model_of_another_kind_explains_itself_by_occlusion(
     builder: Builder, tmp_path: Path
 ) -> None:
     write_model(tmp_path / "convnet", CONVNET)
-    built = builder("--model", tmp_path / "convnet")
+    built = builder("--model", tmp_path / "convnet", "--preprocess", "squash")
     assert any("occlusion alone: ConvNext" in note for note in builder.notes)
     assert EXPLANATION_FILE not in built.card.files
     worker = open_worker(unpack(built, tmp_path / "archive"), None, None)
