@@ -1,4 +1,4 @@
-"""What a margin is made of: sums, an independent decomposition, engines, occlusion, and answers."""
+"""What a margin is made of: engines, occlusion, pictures, and answers in mixed batches."""
 
 import base64
 import io
@@ -7,200 +7,23 @@ import math
 from itertools import pairwise
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
-import openvino as ov
 import pytest
-import torch
-from clip_deepfake.card import EXPLANATION_FILE, Card, Feature, HeadCard, read_card
-from clip_deepfake.decomposition import Decomposition, NotDecomposableError
-from clip_deepfake.encoder import Encoder, read_class_token_alone
+from clip_deepfake.card import EXPLANATION_FILE, Card, HeadCard, read_card
 from clip_deepfake.errors import EngineLostError
 from clip_deepfake.explaining import Breakdown, Case, Explainer, Wish, block_edges
-from clip_deepfake.faces import Aligner, Face, FaceAlignment
 from clip_deepfake.loading import load_detector
-from clip_deepfake.overlay import FAKE, LEAST_SIDE, REAL, draw
-from clip_deepfake.preprocessing import CenterCrop, Preprocessing, Resize, TileCrop, squash
+from clip_deepfake.overlay import LEAST_SIDE
 from clip_deepfake.questions import Answer, Question
 from clip_deepfake.verdicts import Verdict, fake_margin, form_judgement, margin_weights
 from clip_deepfake.worker import Worker, open_worker
-from deepfake_tools.demonstration.random_clip import VISION_SHAPES
-from deepfake_tools.packaging.topology import trace_decomposition
 from PIL import Image
 from safetensors import safe_open
-from torch import Tensor
-from transformers import (
-    Dinov2WithRegistersConfig,
-    Dinov2WithRegistersModel,
-    MetaClip2VisionModelWithProjection,
-    PreTrainedModel,
-)
 
 from tests.building import Builder, unpack
 from tests.unit.stand_in_engine import StandInEngine, image, worker_of
-from tests.unit.towers import published, reference
-from tests.vision_models import CLASSIFIERS, CONVNET, ENCODERS, SMALL, write_model
-
-Rows = npt.NDArray[np.float64]
-
-
-def tower(name: str, folder: Path) -> PreTrainedModel:
-    """A small model of this name, its weights far from their initial ones."""
-    if name == "clip":
-        return reference()
-    if name == "registers":
-        settings = Dinov2WithRegistersConfig(**SMALL, num_register_tokens=3)
-        torch.manual_seed(7)
-        return Dinov2WithRegistersModel(settings).eval()
-    kinds = CLASSIFIERS if name.startswith("classifier ") else ENCODERS
-    model = write_model(folder, kinds[name.removeprefix("classifier ")])
-    if name == "metaclip2":
-        torch.manual_seed(7)
-        return MetaClip2VisionModelWithProjection(model.config.vision_config).eval()
-    return model if name.startswith("classifier ") else getattr(model, "vision_model", model)
-
-
-CASES: list[tuple[str, Feature]] = [
-    *(("clip", feature) for feature in ("pooler_output", "image_embeds", "class_token")),
-    *((name, feature) for name, kind in ENCODERS.items() for feature in kind.features),
-    *((f"classifier {name}", "classifier_input") for name in CLASSIFIERS),
-    ("registers", "pooler_output"),
-]
-
-
-def encoder_of(name: str, feature: Feature, folder: Path) -> tuple[Encoder, int]:
-    """An encoder as a worker has it, and the side of its input."""
-    model = tower(name, folder)
-    side = 48 if name == "clip" else 32
-    encoder = Encoder(model, feature, squash(side))
-    read_class_token_alone(encoder)
-    return encoder, side
-
-
-def noise(images: int, side: int) -> Tensor:
-    rng = np.random.default_rng(images)
-    return torch.from_numpy(rng.integers(0, 256, (images, side, side, 3)).astype(np.uint8))
-
-
-@pytest.mark.parametrize("l2_normalize", [False, True])
-@pytest.mark.parametrize(("name", "feature"), CASES)
-def test_parts_add_up_in_torch_and_in_a_graph_of_any_batch(
-    name: str, feature: Feature, l2_normalize: bool, tmp_path: Path
-) -> None:
-    encoder, side = encoder_of(name, feature, tmp_path)
-    decomposition = Decomposition(encoder, l2_normalize=l2_normalize)
-    pixels = noise(3, side)
-    with torch.inference_mode():
-        found = encoder(pixels)
-        whole = torch.nn.functional.normalize(found) if l2_normalize else found
-        directions = torch.randn(whole.shape, generator=torch.Generator().manual_seed(1))
-        parts = decomposition(pixels, directions)
-        assert torch.equal(encoder(pixels), found), "the encoder is left as it was"
-    patches = (side // (16 if name == "clip" else 8)) ** 2
-    assert parts.shape == (3, 1 + patches)
-    expected = (whole * directions).sum(1)
-    rounding = 1e-5 * max(1, float(parts.abs().max()))
-    assert (parts.sum(1) - expected).abs().max() < rounding
-    assert parts[:, 1:].abs().max() > 1e-3
-    graph = trace_decomposition(decomposition, side, whole.shape[1])
-    engine = ov.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    for batch in (1, 3):
-        (by_graph,) = engine([pixels[:batch].numpy(), directions[:batch].numpy()]).values()
-        assert np.abs(by_graph - parts[:batch].numpy()).max() < rounding
-
-
-@pytest.mark.parametrize("name", VISION_SHAPES)
-def test_parts_of_the_published_shapes_add_up(name: str) -> None:
-    """As wide and with as many patches as they are, but of two layers, which take a second."""
-    model = published(name, layers=2)
-    side, feature = model.config.image_size, "image_embeds"
-    encoder = Encoder(model, feature, squash(side))
-    read_class_token_alone(encoder)
-    pixels = noise(2, side)
-    with torch.inference_mode():
-        found = encoder(pixels)
-        directions = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
-        parts = Decomposition(encoder, l2_normalize=False)(pixels, directions)
-    assert parts.shape == (2, 1 + (side // model.config.patch_size) ** 2)
-    assert (parts.sum(1) - (found * directions).sum(1)).abs().max() < 1e-4
-    assert parts[:, 1:].std() > 1e-4
-
-
-def by_hooks(model: PreTrainedModel, values: Tensor, direction: Tensor) -> Rows:
-    """The decomposition of CLIP's or DINOv2's class token, forwards, a vector for each summand.
-
-    Another way than the package's: attention's weights come from transformers' own output, every
-    token's vector is sent through the layer's own linear module, and the final norm is applied to
-    each of the summands.
-    """
-    tower = getattr(model, "vision_model", model)
-    layers = list(getattr(tower.encoder, "layers", None) or tower.encoder.layer)
-    found: dict[str, list[Tensor]] = {"values": [], "mlp": [], "before": []}
-    handles = []
-    for layer in layers:
-        attention = getattr(layer, "self_attn", None) or layer.attention
-        mlp_end = getattr(layer, "layer_scale2", layer.mlp)
-        handles += [
-            attention.v_proj.register_forward_hook(lambda *a: found["values"].append(a[2])),
-            mlp_end.register_forward_hook(lambda *a: found["mlp"].append(a[2][:, 0])),
-            layer.register_forward_pre_hook(lambda *a: found["before"].append(a[1][0][:, 0])),
-        ]
-    tower.set_attn_implementation("eager")
-    output = tower(values, output_attentions=True, output_hidden_states=True)
-    for handle in handles:
-        handle.remove()
-    pieces: list[Tensor] = [found["before"][0], *found["mlp"]]
-    tokens: Tensor = torch.zeros(())
-    for layer, weights, value in zip(layers, output.attentions, found["values"], strict=True):
-        attention = getattr(layer, "self_attn", None) or layer.attention
-        last = getattr(attention, "out_proj", None) or attention.o_proj
-        scale = layer.layer_scale1 if hasattr(layer, "layer_scale1") else torch.nn.Identity()
-        heads = value.unflatten(-1, (weights.shape[1], -1))
-        mixed = (weights[:, :, 0].transpose(1, 2)[..., None] * heads).flatten(2)
-        tokens = tokens + scale(last(mixed) - last.bias)
-        pieces.append(scale(last.bias.expand(len(values), -1)))
-    norm = getattr(tower, "post_layernorm", None) or tower.layernorm
-    token = sum(pieces) + tokens.sum(1)
-    assert torch.allclose(token, output.hidden_states[-1][:, 0], atol=1e-4)
-    spread = (token.var(1, keepdim=True, unbiased=False) + norm.eps).sqrt()
-
-    def contribution(piece: Tensor) -> Tensor:
-        centred = piece - piece.mean(-1, keepdim=True)
-        if piece.dim() == 3:
-            return (centred / spread[:, None] * norm.weight * direction).sum(-1)
-        return (centred / spread * norm.weight * direction).sum(-1)
-
-    rest = sum(contribution(piece) for piece in pieces) + norm.bias @ direction
-    patches = contribution(tokens)[:, 1:]
-    extra = contribution(tokens)[:, :1].sum(1)
-    return torch.cat([(rest + extra)[:, None], patches], 1).double().numpy()
-
-
-@pytest.mark.parametrize("name", ["clip", "dinov2"])
-def test_the_decomposition_is_an_independent_ones(name: str, tmp_path: Path) -> None:
-    encoder, side = encoder_of(name, "pooler_output", tmp_path)
-    plain = tower(name, tmp_path)
-    pixels = noise(2, side)
-    direction = torch.randn(
-        64 if name == "clip" else 32, generator=torch.Generator().manual_seed(2)
-    )
-    recipe = squash(side)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (recipe.mean, recipe.std))
-    values = (pixels.permute(0, 3, 1, 2) / 255 - mean) / std
-    with torch.inference_mode():
-        expected = by_hooks(plain, values, direction)
-        decomposition = Decomposition(encoder, l2_normalize=False)
-        found = decomposition(pixels, direction.expand(2, -1)).double().numpy()
-    assert np.abs(found - expected).max() < 1e-4
-    assert np.ptp(found[:, 1:]) > 0.01
-
-
-def test_a_model_without_such_parts_is_not_taken_apart(tmp_path: Path) -> None:
-    model = write_model(tmp_path, CONVNET)
-    encoder = Encoder(model, "classifier_input", squash(32))
-    with pytest.raises(NotDecomposableError, match="ConvNextEncoder has no layers"):
-        Decomposition(encoder, l2_normalize=False)
+from tests.vision_models import CONVNET, write_model
 
 
 @pytest.mark.parametrize(("outputs", "fake"), [(1, (0,)), (2, (1,)), (4, (0, 2))])
@@ -361,6 +184,18 @@ def test_a_rounded_archive_explains_itself_by_occlusion(
     assert "it has occlusion" in refused.body
 
 
+def test_a_model_of_another_kind_explains_itself_by_occlusion(
+    builder: Builder, tmp_path: Path
+) -> None:
+    write_model(tmp_path / "convnet", CONVNET)
+    built = builder("--model", tmp_path / "convnet", "--preprocess", "squash")
+    assert any("occlusion alone: ConvNext" in note for note in builder.notes)
+    assert EXPLANATION_FILE not in built.card.files
+    worker = open_worker(unpack(built, tmp_path / "archive"), None, None)
+    found = explanation(explain(worker, picture(6, built.card.encoder.image_size)))
+    assert found["method"] == "occlusion"
+
+
 def test_a_request_may_not_take_more_passes_than_a_large_one(small_card: Card) -> None:
     worker = worker_of(small_card, StandInEngine())
     parts = {"a": image(1), "b": image(2)}
@@ -411,81 +246,6 @@ def test_an_overlay_shows_where_and_how_much(small_card: Card) -> None:
     assert shown.shape[1] == LEAST_SIDE
     assert shown.shape[0] > LEAST_SIDE, "a scale below"
     assert "overlay" not in explanation(explain(worker, picture(5)))
-
-
-def test_colours_are_those_of_the_sign_and_as_strong_as_the_part() -> None:
-    grid = [[1.0, 0.0], [-1.0, 0.5]]
-    white = np.full((448, 448, 3), 255, np.uint8)
-    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(draw(white, grid))))).astype(int)
-    towards_fake, nothing = shown[112, 112], shown[112, 336]
-    towards_real, half = shown[336, 112], shown[336, 336]
-    assert np.abs(towards_fake - (0.25 * 255 + 0.75 * FAKE)).max() <= 1
-    assert np.abs(towards_real - (0.25 * 255 + 0.75 * REAL)).max() <= 1
-    assert (nothing == 255).all()
-    assert np.abs(half - (255 + towards_fake) / 2).max() <= 2
-    # No contribution at all is no division by zero.
-    assert draw(white, [[0.0]])
-
-
-RECIPES: list[tuple[Preprocessing, tuple[int, int]]] = [
-    (squash(64), (200, 100)),
-    (
-        Preprocessing(
-            "crop",
-            [
-                Resize("shortest_side", 64, "pillow", "bilinear"),
-                CenterCrop(64, "transformers"),
-            ],
-            (0, 0, 0),
-            (1, 1, 1),
-        ),
-        (320, 160),
-    ),
-    (Preprocessing("border", [CenterCrop(64, "torchvision")], (0, 0, 0), (1, 1, 1)), (40, 100)),
-    (Preprocessing("tile", [TileCrop(64, 100, "torchvision")], (0, 0, 0), (1, 1, 1)), (120, 110)),
-]
-
-
-@pytest.mark.parametrize(("recipe", "size"), RECIPES, ids=lambda value: getattr(value, "name", ""))
-def test_the_window_is_where_a_ramp_says(recipe: Preprocessing, size: tuple[int, int]) -> None:
-    """Pixels that say where they are tell, behind the steps, where the edges must be."""
-    width, height = size
-    ramp = np.zeros((height, width, 3), np.uint8)
-    ramp[..., 0] = np.arange(width)[None] % 256 if width < 256 else np.arange(width) * 255 // width
-    ramp[..., 1] = np.arange(height)[:, None]
-    seen = recipe.apply(ramp).astype(float)
-    left, top, right, bottom = recipe.window(width, height)
-    middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
-    scale = 255 / width if width >= 256 else 1.0
-    assert seen[32, 32, 0] == pytest.approx(middle_x * scale, abs=2.5)
-    assert seen[32, 32, 1] == pytest.approx(middle_y, abs=2.5)
-    inside = [(x, y) for x in (left, right) for y in (top, bottom)]
-    for x, y in inside:
-        column = 0 if x == left else 63
-        row = 0 if y == top else 63
-        if 0 <= x <= width and 0 <= y <= height:
-            assert seen[row, column, 0] == pytest.approx(x * scale, abs=3)
-            assert seen[row, column, 1] == pytest.approx(y, abs=3)
-
-
-def test_a_crops_points_are_placed_where_it_was_cut_out(landmarks: Path) -> None:
-    aligner = Aligner(landmarks, FaceAlignment("p", "0" * 64, 81, size=224))
-    points = np.array([[100, 100], [150, 110], [120, 140], [95, 170], [140, 178]], np.float32)
-    rng = np.random.default_rng(0)
-    small = rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)
-    photo = cv2.resize(small, (300, 300), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
-    face = Face((0, 0, 1, 1), points, photo)  # type: ignore[arg-type]
-    from clip_deepfake.faces import similarity, template
-
-    matrix = similarity(points, template(224, 1.3))
-    assert matrix is not None
-    crop = cv2.warpAffine(photo, matrix, (224, 224))
-    there = np.array([(60.5, 70.5), (110.5, 100.5), (150.5, 160.5)], np.float32)
-    placed = aligner.place(face, there)
-    for (x, y), (px, py) in zip(there, placed, strict=True):
-        expected = crop[int(y), int(x)].astype(float)
-        assert np.abs(photo[int(py), int(px)] - expected).max() < 25
-    assert len({tuple(row) for row in placed.round().tolist()}) == 3
 
 
 def case(verdict: Verdict, method: str | None = None) -> Case:
