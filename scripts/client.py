@@ -5,6 +5,7 @@ import io
 import shlex
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -291,7 +292,7 @@ def run(args: argparse.Namespace, collection: Collection) -> int:
             is_finished = results.is_complete and not results.lacks_libraries
             if args.explain is not None and results.is_complete:
                 ending = explain(args, collection, results, interruption)
-                is_finished = is_finished and ending.failure is None
+                files.write_report(replace(results, maps=args.explain))
     if isinstance(ending.failure, ModelNotServedError):
         print(how_to_serve(args), file=sys.stderr)
     code = exit_code(ending, journal, len(variants), args.tolerate)

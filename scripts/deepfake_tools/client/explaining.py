@@ -118,7 +118,7 @@ def _explain(
     data = read_image(pending, detector)
     verdict = asker.ask_why(PendingImage(pending.index, pending.image, picture=data))
     assert verdict.explanation is not None  # the answer was checked for it
-    picture = map_of(folder, outcome)
+    picture = outcome.map_in(folder)
     try:
         picture.parent.mkdir(parents=True, exist_ok=True)
         with replacing_bytes(picture) as file:
@@ -127,11 +127,6 @@ def _explain(
             text.write(json.dumps(_fields(outcome, verdict), indent=1) + "\n")
     except OSError as error:
         raise OutputError(f"cannot write {picture}: {error.strerror}; see --explain") from error
-
-
-def map_of(folder: Path, outcome: Outcome) -> Path:
-    """Returns where an image's map is; the numbers lie beside it, ending in `.json`."""
-    return folder / outcome.folder / f"{Path(outcome.path).name}.png"
 
 
 def _fields(outcome: Outcome, verdict: ServedVerdict) -> dict[str, object]:

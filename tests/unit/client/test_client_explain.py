@@ -1,6 +1,7 @@
 """client.py --explain: a map and its numbers for each image, and what cannot be explained."""
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -36,7 +37,7 @@ class Explaining(GreyDetector):
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
-    for name, level in {"real/a.png": 40, "fake/a.png": 200, "fake/white.png": 250}.items():
+    for name, level in {"real/a.png": 180, "fake/a.png": 200, "fake/white.png": 250}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(folder / name), np.full((48, 64, 3), level, np.uint8))
     return folder
@@ -44,7 +45,8 @@ def pictures(tmp_path: Path) -> Path:
 
 def test_each_image_has_its_map_and_numbers(client: Client, pictures: Path, tmp_path: Path) -> None:
     with StubServer(Explaining()) as stub:
-        run = client("--image", "data", "--explain", "why", server=stub.address)
+        write = ["--explain", "why", "--report", "report.html"]
+        run = client("--image", "data", *write, server=stub.address)
     assert run.code == 1, "one is not explained"
     assert "error: data/fake/white.png: not explained: " in run.err
     found = {str(path.relative_to(tmp_path / "why")) for path in (tmp_path / "why").rglob("*.*")}
@@ -56,6 +58,11 @@ def test_each_image_has_its_map_and_numbers(client: Client, pictures: Path, tmp_
         total = sum(map(sum, grid)) + numbers["explanation"]["rest"]
         assert total == pytest.approx(numbers["explanation"]["margin"])
         assert cv2.imread(str(tmp_path / "why" / kind / "a.png.png")) is not None
+    # The real one is taken for a fake, and shown with its map.
+    page = (tmp_path / "report.html").read_text()
+    assert re.findall(r'alt="(real|fake) image (\S+)"', page) == [("real", "data/real/a.png")]
+    assert page.count("What spoke for fake in it") == 1
+    assert "no proof of a forgery" in page
 
 
 def test_of_a_video_the_most_fake_frames_are_explained(client: Client, tmp_path: Path) -> None:
