@@ -20,6 +20,7 @@ from deepfake_tools.cli import (
     seconds,
 )
 from deepfake_tools.client.asker import DetectorChangedError
+from deepfake_tools.client.console import Console
 from deepfake_tools.client.diagnosis import only_model
 from deepfake_tools.client.face_crops import (
     AlignedTwiceError,
@@ -264,14 +265,15 @@ def run(args: argparse.Namespace, collection: Collection) -> int:
     ending, is_finished = Ending(), True
     with Interruption() as interruption:
         if not journal.is_complete:
+            stability, how = args.stability, args.video_score
             ending = ask_all(
                 read_target(args, args.cut),
-                collection,
+                collection.images,
                 variants,
                 journal,
                 interruption,
-                how=args.video_score,
-                together=args.stability,
+                Console(collection, journal, how, len(variants), together=stability),
+                together=stability,
             )
         if ending.failure is not None:
             print(f"error: {ending.failure}", file=sys.stderr)

@@ -30,6 +30,7 @@ BENCHMARK = {
 TUNE = {"accelerate": "accelerate", "matplotlib": "matplotlib", "peft": "peft"}
 LOGS = {"tensorboard": "tensorboard"}
 VIDEOS = {"av": "av", "cv2": "opencv-python-headless", "numpy": "numpy"}
+PAGE = VIDEOS | {"gradio": "gradio", "jinja2": "jinja2", "msgspec": "msgspec", "PIL": "pillow"}
 BUILD = {"cv2": "opencv-python-headless", "psutil": "psutil", "torch": "torch", "ts": "torchserve"}
 LIBRARIES = {
     "benchmark": BENCHMARK,
@@ -37,6 +38,7 @@ LIBRARIES = {
     "evaluate": EVALUATE,
     "faces": FACES,
     "int8": INT8,
+    "page": PAGE,
     "tune": TUNE,
     "tensorboard": LOGS,
     "videos": VIDEOS,

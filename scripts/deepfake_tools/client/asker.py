@@ -94,6 +94,23 @@ class Asker:
             outcomes += self._ask_several(together)
         return outcomes
 
+    def ask_why(self, image: PendingImage) -> ServedVerdict:
+        """Asks what the verdict on one image is made of, until there is an answer.
+
+        Returns:
+            The verdict with its explanation.
+
+        Raises:
+            ServiceError: There is none; of kind `not_implemented` where the archive has none.
+            RunEndedError: The run is over.
+        """
+        body = read_image(image, self._introduced() if image.changes else None)
+        result, *_ = self._insist(body, explained=True)
+        self._throttle.note_answers(_is_answer(result))
+        if isinstance(result, ServiceError):
+            raise result
+        return result
+
     def _introduced(self) -> DetectorInfo:
         """Returns the detector that images are prepared for, asking it about one of our own first.
 
@@ -134,8 +151,14 @@ class Asker:
         self._throttle.note_answers(_is_answer(result))
         return _outcome(image, result, seconds, retries)
 
-    def _insist(self, image: bytes) -> tuple[ServedVerdict | ServiceError, float, int]:
+    def _insist(
+        self, image: bytes, *, explained: bool = False
+    ) -> tuple[ServedVerdict | ServiceError, float, int]:
         """Asks about one image until there is an answer, or none to be expected.
+
+        Args:
+            image: An image file's bytes.
+            explained: Whether to ask for an explanation too.
 
         Returns:
             The verdict, or why there is none; the last request's seconds; the requests before it.
@@ -145,7 +168,7 @@ class Asker:
             start = time.monotonic()
             limit = min(self._target.attempt_seconds, max(deadline - start, 0.001))
             try:
-                (result,) = self._attempt([image], limit)
+                (result,) = self._attempt([image], limit, explained=explained)
                 return result, time.monotonic() - start, retries
             except ServiceError as error:
                 failure = error
@@ -190,16 +213,18 @@ class Asker:
             raise cause
         return cause
 
-    def _attempt(self, images: Sequence[bytes], limit: float) -> list[ServedVerdict | ServiceError]:
+    def _attempt(
+        self, images: Sequence[bytes], limit: float, *, explained: bool = False
+    ) -> list[ServedVerdict | ServiceError]:
         """Sends one request, and once more when its token was refused and there is a new one."""
         api, token = self._api()
         try:
-            results = self._send(api, images, limit)
+            results = self._send(api, images, limit, explained=explained)
         except TokenError:
             if not self._target.credentials.replace(token):
                 raise
             api, _ = self._api()
-            results = self._send(api, images, limit)
+            results = self._send(api, images, limit, explained=explained)
         for result in results:
             if self._target.cut is not None and shows_alignment(result):
                 raise AlignedTwiceError(self._target.model)
@@ -210,18 +235,15 @@ class Asker:
         return results
 
     def _send(
-        self, api: InferenceAPI, images: Sequence[bytes], limit: float
+        self, api: InferenceAPI, images: Sequence[bytes], limit: float, *, explained: bool
     ) -> list[ServedVerdict | ServiceError]:
         if len(images) > 1:
             return api.predict_several(
                 self._target.model, images, version=self._target.version, timeout=limit
             )
+        ask = api.explain if explained else api.predict
         try:
-            return [
-                api.predict(
-                    self._target.model, images[0], version=self._target.version, timeout=limit
-                )
-            ]
+            return [ask(self._target.model, images[0], version=self._target.version, timeout=limit)]
         except ServiceError as error:
             if not _is_answer(error):
                 raise

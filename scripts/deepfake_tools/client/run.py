@@ -3,20 +3,18 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from deepfake_tools.client.asker import Asker
 from deepfake_tools.client.concurrency import RequestPool, Throttle
-from deepfake_tools.client.console import Console
-from deepfake_tools.client.images import Collection, Image
+from deepfake_tools.client.images import Image
 from deepfake_tools.client.journal import Journal
 from deepfake_tools.client.payloads import Change, PendingImage
 from deepfake_tools.client.target import Target
 from deepfake_tools.client.videos import FrameFeed
 from deepfake_tools.errors import ServiceError
+from deepfake_tools.evaluation.outcomes import Outcome
 from deepfake_tools.evaluation.perturbations import Perturbation, perturb
-from deepfake_tools.evaluation.videos import (
-    VideoScore,
-)
 from deepfake_tools.interrupts import Interruption
 from deepfake_tools.torchserve.answers import DetectorInfo
 from deepfake_tools.videos.processes import Picture
@@ -35,38 +33,47 @@ class Ending:
     signal: int | None = None
 
 
+class Audience(Protocol):
+    """Whoever is told of a run while it goes on."""
+
+    def show(self, outcomes: list[Outcome]) -> None:
+        """Takes some answers, or none for a while."""
+
+    def end(self) -> None:
+        """Is told that there will be no more."""
+
+
 def ask_all(
     target: Target,
-    collection: Collection,
+    images: Sequence[Image],
     variants: Sequence[Perturbation | None],
     journal: Journal,
     interruption: Interruption,
+    audience: Audience,
     *,
-    how: VideoScore = "mean",
     together: bool = False,
 ) -> Ending:
     """Asks about every image that the journal lacks, and shows what comes of it.
 
     Args:
         target: Whom to ask.
-        collection: The images.
+        images: Of the run.
         variants: The perturbations to ask under; None is the image as it is.
         journal: Takes the answers.
         interruption: Ends the session.
-        how: How a video's score comes from its frames'.
+        audience: Is shown what comes of it.
         together: Whether an image is asked about under all variants in one request.
     """
     in_one = len(variants) if together else 1
     throttle = Throttle(target.concurrency, target.attempt_seconds, in_one)
     asker = Asker(target, throttle, journal.detector)
-    console = Console(collection, journal, how, len(variants), together=together)
     pool = RequestPool(asker.ask, throttle, min(target.concurrency, journal.places - journal.done))
-    work = Work(collection.images, variants, journal.missing(), target.cut, together=together)
+    work = Work(images, variants, journal.missing(), target.cut, together=together)
     try:
         with work as pending:
             for outcomes in pool.work(pending):
                 journal.add(outcomes, asker.detector)
-                console.show(outcomes)
+                audience.show(outcomes)
                 if interruption.number is not None:
                     for last in pool.left_over():
                         journal.add(last, asker.detector)
@@ -74,7 +81,7 @@ def ask_all(
     except ServiceError as error:
         return Ending(failure=error)
     finally:
-        console.end()
+        audience.end()
     return Ending()
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 
+from deepfake_tools.client.console import Console
 from deepfake_tools.client.images import Collection, Image
 from deepfake_tools.client.journal import Identity, open_journal
 from deepfake_tools.client.run import ask_all
@@ -60,7 +61,8 @@ def score_served(target: Target, images: Sequence[Image]) -> Scored:
     identity = Identity(target.model, len(images), "")
     journal = open_journal(None, identity, images, resume=False)
     with Interruption() as interruption:
-        ending = ask_all(target, Collection(images, named=False), [None], journal, interruption)
+        console = Console(Collection(images, named=False), journal, "mean", 1, together=False)
+        ending = ask_all(target, images, [None], journal, interruption, console)
     if ending.failure is not None:
         raise ending.failure
     if ending.signal is not None:

@@ -34,6 +34,15 @@ FARTHEST = 1_000_000
 
 MOST = sys.float_info.max
 
+MOST_ROWS = 128
+"""Of an explanation's grid, and parts of a row: no encoder has more patches in a row."""
+
+SLACK = 1e-3
+"""By which an explanation's parts may miss the margin, as a share of the sum of their sizes."""
+
+Corner = tuple[float, float]
+"""x and y in pixels of the image as the detector reads it; may lie outside of it."""
+
 
 @dataclass(frozen=True)
 class DetectorInfo:
@@ -87,6 +96,29 @@ class ServedFace:
 
 
 @dataclass(frozen=True)
+class ServedExplanation:
+    """What a verdict's margin is made of.
+
+    Attributes:
+        method: How it was found.
+        grid: Contributions of the parts of the picture, row by row, all rows of one length:
+            positive towards FAKE, negative towards REAL.
+        rest: What comes from no part: `grid` and `rest` add up to `margin`.
+        margin: The FAKE logit less the REAL one, or the one logit.
+        passes: Of the encoder that it took, beside the verdict's own.
+        corners: Where the grid lies in the image: its top left corner, then clockwise; None where
+            it is all of the image.
+    """
+
+    method: str
+    grid: tuple[tuple[float, ...], ...]
+    rest: float
+    margin: float
+    passes: int
+    corners: tuple[Corner, ...] | None = None
+
+
+@dataclass(frozen=True)
 class ServedVerdict:
     """One image's answer.
 
@@ -101,6 +133,7 @@ class ServedVerdict:
         false_alarm_rate: Share of the card's real images that look at least as fake, in [0, 1].
         faces: Each that was judged; none where the whole image was, for want of a face. None where
             the detector does not look for faces.
+        explanation: Of the margin; None unless asked for.
     """
 
     label: str
@@ -112,6 +145,7 @@ class ServedVerdict:
     decision: Ruling | None = None
     false_alarm_rate: float | None = None
     faces: tuple[ServedFace, ...] | None = None
+    explanation: ServedExplanation | None = None
 
 
 @dataclass(frozen=True)
@@ -199,6 +233,7 @@ def parse_verdict(value: object) -> ServedVerdict:
         decision=_optional(answer, "decision", _ruling),
         false_alarm_rate=_optional(answer, "false_alarm_rate", _probability),
         faces=_faces(answer),
+        explanation=_optional(answer, "explanation", _explanation),
         detector=DetectorInfo(
             model=_text(detector, "model"),
             commit=_optional(detector, "commit", _text),
@@ -315,6 +350,45 @@ def _face(judged: dict[str, object], place: dict[str, object]) -> ServedFace:
     )
 
 
+def _explanation(answer: dict[str, object], key: str) -> ServedExplanation:
+    found = _field(answer, key, dict)
+    explanation = ServedExplanation(
+        method=_text(found, "method"),
+        grid=_grid(found),
+        rest=_finite(found, "rest"),
+        margin=_finite(found, "margin"),
+        passes=_count(found, "passes"),
+        corners=_optional(found, "corners", _corners),
+    )
+    parts = [explanation.rest, *(part for row in explanation.grid for part in row)]
+    scale = sum(map(abs, parts))
+    # A sum that no float holds is nobody's margin.
+    if scale > MOST or abs(sum(parts) - explanation.margin) > SLACK * max(scale, 1.0):
+        raise _unusable("explanation", f"parts of {sum(parts):g} for {explanation.margin:g}")
+    return explanation
+
+
+def _grid(found: dict[str, object]) -> tuple[tuple[float, ...], ...]:
+    rows = [_checked("grid", row, list) for row in _field(found, "grid", list)]
+    if not 0 < len(rows) <= MOST_ROWS or not 0 < len(rows[0]) <= MOST_ROWS:
+        raise _unusable("grid", f"{len(rows)} rows")
+    if any(len(row) != len(rows[0]) for row in rows):
+        raise _unusable("grid", "rows of different lengths")
+    return tuple(tuple(_number("grid", part) for part in row) for row in rows)
+
+
+def _corners(found: dict[str, object], key: str) -> tuple[Corner, ...]:
+    corners = []
+    for corner in _field(found, key, list):
+        place = [_number(key, number) for number in _checked(key, corner, list)]
+        if len(place) != 2 or any(abs(number) > FARTHEST for number in place):
+            raise _unusable(key, place)
+        corners.append((place[0], place[1]))
+    if len(corners) != 4:
+        raise _unusable(key, corners)
+    return tuple(corners)
+
+
 def _box(place: dict[str, object], key: str) -> Box:
     sides = [_checked(key, side, int) for side in _field(place, key, list)]
     if len(sides) == 4 and all(abs(side) <= FARTHEST for side in sides):
@@ -362,11 +436,14 @@ def _probability(answer: dict[str, object], key: str) -> float:
 
 
 def _finite(answer: dict[str, object], key: str) -> float:
-    value = answer.get(key)
+    return _number(key, answer.get(key))
+
+
+def _number(what: str, value: object) -> float:
     # Compared, not converted: JSON holds integers that no float does.
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST:
         return float(value)
-    raise _unusable(key, value)
+    raise _unusable(what, value)
 
 
 def _ruling(answer: dict[str, object], key: str) -> Ruling:

@@ -65,12 +65,43 @@ class InferenceAPI(_API):
         Raises:
             ServiceError: One of `errors.FAILURES`.
         """
+        path = _path("predictions", name, version)
+        return self._ask(path, body, content_type, timeout)
+
+    def explain(
+        self,
+        name: str,
+        body: bytes,
+        *,
+        version: str | None = None,
+        timeout: float | None = None,
+    ) -> ServedVerdict:
+        """Asks a model about one image, and what its verdict is made of.
+
+        Args:
+            name: The served name.
+            body: The image file's bytes.
+            version: The version to ask; the default one if None.
+            timeout: Seconds to wait for the answer.
+
+        Returns:
+            A verdict with its explanation.
+
+        Raises:
+            ServiceError: One of `errors.FAILURES`; of kind `not_implemented` where the archive
+                explains nothing.
+        """
+        path = _path("explanations", name, version)
+        verdict = self._ask(path, body, "application/octet-stream", timeout)
+        if verdict.explanation is None:
+            raise UnexpectedAnswerError(f"{name} answered with a verdict and no explanation of it")
+        return verdict
+
+    def _ask(
+        self, path: str, body: bytes, content_type: str, timeout: float | None
+    ) -> ServedVerdict:
         answer = self._server.call(
-            "POST",
-            _path("predictions", name, version),
-            body=body,
-            content_type=content_type,
-            timeout=timeout,
+            "POST", path, body=body, content_type=content_type, timeout=timeout
         )
         return parse_verdict(answer)
 

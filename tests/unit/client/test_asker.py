@@ -12,6 +12,7 @@ from deepfake_tools.client.concurrency import Throttle
 from deepfake_tools.client.images import Frame, Image
 from deepfake_tools.client.payloads import PendingImage
 from deepfake_tools.client.target import Target
+from deepfake_tools.errors import WorkerFailedError
 from deepfake_tools.torchserve.answers import ServedFace
 from deepfake_tools.torchserve.tokens import Credentials
 
@@ -22,6 +23,7 @@ from tests.unit.torchserve_stub import (
     Request,
     StubServer,
     detector_error,
+    explanation,
     json_reply,
     torchserve_error,
     verdict,
@@ -77,6 +79,30 @@ def test_an_image_that_cannot_be_read_here_is_not_answered(tmp_path: Path):
     outcomes = make_asker(NOWHERE, throttle).ask([missing])
     assert [outcome.error for outcome in outcomes] == ["unreadable"]
     assert throttle.answered == 0
+
+
+def test_an_explanation_is_asked_for_again_as_a_verdict_is(
+    image: PendingImage, monkeypatch: pytest.MonkeyPatch
+):
+    throttle = Throttle(1, 10)
+    monkeypatch.setattr(throttle, "rest", lambda seconds: None)
+    replies = iter([HANG_UP, json_reply(verdict(0.75) | explanation())])
+    with StubServer(lambda _: next(replies)) as stub:
+        answer = make_asker(stub.address, throttle, retries=1).ask_why(image)
+    assert [request.path for request in stub.requests] == ["/explanations/m"] * 2
+    assert [request.body for request in stub.requests] == [b"image"] * 2
+    assert answer.explanation is not None
+    assert answer.explanation.margin == 1.25
+
+
+def test_an_archive_that_explains_nothing_is_asked_once(image: PendingImage):
+    reply = detector_error(501, "not_implemented", "explanations are not offered")
+    with StubServer(lambda _: reply) as stub:
+        asker = make_asker(stub.address, Throttle(1, 10), retries=3)
+        with pytest.raises(WorkerFailedError) as raised:
+            asker.ask_why(image)
+    assert raised.value.kind == "not_implemented"
+    assert len(stub.requests) == 1
 
 
 @pytest.fixture

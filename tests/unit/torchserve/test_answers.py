@@ -11,7 +11,7 @@ from deepfake_tools.torchserve.answers import (
     parse_versions,
 )
 
-from tests.unit.torchserve_stub import description, verdict
+from tests.unit.torchserve_stub import description, explanation, verdict
 
 
 @pytest.mark.parametrize(("probability", "label"), [(0.0, "REAL"), (0.25, "REAL"), (1.0, "FAKE")])
@@ -175,3 +175,50 @@ def test_the_handlers_own_description_is_passed_on():
     assert parse_customized([description("m") | {"customizedMetadata": said}]) == said
     with pytest.raises(UnexpectedAnswerError):
         parse_customized([])
+
+
+def test_an_explanation_keeps_its_numbers():
+    parsed = parse_verdict(verdict() | explanation(side=3)).explanation
+    assert parsed is not None
+    assert parsed.grid == ((2.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.0, 0.0, -1.0))
+    assert (parsed.rest, parsed.margin, parsed.passes) == (0.25, 1.25, 1)
+    assert parsed.corners is None
+
+
+def test_an_explanation_of_a_face_says_where_it_lies():
+    corners = [[-3.5, 0], [90, 1], [89.25, 95], [-4, 96]]
+    parsed = parse_verdict(verdict() | explanation(corners=corners)).explanation
+    assert parsed is not None
+    assert parsed.corners == tuple(map(tuple, corners))
+
+
+def test_a_verdict_that_was_not_to_be_explained_has_no_explanation():
+    assert parse_verdict(verdict()).explanation is None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"grid": []},
+        {"grid": [[]]},
+        {"grid": [[1.0], [0.0, 0.0]]},
+        {"grid": [["1.0"]]},
+        {"grid": [[float("nan")]]},
+        {"grid": [[10**400]]},
+        {"grid": [[1.7e308, 1.7e308]]},
+        {"grid": [[1.0]] * 129},
+        {"grid": {"0": [1.0]}},
+        {"rest": None},
+        {"rest": 0.5},
+        {"margin": float("inf")},
+        {"passes": 0},
+        {"method": 7},
+        {"corners": [[0, 0], [1, 0], [1, 1]]},
+        {"corners": [[0, 0], [1, 0], [1, 1], [0]]},
+        {"corners": [[0, 0], [1, 0], [1, 1], [0, 2_000_000]]},
+    ],
+    ids=str,
+)
+def test_an_explanation_that_cannot_be_is_refused(changed: dict[str, object]):
+    with pytest.raises(UnexpectedAnswerError, match="cannot be used"):
+        parse_verdict(verdict() | explanation(**changed))

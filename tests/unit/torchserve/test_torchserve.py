@@ -2,7 +2,12 @@ from collections.abc import Callable
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from deepfake_tools.errors import ImageRefusedError, NoWorkerError, UnexpectedAnswerError
+from deepfake_tools.errors import (
+    ImageRefusedError,
+    NoWorkerError,
+    UnexpectedAnswerError,
+    WorkerFailedError,
+)
 from deepfake_tools.inspection import served_name
 from deepfake_tools.torchserve.answers import ServedVerdict
 from deepfake_tools.torchserve.api import InferenceAPI, ManagementAPI
@@ -15,6 +20,7 @@ from tests.unit.torchserve_stub import (
     answer_each,
     description,
     detector_error,
+    explanation,
     json_reply,
     torchserve_error,
     verdict,
@@ -39,6 +45,39 @@ def test_predict_sends_the_image_as_bytes(version: str | None, path: str):
     assert (request.method, request.path, request.body) == ("POST", path, b"image")
     assert request.headers["Content-Type"] == "application/octet-stream"
     assert (answer.label, answer.fake_probability) == ("REAL", 0.25)
+
+
+@pytest.mark.parametrize(
+    ("version", "path"),
+    [(None, "/explanations/a--b"), ("2", "/explanations/a--b/2")],
+)
+def test_an_explanation_is_asked_for_as_a_prediction_is(version: str | None, path: str):
+    with StubServer(lambda _: json_reply(verdict(0.75) | explanation())) as stub:
+        answer = InferenceAPI(stub.address, TOKEN).explain("a--b", b"image", version=version)
+    (request,) = stub.requests
+    assert (request.method, request.path, request.body) == ("POST", path, b"image")
+    assert request.headers["Content-Type"] == "application/octet-stream"
+    assert answer.label == "FAKE"
+    assert answer.explanation is not None
+    assert (answer.explanation.rest, answer.explanation.margin) == (0.25, 1.25)
+
+
+def test_an_archive_without_explanations_says_so_in_its_own_code():
+    reply = detector_error(501, "not_implemented", "explanations are not offered")
+    with (
+        StubServer(lambda _: reply) as stub,
+        pytest.raises(WorkerFailedError) as raised,
+    ):
+        InferenceAPI(stub.address, TOKEN).explain("m", b"image")
+    assert raised.value.kind == "not_implemented"
+
+
+def test_a_verdict_alone_is_no_explanation():
+    with (
+        StubServer(lambda _: json_reply(verdict())) as stub,
+        pytest.raises(UnexpectedAnswerError, match="no explanation"),
+    ):
+        InferenceAPI(stub.address, TOKEN).explain("m", b"image")
 
 
 def test_several_images_go_in_one_request_and_keep_their_places():
