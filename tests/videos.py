@@ -73,6 +73,7 @@ class Form:
         turn: by how many degrees, clockwise, a player turns it; only mp4 and mov.
         muxer: options of the container.
         size: (height, width) as it is stored.
+        pixels: how they are stored, by FFmpeg's name.
     """
 
     suffix: str
@@ -82,6 +83,7 @@ class Form:
     turn: int = 0
     muxer: Mapping[str, str] = field(default_factory=dict)
     size: tuple[int, int] = (240, 320)
+    pixels: str = "yuv420p"
 
 
 SHARP = {"crf": "16", "preset": "veryfast", "threads": "1"}
@@ -208,7 +210,7 @@ def _add_stream(container: Any, form: Form, first: RGB) -> Any:
     options = {"flags": "+bitexact", **form.options}
     stream = container.add_stream(form.codec, rate=rate, options=options)
     stream.height, stream.width = first.shape[:2]
-    stream.pix_fmt = "yuv420p"
+    stream.pix_fmt = form.pixels
     stream.codec_context.time_base = form.clock.unit
     if form.turn:
         # Of the container, counted against the clock.

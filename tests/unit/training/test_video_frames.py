@@ -13,6 +13,7 @@ from deepfake_tools.training.training_set import find_originals, group_images
 from deepfake_tools.training.video_frames import take_frames
 from msgspec.structs import replace
 
+from tests.bad_videos import damaged
 from tests.tinted_videos import cut_by_opencv, cut_folder, write_videos
 
 
@@ -114,6 +115,19 @@ def test_a_video_that_cannot_be_read_is_named_and_left_out(videos: Path, tmp_pat
     assert [image.video for image in images] == [data / "good.mp4"] * 3
     assert said[0].startswith(f"left out: {data / 'text.mp4'}: it is no video")
     assert said[1:] == ["2 videos, of which 3 frames are taken"]
+
+
+def test_frames_that_are_missing_are_named_and_tried_again(tmp_path: Path) -> None:
+    data = tmp_path / "data" / "real"
+    data.mkdir(parents=True)
+    clip = damaged(data)
+    said = [taken(tmp_path / "data", 72, tmp_path / "cache")[1] for _ in range(2)]
+    assert said[0] == said[1]
+    assert said[0][0].startswith(f"note: {clip}: no picture can be decoded at 00:01.")
+    images, _ = taken(tmp_path / "data", 72, tmp_path / "cache")
+    assert 55 < len(images) < 72
+    images[0].path.unlink()
+    assert taken(tmp_path / "data", 72, tmp_path / "cache")[0] == images
 
 
 def test_without_what_reads_videos_the_line_says_what_to_install(

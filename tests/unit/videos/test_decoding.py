@@ -10,7 +10,17 @@ import pytest
 from deepfake_tools.videos.decoding import Video, VideoError
 
 from tests.ffmpeg import frames_by_ffmpeg, needs_ffmpeg, times_by_ffprobe
-from tests.videos import FORMS, MANIPULATED, forged, photographs, scene
+from tests.videos import (
+    FORMS,
+    MANIPULATED,
+    SHARP,
+    Form,
+    constant,
+    forged,
+    photographs,
+    scene,
+    write_clip,
+)
 
 Clips = Callable[[str], Path]
 RGB = npt.NDArray[np.uint8]
@@ -146,3 +156,13 @@ def test_frames_are_opencvs_too(name: str, clip: Clips) -> None:
         assert there
         assert np.array_equal(picture, other[..., ::-1])
     assert not capture.read()[0]
+
+
+@pytest.mark.parametrize("pixels", ["yuv422p", "yuv444p", "yuvj420p", "yuv420p10le"])
+def test_other_kinds_of_pixels_are_opencvs_too(pixels: str, tmp_path: Path) -> None:
+    form = Form(".mp4", options=SHARP, clock=constant(12, 1), pixels=pixels)
+    frames = scene(photographs()["astronaut"], form.clock.times, form.size)
+    path = write_clip(tmp_path / "clip.mp4", frames, form)
+    capture = cv2.VideoCapture(str(path))
+    for picture in read(path, range(12)):
+        assert np.array_equal(picture, capture.read()[1][..., ::-1])
