@@ -429,6 +429,8 @@ def tell(args: argparse.Namespace, collection: Collection, results: Run, *, chan
             f"Results written to {args.output}",
             sep="\n",
         )
+    if standing := "; ".join([*_alone(collection, results), *results.totals.standing]):
+        print(standing)
     if results.totals.is_untrained:
         print(
             "warning: this detector's head is untrained: its predictions are chance, not evidence",
@@ -440,6 +442,14 @@ def tell(args: argparse.Namespace, collection: Collection, results: Run, *, chan
         # Another detector answers now, and cannot go on with what this one began.
         goes_on = "" if changed else ": the same command with --resume goes on"
         print(f"{results.missing} images were not asked{goes_on}", file=sys.stderr)
+
+
+def _alone(collection: Collection, results: Run) -> Iterator[str]:
+    """Yields the probability of an image that was named alone: its line has the label's."""
+    if collection.named and len(collection.images) == 1:
+        for outcome in results.outcomes():
+            if outcome.fake_probability is not None:
+                yield f"fake_probability {outcome.fake_probability:.4f}"
 
 
 def how_to_serve(args: argparse.Namespace) -> str:

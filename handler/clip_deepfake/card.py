@@ -248,6 +248,12 @@ class HeadCard(Struct, frozen=True, forbid_unknown_fields=True):
     history: TrainingHistory | None = None
     tuning: TuningHistory | None = None
 
+    @property
+    def held_out(self) -> Scores | None:
+        """How it did on images held out from training; None where this project did not train it."""
+        trained = self.tuning or self.history
+        return None if trained is None else trained.held_out
+
     def __post_init__(self) -> None:
         """Refuses outputs that do not leave anything to decide.
 
@@ -442,6 +448,8 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
         }
         if self.head.source == "trained":
             said |= {"head_file": self.head.file, "head_sha256": self.head.sha256}
+        if (scores := self.head.held_out) is not None:
+            said |= {"held_out_auc": scores.auc, "held_out_images": scores.real + scores.fake}
         if self.faces is not None:
             said["faces"] = self.faces.judged
         if self.decision is not None:

@@ -1,6 +1,7 @@
 """What became of images and of a whole run: the record that results, metrics and report share."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,8 +16,8 @@ LABELS = {0: "REAL", 1: "FAKE", None: "N/A"}
 NO_FACE = "no_face"
 """The detector's own code for an image in which it found no face."""
 
-LEVELS = ("threshold", "false_alarms", "calibrated_by")
-"""What a detector says of where it calls an image fake."""
+LEVELS = ("threshold", "false_alarms", "calibrated_by", "held_out_auc", "held_out_images")
+"""What a detector says of where it calls an image fake, and of how well its head was seen to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +176,22 @@ class Totals:
 
     @property
     def levels(self) -> dict[str, float | None]:
-        """Where the detector calls an image fake; None for what is not known."""
+        """Where the detector calls an image fake, and its head's worth; None where not known."""
         return {
             name: None if self.detector is None else getattr(self.detector, name) for name in LEVELS
         }
+
+    @property
+    def standing(self) -> Iterator[str]:
+        """What a probability is to be held against: the threshold, and the head's worth."""
+        if self.threshold is not None:
+            yield f"FAKE above {self.threshold:.4f}"
+        if self.levels["held_out_auc"] is not None:
+            images = self.levels["held_out_images"]
+            yield (
+                f"its head's AUC on {images:,} images held out from training was "
+                f"{self.levels['held_out_auc']:.4f}"
+            )
 
     @property
     def is_untrained(self) -> bool:

@@ -229,6 +229,9 @@ def _card(totals: Totals) -> Iterator[Row]:
     yield "Asked for", totals.model
     yield from ((name, str(value or "none")) for name, value in totals.card.items())
     yield "FAKE above", "not known" if totals.threshold is None else f"{totals.threshold:g}"
+    if totals.levels["held_out_auc"] is not None:
+        auc, images = totals.levels["held_out_auc"], totals.levels["held_out_images"]
+        yield "Head's AUC", f"{auc:.4f}, on {images:,} images held out from its training"
     if totals.levels["false_alarms"] is not None:
         images = totals.levels["calibrated_by"]
         yield "False alarms", f"{100 * totals.levels['false_alarms']:g} %, by {images} real images"

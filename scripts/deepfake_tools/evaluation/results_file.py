@@ -338,6 +338,9 @@ def _detector(totals: Totals) -> Iterator[str]:
         yield f"Detector: {', '.join(known)}"
     if totals.threshold is not None:
         yield f"FAKE above: {totals.threshold:g}"
+    if totals.levels["held_out_auc"] is not None:
+        auc, images = totals.levels["held_out_auc"], totals.levels["held_out_images"]
+        yield f"Head: AUC {auc:.4f} on {images} images held out from its training"
     yield f"Server: {totals.server}"
     yield f"Command: {totals.command}"
 

@@ -57,6 +57,8 @@ class DetectorInfo:
         face_side: Of the aligned crops that it was trained on, in pixels.
         false_alarms: The share of real images that its decision may call FAKE; None without one.
         calibrated_by: How many real images hold that share.
+        held_out_auc: Of a head that this project trained, on images held out from the training.
+        held_out_images: How many those are.
     """
 
     model: str
@@ -71,6 +73,8 @@ class DetectorInfo:
     threshold: float | None = None
     false_alarms: float | None = None
     calibrated_by: int | None = None
+    held_out_auc: float | None = None
+    held_out_images: int | None = None
 
     @property
     def is_untrained(self) -> bool:
@@ -247,6 +251,8 @@ def parse_verdict(value: object) -> ServedVerdict:
             face_side=_side(detector),
             false_alarms=_optional(detector, "false_alarms", _probability),
             calibrated_by=_optional(detector, "calibrated_by", _count),
+            held_out_auc=_optional(detector, "held_out_auc", _probability),
+            held_out_images=_optional(detector, "held_out_images", _count),
         ),
     )
 

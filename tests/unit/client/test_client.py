@@ -58,10 +58,17 @@ def predictions(stub: StubServer) -> list[Request]:
     return [request for request in stub.requests if request.path.startswith("/predictions/")]
 
 
+STANDING = "FAKE above 0.5000"
+
+
 def test_one_image(client: Client, image: Image, tmp_path: Path):
     with StubServer(Served()) as stub:
         run = client("--image", image("a.jpg"), server=stub.address)
-    assert (run.code, run.out, run.err) == (0, "Prediction: FAKE (confidence: 0.8123)\n", "")
+    assert (run.code, run.err) == (0, "")
+    assert run.out.splitlines() == [
+        "Prediction: FAKE (confidence: 0.8123)",
+        "fake_probability 0.8123; FAKE above 0.5000",
+    ]
     (asked,) = predictions(stub)
     assert asked.path == f"/predictions/{SERVED}"
     assert asked.headers["Content-Type"] == "application/octet-stream"
@@ -77,8 +84,27 @@ def test_several_images_have_their_names_before_them(client: Client, image: Imag
     assert run.out.splitlines() == [
         "a.jpg: Prediction: FAKE (confidence: 0.8123)",
         "b.jpg: Prediction: REAL (confidence: 0.7500)",
+        STANDING,
     ]
     assert run.err == UNTRAINED
+
+
+def test_a_head_that_was_trained_here_says_what_it_is_worth(
+    client: Client, image: Image, tmp_path: Path
+):
+    answer = verdict(0.4838)
+    known = {"threshold": 0.4787, "held_out_auc": 0.97124, "held_out_images": 1300}
+    answer["detector"] = {**answer["detector"], "head": "trained"} | known  # type: ignore[dict-item]
+    answer |= {"label": "FAKE", "prediction": 1, "confidence": 0.4838}
+    with StubServer(Served({b"a.jpg": json_reply(answer)})) as stub:
+        run = client("--image", image("a.jpg"), server=stub.address)
+    assert run.err == ""
+    assert run.out.splitlines()[1] == (
+        "fake_probability 0.4838; FAKE above 0.4787; "
+        "its head's AUC on 1,300 images held out from training was 0.9712"
+    )
+    results = (tmp_path / "inference_results_huggingface.txt").read_text()
+    assert "\nHead: AUC 0.9712 on 1300 images held out from its training\n" in results
 
 
 def test_broken_images_do_not_stop_the_others(client: Client, image: Image, tmp_path: Path):
@@ -88,7 +114,7 @@ def test_broken_images_do_not_stop_the_others(client: Client, image: Image, tmp_
     with StubServer(Served({b"text.jpg": refusal})) as stub:
         run = client("--image", *images, "--output", "out.txt", server=stub.address)
     assert run.code == 1
-    assert run.out == "good.jpg: Prediction: FAKE (confidence: 0.8123)\n"
+    assert run.out.splitlines() == ["good.jpg: Prediction: FAKE (confidence: 0.8123)", STANDING]
     assert run.err.splitlines() == [
         "error: missing.jpg: cannot be read: No such file or directory",
         "error: empty.jpg: the file is empty",
@@ -138,7 +164,7 @@ def test_a_failure_of_one_request_has_its_message_and_code(
     assert run.code == code
     assert re.fullmatch(r"error: a\.jpg: .*\n", run.err)
     assert words in run.err
-    assert run.out == "b.jpg: Prediction: FAKE (confidence: 0.8123)\n"
+    assert run.out.splitlines() == ["b.jpg: Prediction: FAKE (confidence: 0.8123)", STANDING]
 
 
 def test_a_queue_that_stays_full_ends_the_run(client: Client, image: Image):
@@ -180,7 +206,7 @@ def test_a_model_that_is_not_served(client: Client, image: Image, tmp_path: Path
 def test_the_only_model_is_asked_where_none_is_named(client: Client, image: Image):
     with StubServer(Served(name="acme--only")) as stub:
         run = client("--image", image("a.jpg"), server=stub.address)
-    assert (run.code, run.out) == (0, "Prediction: FAKE (confidence: 0.8123)\n")
+    assert (run.code, run.out.splitlines()[0]) == (0, "Prediction: FAKE (confidence: 0.8123)")
     assert run.err == "note: asking acme--only, which is the only model served; see --model\n"
     assert [request.path for request in predictions(stub)] == ["/predictions/acme--only"]
 

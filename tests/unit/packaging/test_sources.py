@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from clip_deepfake.card import DataHistory, HeadCard, Scores, TrainingHistory, read_card
+from clip_deepfake.card import Card, DataHistory, HeadCard, Scores, TrainingHistory, read_card
 from clip_deepfake.detector import Detector
 from clip_deepfake.loading import load_detector
 from clip_deepfake.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing, squash
@@ -381,3 +381,12 @@ def test_an_untrained_head_may_read_the_other_feature(
         "model", "commit", "version", "head", "precision", "threshold", "orientation", "face_side"
     }  # fmt: skip
     assert said["threshold"] == 0.25
+
+
+def test_answers_say_what_a_head_of_ours_is_worth(small_card: Card) -> None:
+    head = msgspec.structs.replace(small_card.head, source="trained", history=HISTORY)
+    said = msgspec.structs.replace(small_card, head=head).short()
+    scores = HISTORY.held_out
+    assert said["held_out_auc"] == scores.auc
+    assert said["held_out_images"] == scores.real + scores.fake
+    assert "held_out_auc" not in small_card.short()
