@@ -307,7 +307,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(service: Service) -> None:
     whole = service.ask("forgeries", *arguments, "--output", "whole.txt")
     for one, other in zip(resumed["images"], whole["images"], strict=True):
         assert one["path"] == other["path"]
-        assert one["fake_probability"] == pytest.approx(other["fake_probability"], abs=1e-6)
+        assert one["fake_probability"] == pytest.approx(other["fake_probability"], abs=1e-5)
     assert resumed["metrics"]["video_auc"] == pytest.approx(whole["metrics"]["video_auc"])
     assert [video["path"] for video in resumed["videos"]] == [
         video["path"] for video in whole["videos"]
