@@ -130,7 +130,8 @@ def in_words(outcome: Outcome, detector: DetectorInfo | None) -> Iterator[str]:
         return
     yield f"{LABELS[outcome.prediction]} with confidence {outcome.confidence:.1%}."
     if outcome.decision is not None and detector is not None:
-        rate = f" at {detector.false_alarms:.3g} false alarms" if detector.false_alarms else ""
+        allowed = detector.false_alarms
+        rate = "" if allowed is None else f" at {100 * allowed:.3g} % false alarms"
         yield f"Decision{rate}: {outcome.decision}; {outcome.rarity}."
     if outcome.unstable is not None:
         held = "Unstable: it is called otherwise" if outcome.unstable else "Stable"
