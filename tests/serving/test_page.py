@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import requests
+from deepfake_tools.torchserve.local_server import LocalServer
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.by import By
@@ -66,8 +67,10 @@ class Shown:
 
     @property
     def files(self) -> list[Path]:
-        """What lies in temporary folders and has anything in it."""
-        return [p for p in self.temporary.rglob("*") if p.is_file() and p.stat().st_size]
+        """What lies in temporary folders, but for what has just arrived."""
+        walked = os.walk(self.temporary)  # which minds no folder that is removed meanwhile
+        found = [Path(folder, name) for folder, _, names in walked for name in names]
+        return [path for path in found if path.parents[1].name != "incoming" != path.parent.name]
 
     def stop(self) -> None:
         self.process.terminate()
@@ -245,7 +248,8 @@ def test_two_people_see_their_own_and_nothing_is_left(
         ann.sees("astronaut.jpg")
         assert "cat.jpg" not in ann.one("body").text
         assert sorted(path.name for path in page.files) == ["astronaut.jpg"] * 2 + ["cat.jpg"]
-        for path in page.files:
+        arrived = page.files[0].parents[2] / "incoming"
+        for path in (*page.files, *arrived.rglob("*.jpg")):
             for prefix in ("/gradio_api/file=", "/file="):
                 answer = requests.get(f"http://{page.host}{prefix}{path}", timeout=10)
                 assert answer.status_code == 404
@@ -279,3 +283,30 @@ def test_a_page_for_other_machines_asks_who_is_there(tmp_path: Path) -> None:
         assert elsewhere.status_code == 400
     finally:
         page.stop()
+
+
+def test_a_real_torchserve_says_the_same_to_page_and_client(
+    start_server: Callable[..., LocalServer], store: Path, small_clip: Path, tmp_path: Path
+) -> None:
+    name = "acme--small"
+    build = [sys.executable, ROOT / "scripts/build_mar.py", "--model", small_clip]
+    options = ["--served-name", name, "--export-path", store]
+    subprocess.run([*build, *options], check=True, capture_output=True, timeout=200)
+    server = start_server()
+    server.wait_ready(name)
+    place = ["--server", server.inference_url, "--management", server.management_url]
+    place += ["--key-file", str(server.key_file)]
+    client = [sys.executable, ROOT / "scripts/client.py", *place, "--model", name]
+    asked = [*client, "--image", ASTRONAUT, "--json", "o.json"]
+    subprocess.run(asked, check=True, capture_output=True, cwd=tmp_path)
+    (image,) = json.loads((tmp_path / "o.json").read_text())["images"]
+
+    page = Shown(tmp_path, *place)
+    with chromium(tmp_path / "profile", SCREEN) as driver:
+        reader = Reader(driver, page)
+        assert reader.one("#model input").get_attribute("value") == name
+        reader.drop(ASTRONAUT)
+        reader.sees("head is untrained")
+        reader.one("#json button").click()
+        reader.sees(f'"fake_probability": {image["fake_probability"]}')
+    page.stop()

@@ -1,10 +1,12 @@
 """What people upload: bounded, each person's in a folder of their own, deleted when they leave."""
 
+import os
 import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,10 @@ LARGEST_DESK = 4096 * MIB
 
 IDLE_SECONDS = 3600.0
 """After which files go whose owner's browser has never said goodbye."""
+
+GRACE_SECONDS = 20.0
+"""Gradio names an upload by its content, so that the same file of two people is one as it arrives:
+it stays for as long as another may still need to take it."""
 
 UPLOAD = "/gradio_api/upload"
 CLOSED = ("/file=", "/file/", "/proxy=", "/gradio_api/file", "/gradio_api/proxy=")
@@ -56,7 +62,7 @@ class Desk:
         shutil.rmtree(self._root, ignore_errors=True)
 
     def take(self, owner: str, uploaded: Sequence[str]) -> list[Path]:
-        """Moves what was uploaded out of everybody's reach, in the place of what was there.
+        """Gives what was uploaded to its owner alone, in the place of what was there.
 
         Args:
             owner: Whose it is.
@@ -66,8 +72,7 @@ class Desk:
             UploadError: They are too many, or not there any more.
         """
         if len(uploaded) > MOST_FILES:
-            for one in uploaded:
-                self._remove_incoming(Path(one))
+            self._forget(uploaded)
             raise UploadError(
                 f"{len(uploaded)} files are too many for the page, which takes {MOST_FILES} at a "
                 "time: ask about a folder with scripts/client.py --image FOLDER"
@@ -78,11 +83,11 @@ class Desk:
             target = folder / str(number) / path.name
             target.parent.mkdir()
             try:
-                path.rename(target)
+                target.hardlink_to(path)
             except OSError as error:
                 raise UploadError(f"{path.name} did not arrive whole: upload it again") from error
-            self._remove_incoming(path)
             taken.append(target)
+        self._forget(uploaded)
         return taken
 
     def copy(self, owner: str, file: Path) -> list[Path]:
@@ -102,7 +107,12 @@ class Desk:
 
     def has_room(self, size: int) -> bool:
         """Whether so many bytes more may be uploaded."""
-        used = sum(path.stat().st_size for path in self._root.rglob("*") if path.is_file())
+        used = 0
+        # Files go while this looks: `os.walk` passes over folders that are not there any more.
+        for folder, _, names in os.walk(self._root):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    used += Path(folder, name).stat().st_size
         return used + size <= LARGEST_DESK
 
     def _new_folder(self, owner: str) -> Path:
@@ -115,11 +125,19 @@ class Desk:
             self._folders[owner], self._used[owner] = folder, now
         return folder
 
-    def _remove_incoming(self, path: Path) -> None:
-        """Removes a file and the folder that it had to itself."""
-        path.unlink(missing_ok=True)
-        if path.parent.parent == self.incoming:
-            shutil.rmtree(path.parent, ignore_errors=True)
+    def _forget(self, uploaded: Sequence[str]) -> None:
+        """Removes what has arrived, when nobody else can be about to take it."""
+        timer = threading.Timer(GRACE_SECONDS, self._remove, [list(map(Path, uploaded))])
+        timer.daemon = True
+        timer.start()
+
+    def _remove(self, paths: Sequence[Path]) -> None:
+        for path in paths:
+            # Somebody else may have uploaded the same file meanwhile; it goes in its own time.
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime >= GRACE_SECONDS:
+                    path.unlink()
+                    shutil.rmtree(path.parent, ignore_errors=True)
 
 
 class Gate:
