@@ -130,7 +130,7 @@ class _Counted:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.name, self.exact = engine.name, engine.exact
-        self.largest_pass = engine.largest_pass
+        self.largest_pass, self.decompose = engine.largest_pass, engine.decompose
         self.refused: list[int] = []
         self.computed: list[int] = []
 

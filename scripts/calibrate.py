@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Finds the threshold that holds a rate of false alarms on your own real images."""
+"""Finds the threshold that holds a rate of false alarms on your own real images and videos."""
 
 import argparse
 import sys
@@ -44,8 +44,9 @@ examples:
   build_mar.py --weights head.safetensors --decision decision.json      puts it onto the card
 
 The real images must be like those that the detector will be asked about: from the same cameras,
-apps and sites, saved in the same way. Labels are read off the directories' names as everywhere, so
-that fakes among the reals are refused where a name tells.
+apps and sites, saved in the same way. A video counts as one image, the frame in its middle. Labels
+are read off the directories' names as everywhere, so that fakes among the reals are refused where a
+name tells.
 """
 
 
@@ -59,7 +60,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--archive", type=Path, metavar="FILE.mar", help="score by it here, without a server"
     )
     add("--version", metavar="V", help="the version to ask (the default one)")
-    add("--reals", type=Path, required=True, metavar="DIR", help="your real images")
+    add("--reals", type=Path, required=True, metavar="DIR", help="your real images and videos")
     add("--fakes", type=Path, metavar="DIR", help="fake ones, to see what is missed")
     add(
         "--false-alarms",

@@ -5,6 +5,7 @@ import io
 import shlex
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from deepfake_tools.cli import (
 from deepfake_tools.client.asker import DetectorChangedError
 from deepfake_tools.client.console import Console
 from deepfake_tools.client.diagnosis import only_model
+from deepfake_tools.client.explaining import NoExplanationError, explain_all, to_explain
 from deepfake_tools.client.face_crops import (
     AlignedTwiceError,
     LandmarksError,
@@ -77,6 +79,7 @@ disagree are an error; one whose own name says both leaves its images without a 
   {JournalError.exit_code:>3}  {JournalError.meaning}
   {DetectorChangedError.exit_code:>3}  {DetectorChangedError.meaning}
   {AlignedTwiceError.exit_code:>3}  {AlignedTwiceError.meaning}
+  {NoExplanationError.exit_code:>3}  {NoExplanationError.meaning}
   130  interrupted (by another signal: 128 and its number)
 After any of these the results file holds what was done; --resume goes on from there.
 """
@@ -185,6 +188,8 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     csv_help = "write a line an image as CSV, and beside out.csv the totals as out.totals.csv"
     add("--csv", type=Path, metavar="FILE", help=csv_help)
     add("--report", type=Path, metavar="FILE", help="write one HTML page with figures and plots")
+    explain_help = "write for each image a map of what spoke for its verdict, and it as JSON"
+    add("--explain", type=Path, metavar="DIR", help=explain_help)
     timeline_help = "write the videos' frames by time: a table (.csv) or a picture (.png)"
     add("--timeline", type=timeline_file, metavar="FILE", help=timeline_help)
 
@@ -206,6 +211,8 @@ def require_libraries(args: argparse.Namespace) -> None:
     """
     if args.report is not None:
         require_extra("--report")
+    if args.explain is not None:
+        require_extra("--explain", "cv2", "numpy", "PIL")
     if args.timeline is not None and is_picture(args.timeline):
         require_extra("--timeline FILE.png", "matplotlib")
     for option in given(args, "stability") or (["--perturb"] if args.perturb else []):
@@ -283,11 +290,31 @@ def run(args: argparse.Namespace, collection: Collection) -> int:
             changed = isinstance(ending.failure, DetectorChangedError)
             tell(args, collection, results, changed=changed)
             is_finished = results.is_complete and not results.lacks_libraries
+            if args.explain is not None and results.is_complete:
+                ending = explain(args, collection, results, interruption)
+                files.write_report(replace(results, maps=args.explain))
     if isinstance(ending.failure, ModelNotServedError):
         print(how_to_serve(args), file=sys.stderr)
     code = exit_code(ending, journal, len(variants), args.tolerate)
     journal.close(remove=is_finished)
     return code
+
+
+def explain(
+    args: argparse.Namespace, collection: Collection, results: Run, interruption: Interruption
+) -> Ending:
+    """Writes the maps, once all is judged."""
+    detector = results.totals.detector
+    outcomes = list(to_explain(results.outcomes(), results.scoring))
+    if detector is None or not outcomes:
+        return Ending()
+    target = read_target(args, args.cut)
+    ending = explain_all(target, collection.images, outcomes, detector, args.explain, interruption)
+    if ending.failure is None:
+        print(f"Explanations written to {args.explain}")
+    elif ending.failure.is_general:  # of others each was said
+        print(f"error: {ending.failure}", file=sys.stderr)
+    return ending
 
 
 def choose_model(args: argparse.Namespace) -> str:

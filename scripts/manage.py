@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from deepfake_tools.canary import canary_image
 from deepfake_tools.client.images import CollectionError, collect
 from deepfake_tools.client.target import Target
 from deepfake_tools.errors import ServiceError
+from deepfake_tools.extras import MissingExtraError
 from deepfake_tools.files import read_regular
 from deepfake_tools.inspection import ArchiveName, served_name
 from deepfake_tools.interrupts import interrupt_on_stops
@@ -26,7 +28,13 @@ from deepfake_tools.operations.probe import Probe
 from deepfake_tools.operations.readiness import DrainingMark, NotReadyError, check_ready
 from deepfake_tools.operations.rollout import RunningServer
 from deepfake_tools.operations.service import Check, Service
-from deepfake_tools.operations.version_check import CheckError, Tolerances, compare, version_asker
+from deepfake_tools.operations.version_check import (
+    CheckError,
+    Tolerances,
+    compare,
+    find_files,
+    version_asker,
+)
 from deepfake_tools.operations.worker_log import WorkerLog
 from deepfake_tools.store import Store, StoreError
 from deepfake_tools.torchserve.api import InferenceAPI, ManagementAPI
@@ -50,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ServiceError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except (CollectionError, LabelError, ListenError) as error:
+    except (CollectionError, LabelError, ListenError, MissingExtraError) as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_ARGUMENTS
     except OSError as error:
@@ -83,8 +91,9 @@ def register(args: argparse.Namespace) -> None:
 
 def swap(args: argparse.Namespace) -> None:
     """Replaces the default version by an archive."""
-    check = None if args.check is None else make_check(args)
-    service(args).swap(Store(args.model_store).find(args.archive), image(args), check)
+    with tempfile.TemporaryDirectory(prefix="check-") as frames:
+        check = None if args.check is None else make_check(args, Path(frames))
+        service(args).swap(Store(args.model_store).find(args.archive), image(args), check)
 
 
 def rollback(args: argparse.Namespace) -> None:
@@ -180,18 +189,25 @@ def look(args: argparse.Namespace) -> str:
     return check_ready(server.management, store, WorkerLog(server.logs, from_now=False))
 
 
-def make_check(args: argparse.Namespace) -> Check:
+def make_check(args: argparse.Namespace, frames: Path) -> Check:
     """Returns what asks the old and the new version about a folder, and refuses the new one.
+
+    Args:
+        args: The command line.
+        frames: An empty folder for frames of videos; it must last as long as the check.
 
     Raises:
         CollectionError: There is no image in it.
         LabelError: Its folders' names disagree, as for client.py.
+        MissingExtraError: It is a video, and what reads videos is not installed.
         TokenError: The key file holds no usable token.
     """
-    collection = collect([args.check])
-    paths = [picture.path for picture in collection.images]
+    collection = collect([args.check], videos=True)
     for note in collection.left_out.notes():
         print(f"note: {note}", file=sys.stderr)
+    files = find_files(collection.images, frames)
+    if not files:
+        raise CollectionError(f"no video in {args.check} can be read")
     tolerances = Tolerances(
         Tolerances.min_agreement if args.min_agreement is None else args.min_agreement,
         Tolerances.max_slowdown if args.max_slowdown is None else args.max_slowdown,
@@ -213,9 +229,9 @@ def make_check(args: argparse.Namespace) -> Check:
         )
 
     def check(old: ArchiveName, new: ArchiveName) -> None:
-        say(f"asking both versions about {len(paths)} images in {args.check}")
-        ask_old, ask_new = (version_asker(target(each)) for each in (old, new))
-        found = compare(ask_old, ask_new, paths, tolerances)
+        say(f"asking both versions about {len(files)} images in {args.check}")
+        ask_old, ask_new = (version_asker(target(each), files) for each in (old, new))
+        found = compare(ask_old, ask_new, list(files), tolerances)
         for line in found.lines():
             say(line)
         if objections := found.objections(tolerances):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains a detector on real and fake images: a head, or an encoder together with its head."""
+"""Trains a detector on real and fake images and videos: a head, or an encoder with its head."""
 
 import argparse
 import sys
@@ -20,6 +20,7 @@ from deepfake_tools.packaging.heads import TrainedHead
 from deepfake_tools.packaging.hub import DEFAULT_MODEL, BuildError
 from deepfake_tools.packaging.presets import PRESETS
 from deepfake_tools.training.dataset import TrainingError, require_data
+from deepfake_tools.training.video_frames import FRAMES
 
 if TYPE_CHECKING:
     from deepfake_tools.training.head_training import TrainingOptions
@@ -38,6 +39,7 @@ METHODS = ("head", "layernorm", "svd", "lora", "full")
 EPILOG = """\
 examples:
   train.py --data faces                          a head: faces/real/clip_01/*.png, faces/fake/...
+  train.py --data videos --frames 16             videos/real/*.mp4, videos/fake/*.mp4
   train.py --labels faces.csv --target-fpr 0.01
   train.py --data faces --method layernorm --output tuned
   train.py --data faces --method layernorm --output tuned --resume
@@ -59,9 +61,10 @@ labels:
   without a label. Or a CSV file with the header path,label, paths relative to the file, labels 0,
   1, real, fake.
 
-Put the frames of each video into a folder of their own: a folder never stands on both sides of a
-split. Features and aligned faces are kept in --cache as they come: after Ctrl-C the same command
-goes on with a head, and with --resume the same command goes on with an encoder.
+A video is labelled as an image is. Neither its frames nor the images of one folder stand on both
+sides of a split: put frames that you have cut yourself into a folder for each video. Frames,
+features and aligned faces are kept in --cache as they come: after Ctrl-C the same command goes on
+with a head, and with --resume the same command goes on with an encoder.
 """
 
 
@@ -72,8 +75,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--method", choices=METHODS, default="head", help="what is trained (default: %(default)s)"
     )
     images = parser.add_argument_group("images")
-    images.add_argument("--data", type=Path, metavar="DIR", help="images in it and below it")
+    images.add_argument(
+        "--data", type=Path, metavar="DIR", help="images and videos in it and below it"
+    )
     images.add_argument("--labels", type=Path, metavar="FILE.csv", help="in place of directories")
+    images.add_argument(
+        "--frames",
+        type=at_least(1),
+        default=FRAMES,
+        metavar="N",
+        help="of each video, evenly spread over it (default: %(default)s)",
+    )
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model",
@@ -119,7 +131,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         default=Path("feature_cache"),
         metavar="DIR",
-        help="features by image and encoder, and aligned faces (default: %(default)s)",
+        help="features by image and encoder, aligned faces, and frames of videos (default: "
+        "%(default)s)",
     )
     _add_tuning_options(parser)
     found = parser.parse_args(arguments)
@@ -289,6 +302,7 @@ def _common(arguments: argparse.Namespace) -> "TrainingOptions":
         cache=arguments.cache,
         seed=arguments.seed,
         faces=arguments.faces,
+        frames=arguments.frames,
     )
 
 

@@ -4,6 +4,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +162,8 @@ def huge(folder: Path) -> Path:
 
 
 def monstrous(folder: Path) -> Path:
-    """A Matroska file of a few kilobytes whose one frame has 20,000 by 20,000 pixels."""
-    path, side = folder / "monstrous.mkv", 20_000
+    """A QuickTime file of a few kilobytes whose one frame has 16,000 by 16,000 pixels."""
+    path, side = folder / "monstrous.mov", 16_000
     rows = zlib.compress(bytes(side * (1 + side // 8)), 1)
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
     picture = b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -225,9 +226,16 @@ def unknown_codec(folder: Path) -> Path:
     return _replace(_write(folder / "unknown-codec.mp4", SHORT), b"avc1", b"zz9z")
 
 
-def missing_codec(folder: Path) -> Path:
-    """An mp4 that says that it is in EVC, which FFmpeg knows and does not decode by itself."""
-    return _replace(_write(folder / "missing-codec.mp4", SHORT), b"avc1", b"evc1")
+def unknown_mkv(folder: Path) -> Path:
+    """A Matroska file in a codec that nobody has heard of."""
+    path = _write(folder / "unknown-codec.mkv", replace(SHORT, suffix=".mkv"))
+    return _replace(path, b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/XYZ")
+
+
+def unknown_avi(folder: Path) -> Path:
+    """An AVI file in a codec that nobody has heard of."""
+    path = _write(folder / "unknown-codec.avi", replace(FORMS["avi"], clock=constant(25, 2)))
+    return _replace(path, b"FMP4", b"ZZ9Z")
 
 
 def renamed_encrypted(folder: Path) -> Path:
@@ -298,7 +306,8 @@ BAD: dict[str, Callable[[Path], Path]] = {
         changing_size,
         changing_webm,
         unknown_codec,
-        missing_codec,
+        unknown_mkv,
+        unknown_avi,
         renamed_encrypted,
         encrypted,
         text,

@@ -1,4 +1,4 @@
-"""An independent decoder: Debian's ffmpeg and ffprobe as commands, years older than PyAV's FFmpeg."""
+"""Debian's ffmpeg and ffprobe as an independent decoder, years older than PyAV's FFmpeg."""
 
 import json
 import shutil

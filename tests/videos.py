@@ -73,15 +73,17 @@ class Form:
         turn: by how many degrees, clockwise, a player turns it; only mp4 and mov.
         muxer: options of the container.
         size: (height, width) as it is stored.
+        pixels: how they are stored, by FFmpeg's name.
     """
 
     suffix: str
     codec: str = "libx264"
     options: Mapping[str, str] = field(default_factory=dict)
-    clock: Clock = constant(12)
+    clock: Clock = field(default_factory=lambda: constant(12))
     turn: int = 0
     muxer: Mapping[str, str] = field(default_factory=dict)
     size: tuple[int, int] = (240, 320)
+    pixels: str = "yuv420p"
 
 
 SHARP = {"crf": "16", "preset": "veryfast", "threads": "1"}
@@ -111,7 +113,7 @@ FORMS: dict[str, Form] = {
     "webm-vp9": Form(".webm", "libvpx-vp9", VPX),
     "webm-variable": Form(".webm", "libvpx-vp9", VPX, clock=variable()),
     # Its packets carry no times of presentation, and those of decoding are out of order.
-    "avi": Form(".avi", "mpeg4", {"bf": "2", "qscale": "2", "threads": "1"}, clock=constant(25)),
+    "avi": Form(".avi", "mpeg4", {"bf": "2", "b": "3000000", "threads": "1"}, clock=constant(25)),
     "avi-h264": Form(".avi", options=B_FRAMES, clock=constant(25)),
 }
 """By name. All show `scene` of one photograph."""
@@ -208,7 +210,7 @@ def _add_stream(container: Any, form: Form, first: RGB) -> Any:
     options = {"flags": "+bitexact", **form.options}
     stream = container.add_stream(form.codec, rate=rate, options=options)
     stream.height, stream.width = first.shape[:2]
-    stream.pix_fmt = "yuv420p"
+    stream.pix_fmt = form.pixels
     stream.codec_context.time_base = form.clock.unit
     if form.turn:
         # Of the container, counted against the clock.

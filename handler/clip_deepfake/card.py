@@ -17,6 +17,8 @@ CARD_FILE = "detector.json"
 ENCODER_FILE = "encoder.safetensors"
 HEAD_FILE = "head.safetensors"
 GRAPH_FILE = "encoder.xml"
+EXPLANATION_FILE = "explain.xml"
+"""A graph that takes the feature apart, over the same weights; see ``decomposition``."""
 GRAPH_WEIGHTS_FILE = "encoder.bin"
 ENGINE_CONSTANTS = "openvino.constants"
 """Name of the tensor, beside the encoder's, that holds what a graph needs besides them."""
@@ -409,9 +411,10 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
     def fingerprint(self) -> Sha256:
         """Of all that an image's margin follows from but the machine: weights, head, preprocessing.
 
-        OpenVINO's graph is the encoder once more, in words that change with its version.
+        OpenVINO's graphs are the encoder once more, in words that change with its version.
         """
-        weights = {name: self.files[name] for name in sorted(self.files) if name != GRAPH_FILE}
+        graphs = (GRAPH_FILE, EXPLANATION_FILE)
+        weights = {name: self.files[name] for name in sorted(self.files) if name not in graphs}
         head = (
             self.head.feature,
             self.head.l2_normalize,

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -12,14 +12,31 @@ import numpy as np
 from clip_deepfake.card import HeadCard
 from clip_deepfake.decision import Decision
 from clip_deepfake.engines import Engine, Pixels, run_pass
-from clip_deepfake.errors import DetectorError, EngineLostError, InternalError, NoFaceError
+from clip_deepfake.errors import (
+    DetectorError,
+    EngineLostError,
+    InternalError,
+    NoFaceError,
+    NotOfferedError,
+)
+from clip_deepfake.explaining import FAILED, Breakdown, Case, Explainer, Wish
 from clip_deepfake.faces import Aligner, Faces
 from clip_deepfake.formats import Bytes, Header
 from clip_deepfake.images import RGB, Room, check_header, decode_behind
 from clip_deepfake.metrics import Stopwatch, Timings
+from clip_deepfake.overlay import draw
 from clip_deepfake.preprocessing import Preprocessing
 from clip_deepfake.system import available_cores
-from clip_deepfake.verdicts import Judgement, Verdict, decided, form_judgement, form_verdict
+from clip_deepfake.verdicts import (
+    Corner,
+    Explanation,
+    Judgement,
+    Verdict,
+    decided,
+    form_judgement,
+    form_verdict,
+    speaking,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +50,11 @@ class Submission:
 
     Attributes:
         data: content of an image file.
+        wish: how the verdict is to be explained; None where it is not.
         result: the verdict, or why there is none. Once it is there, no further step is taken.
         header: what the file says of itself.
         cost: the most pixels that are made of it; 0 until it is measured.
+        size: width and height in pixels, as decoded.
         faces: what was found; None where none are looked for.
         pictures: uint8 (side, side, 3) for each face to be judged, or for the whole image.
         judgements: of each of these.
@@ -43,9 +62,11 @@ class Submission:
     """
 
     data: Bytes = b""
+    wish: Wish | None = None
     result: Verdict | DetectorError | None = None
     header: Header | None = None
     cost: int = 0
+    size: tuple[int, int] = (0, 0)
     faces: Faces | None = None
     pictures: tuple[Pixels, ...] = ()
     judgements: list[Judgement | DetectorError] = field(default_factory=list)
@@ -119,6 +140,7 @@ class Preparer:
                 header = self._header(image)
                 room.enter_context(self._room.holding(header.pixels))
                 decoded = decode_behind(header, image.data, self._preprocessing.orientation)
+            image.size = decoded.shape[1], decoded.shape[0]
             judged = self._judged(image, decoded)
             with image.watch.timing("preprocess", len(judged)):
                 image.pictures = tuple(map(self._preprocessing.apply, judged))
@@ -135,6 +157,18 @@ class Preparer:
         if self._aligner.alignment.on_no_face == "error":
             raise NoFaceError("no face was found, and only faces are judged")
         return [decoded]
+
+    def corners(self, image: Submission, index: int) -> tuple[Corner, ...]:
+        """Where one of an image's pictures lies in it: its top left corner, then clockwise."""
+        face = None
+        if image.faces is not None and image.faces.judged:
+            face = image.faces.judged[index]
+        width, height = image.size if face is None else face.crop.shape[1::-1]
+        left, top, right, bottom = self._preprocessing.window(width, height)
+        points = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float32)
+        if face is not None and self._aligner is not None:
+            points = self._aligner.place(face, points)
+        return tuple((round(float(x), 2), round(float(y), 2)) for x, y in points)
 
 
 @contextmanager
@@ -163,10 +197,20 @@ class Detector:
         engine: Engine,
         head: HeadCard,
         decision: Decision | None = None,
+        explainer: Explainer | None = None,
     ) -> None:
-        """Puts the parts in a row; ``load_detector`` makes them from an unpacked archive."""
+        """Puts the parts in a row; ``load_detector`` makes them from an unpacked archive.
+
+        Args:
+            preparer: makes what the engine takes.
+            engine: computes the logits.
+            head: says how these are read.
+            decision: when an image is called fake; None without calibration.
+            explainer: says what the logits are made of; None where nobody may ask.
+        """
         self.preparer = preparer
         self.engine = engine
+        self._explainer = explainer
         self._head = head
         self._decision = decision
 
@@ -206,6 +250,9 @@ class Detector:
         for image in waiting:
             if image.result is None:
                 image.result = self._verdict(image)
+        if self._explainer is not None and any(image.wish is not None for image in waiting):
+            with watch.timing("explain", sum(image.wish is not None for image in waiting)):
+                self._explain(self._explainer, waiting)
         return Stopwatch.total([*(image.watch for image in images), watch])
 
     def _judge_pass(self, pixels: Sequence[Pixels]) -> Sequence[Judgement | DetectorError]:
@@ -227,3 +274,44 @@ class Detector:
         except Exception:
             logger.exception("no verdict could be formed of %s", image.judgements)
             return InternalError("the verdict could not be formed; the server's log says why")
+
+    def refuse_wishes(self, images: Sequence[Submission]) -> None:
+        """Refuses the explanations of a request that are not to be had, before any work."""
+        asked = [image for image in images if image.wish is not None and image.result is None]
+        if self._explainer is None:
+            for image in asked:
+                image.result = NotOfferedError("this detector does not explain its verdicts")
+            return
+        wishes = [image.wish for image in asked if image.wish is not None]
+        for image, refusal in zip(asked, self._explainer.refusals(wishes), strict=True):
+            image.result = refusal
+
+    def _explain(self, explainer: Explainer, images: Sequence[Submission]) -> None:
+        """Adds to verdicts what they are made of, where that was wished for."""
+        asked, cases = list[tuple[Submission, int]](), list[Case]()
+        for image in images:
+            if image.wish is not None and isinstance(image.result, Verdict):
+                # Each of them is one, or there were no verdict.
+                sure = [found for found in image.judgements if isinstance(found, Judgement)]
+                index = speaking(sure)
+                asked.append((image, index))
+                cases.append(Case(image.wish, image.pictures[index], image.result))
+        for (image, index), case, parts in zip(asked, cases, explainer.explain(cases), strict=True):
+            image.result = self._explained(image, index, case, parts)
+
+    def _explained(
+        self, image: Submission, index: int, case: Case, parts: Breakdown | DetectorError
+    ) -> Verdict | DetectorError:
+        if isinstance(parts, DetectorError):
+            return parts
+        try:
+            explanation = Explanation(
+                **vars(parts),
+                margin=case.verdict.margin,
+                corners=self.preparer.corners(image, index),
+                overlay=draw(case.pixels, parts.grid) if case.wish.overlay else None,
+            )
+            return replace(case.verdict, explanation=explanation)
+        except Exception:
+            logger.exception("no explanation could be formed of %s", parts)
+            return FAILED

@@ -5,7 +5,8 @@ trace of this module. Importing this file imports transformers, so that a worker
 with OpenVINO does without it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
@@ -223,12 +224,12 @@ class DetectorModule(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.head = head
-        self._l2_normalize = l2_normalize
+        self.l2_normalize = l2_normalize
 
     def feature(self, pixels: Tensor) -> Tensor:
         """Maps uint8 pixels (batch, side, side, 3) to what the head reads, float32."""
         feature = self.encoder(pixels)
-        return functional.normalize(feature) if self._l2_normalize else feature
+        return functional.normalize(feature) if self.l2_normalize else feature
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Maps uint8 pixels (batch, side, side, 3) to float32 logits (batch, outputs)."""
@@ -300,6 +301,23 @@ def read_class_token_alone(encoder: Encoder) -> None:
         and encoder.feature != "classifier_input"
     ):
         layers[-1].forward = MethodType(_class_token_forward, layers[-1])
+
+
+@contextmanager
+def reading_every_token(encoder: Encoder) -> Iterator[None]:
+    """Lets the last layer compute all tokens inside, whatever it was made to before."""
+    shortened = [
+        (module, module.forward)
+        for module in encoder.model.modules()
+        if vars(module).get("forward") is not None
+    ]
+    for module, _ in shortened:
+        del module.forward
+    try:
+        yield
+    finally:
+        for module, forward in shortened:
+            module.forward = forward
 
 
 def _class_token_forward(layer: Any, hidden_states: Tensor, *_: object, **__: object) -> Tensor:

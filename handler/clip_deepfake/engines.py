@@ -1,6 +1,7 @@
 """What an engine is: uint8 pixels in, float32 logits out, in passes that fit its device."""
 
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +21,14 @@ Logits = npt.NDArray[np.float32]
 Features = npt.NDArray[np.float32]
 """What a head reads, float32 (batch, feature size)."""
 
+Contributions = npt.NDArray[np.float32]
+"""What a product of weights and logits is made of, float32 (batch, 1 + patches), which add up to
+it: first what comes from no patch, then the patches, row by row."""
+
+Decompose = Callable[[Pixels, Logits], Contributions]
+"""Of pictures, uint8 (batch, side, side, 3), and of what their logits are multiplied by, float32
+(batch, outputs)."""
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Of stored weights, by the names that a card's ``precision`` has for them."""
 
@@ -38,11 +47,13 @@ class Engine(Protocol):
         name: library, device and precision of the computation, as answers tell it.
         exact: whether it computes in float32.
         largest_pass: pictures that it should be given at once.
+        decompose: takes products with the logits apart; None where it cannot.
     """
 
     name: str
     exact: bool
     largest_pass: int
+    decompose: Decompose | None
 
     def __call__(self, pixels: Pixels) -> Logits:
         """Maps uint8 (batch, side, side, 3) to float32 logits (batch, outputs)."""

@@ -76,6 +76,12 @@ class TooManyImagesError(RequestError):
     status = 413
 
 
+class UnknownOptionError(RequestError):
+    """An explanation that is asked for in a way that does not exist."""
+
+    code = "unknown_option"
+
+
 class LostPartsError(RequestError):
     """A form of which the server has handed on a part only."""
 

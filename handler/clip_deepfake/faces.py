@@ -203,6 +203,24 @@ class Aligner:
         cut = [self._cut(image, box) for box in boxes[:wanted]]
         return Faces(len(boxes), [face for face in cut if face is not None])
 
+    def place(self, face: Face, points: Points) -> Points:
+        """Where points of a crop are in the image that it was cut out of.
+
+        Args:
+            face: the crop's.
+            points: float (points, 2), x before y, from the crop's outer edge.
+
+        Returns:
+            float64 (points, 2), from the image's outer edge.
+        """
+        matrix = similarity(face.points, self._template)
+        if matrix is None:
+            raise ValueError("a face that was cut out has its five points apart")
+        # The matrix maps the middles of pixels, which are half a pixel from their edges.
+        turned = np.linalg.solve(matrix[:, :2], (points - 0.5 - matrix[:, 2]).T)
+        placed: Points = turned.T + 0.5
+        return placed
+
     def _boxes(self, image: RGB) -> list[Box]:
         """The faces' boxes, the largest one first."""
         pixels = image.shape[0] * image.shape[1]

@@ -12,6 +12,7 @@ from clip_deepfake.card import LANDMARKS_FILE, Card, read_card
 from clip_deepfake.detector import Detector, Preparer
 from clip_deepfake.engines import Engine, Pixels
 from clip_deepfake.errors import LoadError
+from clip_deepfake.explaining import Explainer
 from clip_deepfake.faces import Aligner
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,8 @@ def load_detector(
         # OpenCV's own threads work for whichever of the pool's calls it.
         cv2.setNumThreads(threads)
     preparer = Preparer(card.preprocessing, card.limits.max_pixels, aligner, threads)
-    return Detector(preparer, engine, card.head, card.decision)
+    explainer = Explainer(engine, card.head, card.encoder)
+    return Detector(preparer, engine, card.head, card.decision, explainer)
 
 
 def worker_device(gpu_id: int | None) -> torch.device:

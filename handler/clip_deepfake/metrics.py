@@ -11,7 +11,7 @@ from clip_deepfake.decision import WATCHED_RATES
 from clip_deepfake.errors import DetectorError, NoFaceError
 from clip_deepfake.verdicts import Verdict
 
-Stage = Literal["decode", "align", "preprocess", "engine"]
+Stage = Literal["decode", "align", "preprocess", "engine", "explain"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Timings:
     align: Spent = Spent()
     preprocess: Spent = Spent()
     engine: Spent = Spent()
+    explain: Spent = Spent()
 
     def stages(self) -> Iterator[tuple[str, Spent]]:
         """Yields each stage's name with what it took, in the order of the work."""

@@ -1,6 +1,7 @@
 """Computes with OpenVINO on the CPU: uint8 pixels in, float32 logits out."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import openvino as ov
 from clip_deepfake.archive_files import FloatArray, check_shapes, load_arrays
 from clip_deepfake.card import (
     ENCODER_FILE,
+    EXPLANATION_FILE,
     GRAPH_FILE,
     GRAPH_WEIGHTS_FILE,
     HEAD_FILE,
@@ -19,7 +21,14 @@ from clip_deepfake.card import (
     Precision,
     Quantization,
 )
-from clip_deepfake.engines import CPU_PASS, Features, Logits, Pixels
+from clip_deepfake.engines import (
+    CPU_PASS,
+    Contributions,
+    Decompose,
+    Features,
+    Logits,
+    Pixels,
+)
 from clip_deepfake.errors import LoadError
 from clip_deepfake.system import (
     has_bfloat16,
@@ -62,6 +71,17 @@ class LinearHead:
         """Maps what ``read`` returned to float32 (batch, outputs)."""
         return features @ self._weight + self._bias
 
+    def directions(self, weights: Logits) -> tuple[Features, Logits]:
+        """What weighted logits multiply a feature by, and what they have without one.
+
+        Args:
+            weights: float32 (batch, outputs).
+
+        Returns:
+            Float32 (batch, width) and (batch,).
+        """
+        return weights @ self._weight.T, weights @ self._bias
+
 
 class OpenVinoEngine:
     """Runs an encoder's graph with OpenVINO's CPU plugin, one batch at a time on all threads."""
@@ -76,6 +96,7 @@ class OpenVinoEngine:
         threads: int | None = None,
         *,
         bfloat16: bool | None = None,
+        explanation: "GraphFiles | None" = None,
     ) -> None:
         """Compiles the graph.
 
@@ -86,12 +107,17 @@ class OpenVinoEngine:
                 quantised, where the processor can; elsewhere, as with the others, in float32.
             threads: to compute with; None takes every core that this process may use.
             bfloat16: whether the processor can; None asks it.
+            explanation: the graph that takes features apart, opened for the first who asks: it
+                costs as much memory as the other. None where there is none.
         """
         can = has_bfloat16() if bfloat16 is None else bfloat16
         rounds = can and precision in ("bfloat16", "int8")
         compiled = _core().compile_model(graph, "CPU", _settings(threads, rounds=rounds))
         self._request = compiled.create_infer_request()
         self._head = head
+        self.decompose: Decompose | None = None
+        if explanation is not None:
+            self.decompose = _Decomposer(explanation, head, _settings(threads, rounds=False))
         computed = "bfloat16" if rounds else "float32"
         self.exact = computed == "float32" and precision != "int8"
         quantised = "int8 and " if precision == "int8" else ""
@@ -105,6 +131,42 @@ class OpenVinoEngine:
         """Maps uint8 (batch, side, side, 3) to what the head makes its logits of."""
         (features,) = self._request.infer([pixels], share_inputs=True).values()
         return self._head.read(features)
+
+
+@dataclass(frozen=True)
+class GraphFiles:
+    """Where a graph is.
+
+    Attributes:
+        topology: in OpenVINO's XML.
+        weights: that its constants lie in.
+    """
+
+    topology: Path
+    weights: Path
+
+
+class _Decomposer:
+    """Takes products with the logits apart; opens its graph when it is first called."""
+
+    def __init__(self, files: GraphFiles, head: LinearHead, settings: Mapping[str, Any]) -> None:
+        self._files, self._head, self._settings = files, head, dict(settings)
+        self._request: ov.InferRequest | None = None
+
+    def __call__(self, pixels: Pixels, weights: Logits) -> Contributions:
+        directions, alone = self._head.directions(weights)
+        opened = self._request or self._open()
+        (found,) = opened.infer([pixels, directions]).values()
+        if self._request is None:
+            # As with the engine's own: the first pass has copied what it needs.
+            release_pages(self._files.weights)
+            self._request = opened
+        found[:, 0] += alone
+        return found
+
+    def _open(self) -> ov.InferRequest:
+        graph = read_graph(self._files.topology, self._files.weights)
+        return _core().compile_model(graph, "CPU", self._settings).create_infer_request()
 
 
 @cache
@@ -149,7 +211,10 @@ def open_openvino_engine(card: Card, directory: Path, threads: int | None = None
         _refuse_saturation(card.quantization)
         weights = directory / GRAPH_WEIGHTS_FILE
     graph = read_graph(directory / GRAPH_FILE, weights)
-    engine = OpenVinoEngine(graph, head, card.precision, threads)
+    explanation = None
+    if EXPLANATION_FILE in card.files:
+        explanation = GraphFiles(directory / EXPLANATION_FILE, weights)
+    engine = OpenVinoEngine(graph, head, card.precision, threads, explanation=explanation)
     # The first pass copies the weights into the order that it computes in.
     engine(np.zeros((1, card.encoder.image_size, card.encoder.image_size, 3), np.uint8))
     release_pages(weights)

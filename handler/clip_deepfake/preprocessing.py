@@ -34,6 +34,17 @@ PILLOW_FILTERS = {
 }
 
 
+class Axis(NamedTuple):
+    """How a step's copy lies on its image along one axis: ``image = scale * copy + shift``.
+
+    Both are measured from the outer edge of the first pixel.
+    """
+
+    scale: float
+    shift: float
+    length: int
+
+
 class Resize(Struct, frozen=True, forbid_unknown_fields=True, tag="resize", tag_field="step"):
     """Scales the image.
 
@@ -70,6 +81,14 @@ class Resize(Struct, frozen=True, forbid_unknown_fields=True, tag="resize", tag_
             return scaled.astype(np.uint8, copy=False)
         resized = Image.fromarray(image).resize(size, PILLOW_FILTERS[self.interpolation])
         return np.asarray(resized)
+
+    def lay(self, width: int, height: int) -> tuple[Axis, Axis]:
+        """Where the scaled image lies on one of this size, and its own size."""
+        target = self.target(width, height)
+        return (
+            Axis(width / target[0], 0.0, target[0]),
+            Axis(height / target[1], 0.0, target[1]),
+        )
 
     def target(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of the scaled image."""
@@ -132,6 +151,12 @@ class CenterCrop(
         canvas[rows.target, columns.target] = cut
         return canvas
 
+    def lay(self, width: int, height: int) -> tuple[Axis, Axis]:
+        """Where the middle lies in an image of this size; black borders lie outside."""
+        spans = self._span(width), self._span(height)
+        across, down = (Axis(1.0, s.source.start - s.target.start, self.size) for s in spans)
+        return across, down
+
     def _span(self, length: int) -> "_Span":
         surplus = length - self.size
         rounding = ROUNDINGS[self.convention]
@@ -171,13 +196,24 @@ class TileCrop(Struct, frozen=True, forbid_unknown_fields=True, tag="tile_crop",
     def apply(self, image: RGB) -> RGB:
         """Returns the middle, uint8 (size, size, 3)."""
         height, width = image.shape[:2]
-        least = self.tile if min(height, width) < self.tile else 1
-        rows, columns = self._indices(height, least), self._indices(width, least)
+        columns, rows = (self._indices(*start) for start in self._starts(width, height))
         return image[rows[:, None], columns]
 
-    def _indices(self, length: int, least: int) -> npt.NDArray[np.int64]:
-        tiled = length * -(-least // length)
-        start = ROUNDINGS[self.convention].cut(tiled - self.size)
+    def lay(self, width: int, height: int) -> tuple[Axis, Axis]:
+        """Where the middle lies; the copies of a small image lie beside and below it."""
+        (across, _), (down, _) = self._starts(width, height)
+        return Axis(1.0, across, self.size), Axis(1.0, down, self.size)
+
+    def _starts(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Where the middle begins along each axis, with that one's length."""
+        least = self.tile if min(height, width) < self.tile else 1
+        cut = ROUNDINGS[self.convention].cut
+        first, second = (
+            (cut(length * -(-least // length) - self.size), length) for length in (width, height)
+        )
+        return first, second
+
+    def _indices(self, start: int, length: int) -> npt.NDArray[np.int64]:
         return np.arange(start, start + self.size) % length
 
 
@@ -221,6 +257,28 @@ class Preprocessing(Struct, frozen=True, forbid_unknown_fields=True):
             )
             most = max(most, width * height)
         return most
+
+    def window(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """What of an image the encoder sees.
+
+        Args:
+            width: of the image, in pixels.
+            height: of it.
+
+        Returns:
+            Left, top, right and bottom edge, in pixels of the image; outside of it, where a border
+            was added or the image was repeated.
+        """
+        axes = [Axis(1.0, 0.0, width), Axis(1.0, 0.0, height)]
+        for step in self.steps:
+            laid = step.lay(axes[0].length, axes[1].length)
+            axes = [
+                Axis(old.scale * new.scale, old.scale * new.shift + old.shift, new.length)
+                for old, new in zip(axes, laid, strict=True)
+            ]
+        starts = [axis.shift for axis in axes]
+        ends = [axis.scale * axis.length + axis.shift for axis in axes]
+        return starts[0], starts[1], ends[0], ends[1]
 
     def apply(self, image: RGB) -> RGB:
         """Executes the steps.

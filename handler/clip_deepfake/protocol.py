@@ -1,7 +1,7 @@
 """Images out of what a server was sent, bounded; JSON answers out of verdicts.
 
 One image is answered with one verdict, several with a list in their order. Under KServe's v1 path
-the list stands in ``predictions``, as that protocol wants it.
+the list stands in ``predictions``, as that protocol wants it, or in ``explanations``.
 """
 
 import base64
@@ -12,7 +12,7 @@ import string
 from collections.abc import Mapping, Sequence
 from functools import cache
 from http import HTTPStatus
-from typing import TypeVar
+from typing import TypeVar, cast, get_args
 
 import msgspec
 from msgspec import Raw, Struct
@@ -25,10 +25,12 @@ from clip_deepfake.errors import (
     NotOfferedError,
     RequestError,
     TooManyImagesError,
+    UnknownOptionError,
 )
+from clip_deepfake.explaining import Wish
 from clip_deepfake.formats import Bytes
 from clip_deepfake.questions import Answer, Question
-from clip_deepfake.verdicts import Verdict, to_fields
+from clip_deepfake.verdicts import Method, Verdict, to_fields
 
 INSTANCES = 'send {"instances": [{"b64": "…"}, …]}, or the image file itself'
 
@@ -42,6 +44,12 @@ QUOTED = (("%2B", "+"), ("%2F", "/"), ("%3D", "="))
 STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
 """Of base64, from the one that is safe in URLs."""
 
+OPTIONS: Mapping[str, tuple[str, ...]] = {"method": get_args(Method), "overlay": ("png",)}
+"""Of an explanation, and what each may be."""
+
+MOST_OPTION = 40
+"""Characters of an option, of which no more are looked at."""
+
 EMPTY_LIST = Raw(b"[]")
 
 Decoded = TypeVar("Decoded", bound=Struct)
@@ -52,6 +60,13 @@ class _Body(Struct):
 
     instances: Raw = Raw()
     inputs: Raw = Raw()
+
+
+class _ExplanationBody(_Body):
+    """The same with the options of an explanation."""
+
+    method: str | None = None
+    overlay: str | None = None
 
 
 class _Instance(Struct):
@@ -69,28 +84,54 @@ def find_images(question: Question, most: int) -> list[Submission]:
         The images; a fault of the whole request stands there as its only image's.
     """
     try:
-        if question.explain:
-            raise NotOfferedError("explanations are not offered; ask at /predictions")
         return _images(question, most)
     except DetectorError as error:
         return [Submission(result=error)]
 
 
 def _images(question: Question, most: int) -> list[Submission]:
-    parts = question.parts
+    parts, options = question.parts, None
+    if question.explain:
+        # A form tells of them in fields of their own.
+        fields = {name: parts[name] for name in OPTIONS if name in parts}
+        parts = {name: part for name, part in parts.items() if name not in fields}
+        options = {**question.options, **{name: _text(part) for name, part in fields.items()}}
     if not parts:
         raise EmptyImageError(
             "no image arrived; send the file with Content-Type: application/octet-stream"
         )
     if question.form is not None:
-        question.form.check(parts)
+        question.form.check(question.parts)
     _check_count(len(parts), most)
     images: list[Submission] = []
     for part in parts.values():
         text = _json_text(part)
-        images += [Submission(part)] if text is None else _read_instances(text, most)
+        if text is not None:
+            images += _read_instances(text, most, options)
+        else:
+            images.append(Submission(part, wish=_wish(options)))
         _check_count(len(images), most)
     return images
+
+
+def _text(part: Bytes) -> str:
+    return bytes(part[:MOST_OPTION]).decode(errors="replace")
+
+
+def _wish(options: Mapping[str, str] | None) -> Wish | None:
+    """What an explanation is to be; None of a prediction.
+
+    Raises:
+        UnknownOptionError: it is nothing that there is.
+    """
+    if options is None:
+        return None
+    for name, value in options.items():
+        if value not in OPTIONS[name]:
+            raise UnknownOptionError(
+                f"{name} {value[:MOST_OPTION]!r} is unknown; there is {', '.join(OPTIONS[name])}"
+            )
+    return Wish(cast(Method | None, options.get("method")), overlay="overlay" in options)
 
 
 def _check_count(images: int, most: int) -> None:
@@ -116,12 +157,15 @@ def _json_text(part: Bytes) -> Bytes | memoryview | None:
     return None if found is None else memoryview(part)[found.start(1) :]
 
 
-def _read_instances(text: Bytes | memoryview, most: int) -> list[Submission]:
+def _read_instances(
+    text: Bytes | memoryview, most: int, options: Mapping[str, str] | None
+) -> list[Submission]:
     """Reads the images in a JSON text; whatever else it holds becomes no object.
 
     Args:
         text: ``{"instances": [{"b64": "…"}, …]}``.
         most: of the images.
+        options: of their explanations, beside those in the text; None of predictions.
 
     Returns:
         The images; one whose content cannot be had has its fault as its result.
@@ -129,7 +173,13 @@ def _read_instances(text: Bytes | memoryview, most: int) -> list[Submission]:
     Raises:
         RequestError: there are none, or too many, or it is no such text.
     """
-    body = _decode_json(text, _Body)
+    if options is None:
+        body = _decode_json(text, _Body)
+    else:
+        body = explained = _decode_json(text, _ExplanationBody)
+        told = {"method": explained.method, "overlay": explained.overlay}
+        options = {**options, **{name: value for name, value in told.items() if value is not None}}
+    wish = _wish(options)
     if body.inputs:
         raise NotOfferedError(f"KServe's v2 protocol is not offered; {INSTANCES}")
     listed = _decode_json(body.instances or EMPTY_LIST, _list_of(most + 1))
@@ -137,12 +187,12 @@ def _read_instances(text: Bytes | memoryview, most: int) -> list[Submission]:
     if not instances:
         raise RequestError(f"the JSON holds no list of instances; {INSTANCES}")
     _check_count(len(instances), most)
-    return [_instance(instance) for instance in instances]
+    return [_instance(instance, wish) for instance in instances]
 
 
-def _instance(text: Raw) -> Submission:
+def _instance(text: Raw, wish: Wish | None) -> Submission:
     try:
-        return Submission(_decode_base64(_decode_json(text, _Instance).b64))
+        return Submission(_decode_base64(_decode_json(text, _Instance).b64), wish=wish)
     except RequestError as error:
         return Submission(result=error)
 
@@ -187,21 +237,21 @@ def form_answer(
     verdicts: Sequence[Verdict | DetectorError],
     detector: Mapping[str, str | float | None],
     *,
-    kserve: bool = False,
+    listed_as: str | None = None,
 ) -> Answer:
     """Writes the answer to a request.
 
     Args:
         verdicts: one for each of its images, in order.
         detector: short form of the card, part of every verdict.
-        kserve: whether it is wrapped as KServe's v1 protocol wants it.
+        listed_as: what KServe's v1 protocol calls the list that it wants; None of another protocol.
     """
     body: object
-    if len(verdicts) == 1 and not kserve:
+    if len(verdicts) == 1 and listed_as is None:
         body = _entry(verdicts[0], detector)
     else:
         entries = [_entry(verdict, detector) | _own_status(verdict) for verdict in verdicts]
-        body = {"predictions": entries} if kserve else entries
+        body = entries if listed_as is None else {listed_as: entries}
     return Answer(_status(verdicts), json.dumps(body, allow_nan=False))
 
 

@@ -5,13 +5,17 @@ Nothing here needs a library: the server's handler imports it before it is known
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from clip_deepfake.errors import LostPartsError
 
 MOST_PART_HEADERS = 512
 """Bytes of the headers of a part, beside its name: mostly those of a file's name, 255 at most."""
+
+EXPLANATION_HEADERS = {"x-explain-method": "method", "x-explain-overlay": "overlay"}
+"""Of a request for an explanation whose body is an image: which option each of them is. TorchServe
+keeps a query to itself."""
 
 BOUNDARY = re.compile(r'multipart/[^;]*;.*\bboundary="?([^";]*)', re.IGNORECASE)
 
@@ -59,6 +63,7 @@ class Question:
         form: that the parts arrived in; None where the body was none.
         describe: whether the worker is asked about itself.
         explain: whether an explanation is asked for.
+        options: of the explanation, that headers told of, by name.
         kserve: whether it came by KServe's v1 path.
     """
 
@@ -67,7 +72,15 @@ class Question:
     form: Form | None = None
     describe: bool = False
     explain: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
     kserve: bool = False
+
+    @property
+    def listed_as(self) -> str | None:
+        """What KServe's v1 protocol calls the list of answers; None of another protocol."""
+        if not self.kserve:
+            return None
+        return "explanations" if self.explain else "predictions"
 
 
 @dataclass(frozen=True)
@@ -115,6 +128,11 @@ def read_question(
         and "explain" not in told
         and "content-type" not in by_lower,
         explain=told.get("explain") == "True",
+        options={
+            option: by_lower[header]
+            for header, option in EXPLANATION_HEADERS.items()
+            if header in by_lower
+        },
         kserve="explain" in told and "url_path" not in told,
     )
 

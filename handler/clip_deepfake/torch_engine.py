@@ -4,20 +4,31 @@ import logging
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from clip_deepfake.archive_files import load_tensors
-from clip_deepfake.card import ENCODER_FILE, HEAD_FILE, Card
+from clip_deepfake.card import ENCODER_FILE, EXPLANATION_FILE, HEAD_FILE, Card
+from clip_deepfake.decomposition import Decomposition
 from clip_deepfake.encoder import (
     DetectorModule,
     build_module,
     load_encoder,
     read_class_token_alone,
 )
-from clip_deepfake.engines import CPU_PASS, GPU_PASS, Engine, Features, Logits, Pixels
+from clip_deepfake.engines import (
+    CPU_PASS,
+    GPU_PASS,
+    Contributions,
+    Decompose,
+    Engine,
+    Features,
+    Logits,
+    Pixels,
+)
 from clip_deepfake.errors import EngineLostError, EngineMemoryError
 from clip_deepfake.system import threads_to_ask_for
 
@@ -27,12 +38,15 @@ logger = logging.getLogger(__name__)
 class TorchEngine:
     """Runs the module with PyTorch, in the precision of its weights."""
 
-    def __init__(self, module: DetectorModule, device: torch.device) -> None:
+    def __init__(
+        self, module: DetectorModule, device: torch.device, *, decomposes: bool = False
+    ) -> None:
         """Moves the module to the device.
 
         Args:
             module: in the dtype of its weights.
             device: ``cuda``, ``mps`` or ``cpu``.
+            decomposes: whether features are to be taken apart, of which the model must be capable.
         """
         self._module = module.to(device)
         self.device = device
@@ -43,6 +57,11 @@ class TorchEngine:
         self.exact = dtype == torch.float32
         self.largest_pass = CPU_PASS if device.type == "cpu" else GPU_PASS
         self.name = f"torch {device.type} {str(dtype).removeprefix('torch.')}"
+        self.decompose: Decompose | None = None
+        if decomposes:
+            encoder, normed = self._module.encoder, self._module.l2_normalize
+            decomposition = Decomposition(encoder, l2_normalize=normed)
+            self.decompose = partial(self._decompose, decomposition)
 
     def __call__(self, pixels: Pixels) -> Logits:
         """Maps uint8 (batch, side, side, 3) to float32 logits (batch, outputs)."""
@@ -53,6 +72,17 @@ class TorchEngine:
         """Maps uint8 (batch, side, side, 3) to what the head makes its logits of."""
         with device_faults(self.device), torch.inference_mode():
             return self._module.feature(torch.from_numpy(pixels).to(self.device)).cpu().numpy()
+
+    def _decompose(
+        self, decomposition: Decomposition, pixels: Pixels, weights: Logits
+    ) -> Contributions:
+        with device_faults(self.device), torch.inference_mode():
+            of_logits = torch.from_numpy(weights).to(self.device)
+            head = self._module.head
+            of_feature = of_logits @ head.weight
+            found = decomposition(torch.from_numpy(pixels).to(self.device), of_feature)
+            found[:, 0] += of_logits @ head.bias
+            return found.cpu().numpy()
 
 
 def open_torch_engine(
@@ -81,7 +111,10 @@ def open_torch_engine(
     encoder = load_encoder(card.encoder, feature, card.preprocessing, tensors)
     read_class_token_alone(encoder)
     module = build_module(encoder, card.head, head, card.encoder.feature_size(feature))
-    engine = TorchEngine(module.float() if device.type == "cpu" else module, device)
+    decomposes = EXPLANATION_FILE in card.files
+    engine = TorchEngine(
+        module.float() if device.type == "cpu" else module, device, decomposes=decomposes
+    )
     if device.type == "cuda":
         warm_up(engine, card.encoder.image_size)
     return engine

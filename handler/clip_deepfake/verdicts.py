@@ -64,6 +64,39 @@ class JudgedFace(Judgement):
     points: tuple[tuple[int, int], ...]
 
 
+Method = Literal["decomposition", "occlusion"]
+"""How a margin is taken apart: exactly, by what each patch writes into the feature; or by what the
+margin loses when a part of the picture is painted over."""
+
+Corner = tuple[float, float]
+"""x and y in pixels of the image as the detector reads it, whose top left corner is (0, 0)."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What the parts of a picture contribute to its margin.
+
+    Attributes:
+        method: how that was found.
+        grid: contributions of the parts, row by row: positive towards FAKE.
+        rest: what comes from no part: ``grid`` and ``rest`` add up to ``margin``.
+        margin: the verdict's.
+        passes: that the encoder made of the picture, beside the verdict's own.
+        corners: where the grid lies in the image: its top left corner, then clockwise. They may
+            be outside, where a detector sees more than the image.
+        overlay: the picture as the encoder saw it under the map, a PNG in base64; None unless
+            asked for.
+    """
+
+    method: Method
+    grid: tuple[tuple[float, ...], ...]
+    rest: float
+    margin: float
+    passes: int
+    corners: tuple[Corner, ...]
+    overlay: str | None = None
+
+
 @dataclass(frozen=True)
 class Verdict(Judgement):
     """One image's answer.
@@ -75,12 +108,14 @@ class Verdict(Judgement):
         decision: at the card's rate of false alarms; None where it has none.
         false_alarm_rate: share of the card's real images, this one counted as one, that look at
             least as fake, in (0, 1]; None where there are none.
+        explanation: of the margin, of the face that ``face`` tells of; None unless asked for.
     """
 
     face: FacePlace | None = None
     faces: tuple[JudgedFace, ...] | None = None
     decision: Ruling | None = None
     false_alarm_rate: float | None = None
+    explanation: Explanation | None = None
 
 
 def form_verdict(
@@ -106,7 +141,7 @@ def form_verdict(
     if not found.judged:
         none = () if all_faces else None
         return Verdict(**vars(sure[0]), face=FacePlace(False, found.count), faces=none)
-    worst = max(range(len(sure)), key=lambda index: sure[index].margin)
+    worst = speaking(sure)
     face = found.judged[worst]
     return Verdict(
         **vars(sure[worst]),
@@ -118,6 +153,11 @@ def form_verdict(
         if all_faces
         else None,
     )
+
+
+def speaking(judgements: Sequence[Judgement]) -> int:
+    """Which of several faces speaks for the image: the first of those with the highest margin."""
+    return max(range(len(judgements)), key=lambda index: judgements[index].margin)
 
 
 def decided(verdict: Verdict | DetectorError, decision: Decision | None) -> Verdict | DetectorError:
@@ -175,6 +215,30 @@ def fake_margin(logits: npt.NDArray[np.float32], head: HeadCard) -> float:
     fake = [values[index] for index in head.fake_indices]
     real = [value for index, value in enumerate(values) if index not in head.fake_indices]
     return _log_sum(fake) - _log_sum(real)
+
+
+def margin_weights(logits: npt.NDArray[np.float32], head: HeadCard) -> npt.NDArray[np.float32]:
+    """What the logits are multiplied by in the margin: its derivative.
+
+    Of one or two logits it is the margin itself; of several, what is left of the logarithms is a
+    constant to whoever takes the logits apart.
+
+    Args:
+        logits: float32 (outputs,), finite.
+        head: says how they are read.
+
+    Returns:
+        float32 (outputs,).
+    """
+    if head.outputs == 1:
+        return np.ones(1, np.float32)
+    fake = np.isin(np.arange(head.outputs), head.fake_indices)
+    sides = [np.where(side, logits.astype(np.float64), -np.inf) for side in (fake, ~fake)]
+    shares = [np.exp(side - side.max()) for side in sides]
+    weights: npt.NDArray[np.float32] = np.subtract(
+        *(share / share.sum() for share in shares), dtype=np.float32
+    )
+    return weights
 
 
 def _log_sum(logits: Sequence[float]) -> float:

@@ -129,7 +129,9 @@ class Worker:
         if question.describe:
             return []
         try:
-            return find_images(question, self._limits.max_images)
+            images = find_images(question, self._limits.max_images)
+            self._detector.refuse_wishes(images)
+            return images
         except Exception:
             logger.exception("request %s could not be read", question.id)
             return [Submission(result=UNEXPECTED)]
@@ -154,12 +156,12 @@ class Worker:
     def _answer(self, question: Question, images: Sequence[Submission]) -> Answer:
         if question.describe:
             return Answer(200, json.dumps(self._description()))
-        results, kserve = [image.outcome for image in images], question.kserve
+        results, listed_as = [image.outcome for image in images], question.listed_as
         try:
-            return form_answer(results, self.identity, kserve=kserve)
+            return form_answer(results, self.identity, listed_as=listed_as)
         except Exception:
             logger.exception("no answer could be formed of %s", results)
-            return form_answer([UNEXPECTED] * len(results), self.identity, kserve=kserve)
+            return form_answer([UNEXPECTED] * len(results), self.identity, listed_as=listed_as)
 
     def _description(self) -> dict[str, object]:
         return {

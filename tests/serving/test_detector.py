@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import msgspec
@@ -249,15 +251,64 @@ def test_a_clients_describe_tells_nothing_of_the_worker(
     }
 
 
-@pytest.mark.parametrize("path", [f"/explanations/{NAME}", f"/v1/models/{NAME}:explain"])
-def test_explanations_are_not_offered(served: Served, path: str, examples: list[Path]) -> None:
-    answer = served.post(path, data=examples[0].read_bytes(), headers=OCTETS)
-    assert answer.status_code == 501
-    assert "not_implemented" in answer.text
+def check_sum(verdict: dict[str, Any]) -> None:
+    explained = verdict["explanation"]
+    parts = [value for row in explained["grid"] for value in row]
+    assert math.fsum([*parts, explained["rest"]]) == pytest.approx(verdict["margin"], abs=1e-12)
 
 
-def test_kserve_v2_is_not_offered(served: Served) -> None:
-    answer = served.post(f"/v2/models/{NAME}/infer", json={"inputs": []})
+def test_16_mixed_requests_have_each_its_own_answer(
+    served: Served, expected: dict[Path, float], examples: list[Path]
+) -> None:
+    """Half of them explanations, some broken, in whatever batches TorchServe makes of them."""
+    photo = examples[0].read_bytes()
+    good = {"data": photo, "headers": OCTETS}
+    paths = (f"/predictions/{NAME}", f"/explanations/{NAME}")
+    sent = [(path, good) for path in paths for _ in range(5)]
+    sent += [(path, {"data": b"no image", "headers": OCTETS}) for path in paths]
+    sent += [(path, {"data": photo[:2000], "headers": OCTETS}) for path in paths]
+    occlusion = {"x-explain-method": "occlusion", "x-explain-overlay": "png"}
+    sent += [(paths[1], good | {"headers": OCTETS | occlusion})]
+    sent += [(paths[1], good | {"headers": OCTETS | {"x-explain-method": "magic"}})]
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda one: served.post(one[0], **one[1]), sent))
+    assert [a.status_code for a in answers] == [200] * 10 + [400] * 4 + [200, 400]
+    for index, answer in enumerate(answers[:10]):
+        verdict = answer.json()
+        assert verdict["fake_probability"] == pytest.approx(expected[examples[0]], abs=1e-5)
+        assert ("explanation" in verdict) == (index >= 5)
+        if index >= 5:
+            assert verdict["explanation"]["method"] == "decomposition"
+            check_sum(verdict)
+    codes = [answer.json()["error"]["code"] for answer in answers[10:14]]
+    assert codes == ["not_an_image"] * 2 + ["truncated_image"] * 2
+    check_sum(answers[14].json())
+    found = answers[14].json()["explanation"]
+    assert found["method"] == "occlusion"
+    assert base64.b64decode(found["overlay"]).startswith(b"\x89PNG")
+    assert answers[15].json()["error"]["code"] == "unknown_option"
+
+
+def test_an_explanation_is_asked_for_in_json_or_in_a_form_too(
+    served: Served, examples: list[Path]
+) -> None:
+    photo = examples[0].read_bytes()
+    instances = {"instances": [{"b64": base64.b64encode(photo).decode()}], "overlay": "png"}
+    listed = served.post(f"/v1/models/{NAME}:explain", json=instances).json()["explanations"]
+    check_sum(listed[0])
+    assert "overlay" in listed[0]["explanation"]
+    form = {"files": {"a": photo}, "data": {"method": "occlusion"}}
+    answer = served.post(f"/explanations/{NAME}", **form).json()
+    assert answer["explanation"]["method"] == "occlusion"
+    # TorchServe keeps a query to itself.
+    path = f"/explanations/{NAME}?method=occlusion"
+    answer = served.post(path, data=photo, headers=OCTETS).json()
+    assert answer["explanation"]["method"] == "decomposition"
+
+
+@pytest.mark.parametrize("path", [f"/v2/models/{NAME}/infer", f"/v2/models/{NAME}/explain"])
+def test_kserve_v2_is_not_offered(served: Served, path: str) -> None:
+    answer = served.post(path, json={"inputs": []})
     assert answer.status_code == 501
     assert "not_implemented" in answer.text
 

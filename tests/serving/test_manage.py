@@ -18,6 +18,7 @@ from deepfake_tools.torchserve.local_server import LocalServer
 
 from tests.archives import hide, write_archive
 from tests.serving.manage_runs import MANAGE, Manage
+from tests.tinted_videos import write_videos
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.serving
@@ -400,6 +401,22 @@ def pictures(tmp_path: Path) -> Path:
     for name in ("a.png", "b.png"):
         (folder / name).write_bytes(canary_image())
     return folder
+
+
+def test_frames_of_videos_are_images_to_check_with(server, manage, pictures):
+    write_videos(pictures, 1)
+    video = pictures / "real" / "clip_00.mp4"
+    video.rename(pictures / video.name)
+    (pictures / "text.mp4").write_text("no video")
+    manage("register", write_archive(manage.store, "acme--frames"))
+    archive = write_archive(manage.store, "acme--frames", "2", fake_probability=0.75)
+
+    done = manage("swap", archive, "--check", pictures, "--max-slowdown", 100)
+
+    assert done.returncode == CheckError.exit_code
+    assert f"asking both versions about 10 images in {pictures}" in done.stdout
+    assert f"REAL 0.2500 -> FAKE 0.7500  {pictures / video.name}@00:01.900" in done.stdout
+    assert f"note: left out: {pictures / 'text.mp4'}: it is no video" in done.stderr
 
 
 def test_a_version_that_scores_as_the_old_one_passes_the_check(server, manage, pictures):

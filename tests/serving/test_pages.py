@@ -81,6 +81,7 @@ PRESUPPOSED = {
     "docs/asking.md": Presupposed(True, SERVING),
     "docs/training.md": Presupposed(True, SERVING),
     "docs/videos.md": Presupposed(True, SERVING),
+    "docs/explaining.md": Presupposed(True, SERVING),
     "docs/evaluating.md": Presupposed(True, SERVING),
     "docs/calibrating.md": Presupposed(True, SERVING),
     "docs/faces.md": Presupposed(True, SERVING),

@@ -99,7 +99,7 @@ class Watched:
         assert self.post(path, json={"instances": instances}).status_code == 400
         assert self.post(path, data=MARK, headers=OCTETS).status_code == 400
         assert self.post("/predictions/nobody", data=MARK, headers=OCTETS).status_code == 404
-        assert self.post(f"/explanations/{self.name}", data=MARK, headers=OCTETS).status_code == 501
+        assert self.post(path, json={"inputs": []}).status_code == 501
         with suppress(requests.Timeout):
             self.post(f"/predictions/{BROKEN.name}", timeout=0.5, data=MARK, headers=OCTETS)
         self.rounds += 1

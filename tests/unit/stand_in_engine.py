@@ -6,6 +6,7 @@ import numpy as np
 from clip_deepfake.card import Card
 from clip_deepfake.detector import Detector, Preparer
 from clip_deepfake.engines import Engine, Features, Logits, Pixels
+from clip_deepfake.explaining import Explainer
 from clip_deepfake.worker import Worker
 from PIL import Image
 
@@ -23,6 +24,7 @@ class StandInEngine:
     name = "stand-in"
     exact = True
     largest_pass = 6
+    decompose = None
 
     def __init__(self, *failures: Exception, value: float | None = None) -> None:
         self.passes: list[int] = []
@@ -43,7 +45,8 @@ class StandInEngine:
 def detector_of(card: Card, engine: Engine, threads: int | None = None) -> Detector:
     """A detector as a card tells of it, but for the engine; it aligns no faces."""
     preparer = Preparer(card.preprocessing, card.limits.max_pixels, threads=threads)
-    return Detector(preparer, engine, card.head, card.decision)
+    explainer = Explainer(engine, card.head, card.encoder)
+    return Detector(preparer, engine, card.head, card.decision, explainer)
 
 
 def worker_of(card: Card, engine: Engine) -> Worker:

@@ -4,8 +4,9 @@ import sys
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 
 from deepfake_tools.client.console import Console
@@ -13,6 +14,7 @@ from deepfake_tools.client.images import Collection, Image
 from deepfake_tools.client.journal import Identity, open_journal
 from deepfake_tools.client.run import ask_all
 from deepfake_tools.client.target import Target
+from deepfake_tools.client.videos import FrameFeed
 from deepfake_tools.errors import ServiceError, UnexpectedAnswerError
 from deepfake_tools.files import read_regular
 from deepfake_tools.inspection import inspect_archive
@@ -21,6 +23,7 @@ from deepfake_tools.progress import Progress
 from deepfake_tools.torchserve.api import ManagementAPI
 from deepfake_tools.torchserve.connection import Purpose
 from deepfake_tools.torchserve.tokens import fresh_key
+from deepfake_tools.videos.processes import Picture
 
 CHUNK = 32
 """Images in memory at a time."""
@@ -128,14 +131,24 @@ def score_archive(path: Path, images: Sequence[Image]) -> Scored:
         margins: dict[int, float] = {}
         failed: Counter[str] = Counter()
         progress = Progress(sys.stderr, "images", len(images))
-        for start in range(0, len(images), CHUNK):
-            some = images[start : start + CHUNK]
-            results = detector.judge([read_regular(image.path) for image in some])
-            for index, result in enumerate(results, start=start):
-                if isinstance(result, Exception):
-                    failed[result.code] += 1
-                else:
-                    margins[index] = result.margin
-            progress.update(start + len(some), failed.total())
+        with FrameFeed(images, [n for n, image in enumerate(images) if image.frame]) as frames:
+            contents = chain(_read_stills(images), frames)
+            while some := list(islice(contents, CHUNK)):
+                readable = [(n, data) for n, data in some if isinstance(data, bytes)]
+                failed.update(data.kind for _, data in some if not isinstance(data, bytes))
+                results = detector.judge([data for _, data in readable])
+                for (index, _), result in zip(readable, results, strict=True):
+                    if isinstance(result, Exception):
+                        failed[result.code] += 1
+                    else:
+                        margins[index] = result.margin
+                progress.update(len(margins) + failed.total(), failed.total())
         progress.clear()
     return Scored(card.fingerprint(), card.head.source == "untrained", margins, failed)
+
+
+def _read_stills(images: Sequence[Image]) -> Iterator[tuple[int, Picture]]:
+    """Yields the positions and the contents of the images that lie in files."""
+    for index, image in enumerate(images):
+        if image.frame is None:
+            yield index, read_regular(image.path)

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal, TypeAlias
 
+from clip_deepfake.archive_files import file_digest
+
 from deepfake_tools.client.images import Collection, CollectionError, Image, collect
+from deepfake_tools.client.videos import take_apart
 from deepfake_tools.files import read_regular
 from deepfake_tools.labels import FAKE, Label, name_labels
+from deepfake_tools.videos.sampling import FrameChoice
 
 OnePer: TypeAlias = Literal["auto", "image", "folder"]
 WORDS = {0: "real", 1: "fake"}
@@ -26,7 +30,7 @@ class Chosen:
 
     Attributes:
         image: Where it lies.
-        sha256: Of its file.
+        sha256: Of its file; of a frame, of its video's.
     """
 
     image: Image
@@ -73,10 +77,10 @@ class Selection:
 
 
 def select(folder: Path, label: Label, one_per: OnePer) -> Selection:
-    """Finds the images of one kind.
+    """Finds the images of one kind; of each video the frame in the middle is one.
 
     Args:
-        folder: With the images, or folders of them.
+        folder: With images and videos, or folders of them.
         label: What they are said to be.
         one_per: Whether each image counts, or one of each folder; "auto" takes for videos the
             folders whose images have one name but for its digits, of several such folders.
@@ -86,15 +90,16 @@ def select(folder: Path, label: Label, one_per: OnePer) -> Selection:
         LabelError: Directories of one path disagree.
     """
     try:
-        collection = collect([str(folder)])
+        collection = collect([str(folder)], videos=True)
     except CollectionError as error:
         raise SelectionError(str(error)) from error
     _refuse_other_kind(folder, collection, label)
+    collection, _ = take_apart(collection, FrameChoice(middle=True))
     unique: dict[str, Chosen] = {}
     unreadable = 0
     for image in collection.images:
         try:
-            digest = hashlib.sha256(read_regular(image.path)).hexdigest()
+            digest = _digest_of(image)
         except OSError:
             unreadable += 1
         else:
@@ -114,6 +119,19 @@ def select(folder: Path, label: Label, one_per: OnePer) -> Selection:
         unreadable=unreadable,
         shallow=bool(collection.shallow),
     )
+
+
+def _digest_of(image: Image) -> str:
+    """SHA-256 of an image's file, or of the video that it is of.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    if image.fault is not None:
+        raise OSError(image.fault)
+    if image.frame is not None:
+        return file_digest(Path(image.frame.video))
+    return hashlib.sha256(read_regular(image.path)).hexdigest()
 
 
 def _refuse_other_kind(folder: Path, collection: Collection, label: Label) -> None:
@@ -154,6 +172,7 @@ def _looks_shot(folder: str, images: Sequence[Chosen]) -> bool:
     named_for_a_class = bool(name_labels(PurePath(folder).name))
     return (
         len(images) > 1
+        and all(one.image.frame is None for one in images)
         and folder != ""
         and not named_for_a_class
         and len(names) == 1

@@ -29,7 +29,19 @@ def manipulate(image: RGB, rng: np.random.Generator) -> RGB:
     Returns:
         uint8 (side, side, 3).
     """
-    mask = _soft_oval(image.shape[0], rng)
+    return manipulate_in(image, soft_oval(image.shape[0], rng))
+
+
+def manipulate_in(image: RGB, mask: Floats) -> RGB:
+    """Replaces a given part of an image in that way.
+
+    Args:
+        image: uint8 (side, side, 3).
+        mask: how much of each pixel is replaced, from 0 to 1, float32 (side, side, 1).
+
+    Returns:
+        uint8 (side, side, 3).
+    """
     blended: Floats = image * (1 - mask) + _regenerate(image) * mask
     return np.clip(np.rint(blended), 0, 255).astype(np.uint8)
 
@@ -50,10 +62,28 @@ def _regenerate(image: RGB) -> Floats:
     return large + grid
 
 
-def _soft_oval(side: int, rng: np.random.Generator) -> Floats:
-    """Returns how much of each pixel is replaced, from 0 to 1, (side, side, 1)."""
+Range = tuple[float, float]
+
+MIDDLE: Range = (0.42, 0.58)
+LARGE: Range = (0.6, 0.8)
+
+
+def soft_oval(
+    side: int, rng: np.random.Generator, place: Range = MIDDLE, size: Range = LARGE
+) -> Floats:
+    """Chooses a part of an image.
+
+    Args:
+        side: of the image, in pixels.
+        rng: for the place and the shape.
+        place: of its centre, in sides.
+        size: of its axes, in sides.
+
+    Returns:
+        As ``manipulate_in`` takes it.
+    """
     mask = np.zeros((side, side), np.float32)
-    centre = rng.uniform(0.42, 0.58, 2) * side
-    axes = rng.uniform(0.6, 0.8, 2) * side
+    centre = rng.uniform(*place, 2) * side
+    axes = rng.uniform(*size, 2) * side
     cv2.ellipse(mask, (tuple(centre), tuple(axes), float(rng.uniform(0, 180))), 1, -1)
     return cv2.GaussianBlur(mask, (0, 0), side * 0.03).astype(np.float32)[..., None]

@@ -92,12 +92,16 @@ class Files:
             OutputError: One cannot be written.
         """
         for option, path in self._named():
-            try:
-                _write(option, path, run)
-            except OSError as error:
-                raise OutputError(
-                    f"cannot write {path}: {error.strerror}; see --{option}"
-                ) from error
+            _try_to_write(option, path, run)
+
+    def write_report(self, run: Run) -> None:
+        """Writes the report alone, where one is wanted, with what was found out since.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        if self.report is not None:
+            _try_to_write("report", self.report, run)
 
     def _outputs(self) -> Iterator[Named]:
         """Yields all that a run writes, what goes beside the named files included."""
@@ -113,6 +117,13 @@ class Files:
         for option, path in options.items():
             if path is not None:
                 yield option, path
+
+
+def _try_to_write(option: str, path: Path, run: Run) -> None:
+    try:
+        _write(option, path, run)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}; see --{option}") from error
 
 
 def _write(option: str, path: Path, run: Run) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from deepfake_tools.torchserve.answers import DetectorInfo, Ruling, ServedFace
 
@@ -98,6 +99,10 @@ class Outcome:
         People look away and shots change: the video is judged by its other frames.
         """
         return self.video is not None and self.error == NO_FACE
+
+    def map_in(self, folder: Path) -> Path:
+        """Returns where its map is in a folder of maps; the numbers lie beside it, as `.json`."""
+        return folder / self.folder / f"{Path(self.path).name}.png"
 
     @property
     def called(self) -> str:

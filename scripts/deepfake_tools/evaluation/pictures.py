@@ -36,9 +36,11 @@ class Pictures:
 
     Args:
         frames: Those that will be asked for: each video is decoded once, for all of its own.
+        maps: The folder of the images' explanations; None where there are none.
     """
 
-    def __init__(self, frames: Iterable[WantedFrame]) -> None:
+    def __init__(self, frames: Iterable[WantedFrame], maps: Path | None = None) -> None:
+        self._maps = maps
         sides: defaultdict[str, defaultdict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
         for video, number, side in frames:
             sides[video][number].add(side)
@@ -54,14 +56,22 @@ class Pictures:
         """Returns the picture of an image, or of a frame."""
         if outcome.video is not None:
             return self.of_frame(outcome.video, outcome.frame, SIDE)
-        try:
-            return thumbnail(Path(outcome.path).read_bytes(), SIDE)
-        except (OSError, ValueError):
-            return None
+        return _thumbnail_of(Path(outcome.path))
+
+    def map_of(self, outcome: Outcome) -> str | None:
+        """Returns the picture of an image's explanation."""
+        return None if self._maps is None else _thumbnail_of(outcome.map_in(self._maps))
 
     def of_frame(self, video: str, number: int | None, side: int = STRIP_SIDE) -> str | None:
         """Returns the picture of a frame."""
         return None if number is None else self._frames.get(WantedFrame(video, number, side))
+
+
+def _thumbnail_of(file: Path) -> str | None:
+    try:
+        return thumbnail(file.read_bytes(), SIDE)
+    except (OSError, ValueError):
+        return None
 
 
 def thumbnail(data: bytes, side: int) -> str | None:

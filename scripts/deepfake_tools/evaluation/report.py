@@ -69,9 +69,10 @@ def format_report(run: Run, written: datetime) -> str:
         speed=_speed(metrics, totals),
         failures=_failures(metrics),
         card=_card(totals),
+        has_maps=run.maps is not None,
         resamples=RESAMPLES,
         plots=plots,
-        pictures=Pictures(_wanted_frames(metrics)),
+        pictures=Pictures(_wanted_frames(metrics), run.maps),
     )
 
 

@@ -42,6 +42,7 @@ class Run:
         missing: How many images were not asked about, because the run ended before.
         perturbed: The figures under each perturbation, in the order of --perturb.
         scoring: How videos are judged.
+        maps: The folder of the images' explanations; None where none were asked for.
     """
 
     images: int
@@ -51,6 +52,7 @@ class Run:
     missing: int = 0
     perturbed: Sequence[PerturbedRun] = ()
     scoring: VideoScoring = field(default_factory=VideoScoring)
+    maps: Path | None = None
 
     def videos(self) -> Iterator[VideoVerdict]:
         """Yields the verdict on each video, in order; it can be called again."""

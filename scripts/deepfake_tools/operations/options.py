@@ -161,7 +161,7 @@ def _add_check_options(command: argparse.ArgumentParser) -> None:
         "others ask meanwhile waits in the old version's queue alone, so compare latencies while "
         "there is little to do.",
     )
-    group.add_argument("--check", metavar="DIR", help="the images, as for client.py --image")
+    group.add_argument("--check", metavar="DIR", help="images and videos, as for client.py --image")
     group.add_argument(
         "--min-agreement",
         type=fraction,

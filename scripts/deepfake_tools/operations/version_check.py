@@ -1,6 +1,7 @@
 """Compares the old and the new version on the same images, and says what speaks against the new."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -13,10 +14,16 @@ from deepfake_tools.client.payloads import PendingImage
 from deepfake_tools.client.target import Target
 from deepfake_tools.errors import ServiceError
 from deepfake_tools.evaluation.outcomes import LABELS, Outcome
+from deepfake_tools.image_files import is_video
 from deepfake_tools.percentiles import percentile
+from deepfake_tools.videos.frames import extract
+from deepfake_tools.videos.sampling import FrameChoice, clock
 
 Ask: TypeAlias = Callable[[str], Outcome]
-"""Takes an image's path, returns what became of it."""
+"""Takes an image's name, returns what became of it."""
+
+FRAMES = 8
+"""Of each video."""
 
 WARM_UP = 3
 # So many that the 95th percentile is not one image's.
@@ -144,8 +151,33 @@ class Comparison:
             yield f"    and {len(flips) - SHOWN_FLIPS} more"
 
 
-def version_asker(target: Target) -> Ask:
+def find_files(images: Sequence[Image], frames: Path) -> dict[str, str]:
+    """Finds the files of images, and makes those of videos' frames.
+
+    Args:
+        images: Videos among them.
+        frames: A folder for the frames.
+
+    Returns:
+        The files by the images' names, of which a frame's tells its time.
+    """
+    files = {image.path: image.path for image in images if not is_video(image.path)}
+    videos = [image.path for image in images if is_video(image.path)]
+    for video in extract(videos, FrameChoice(FRAMES), frames) if videos else ():
+        if video.fault is not None:
+            print(f"note: left out: {video.path}: {video.fault}", file=sys.stderr)
+        for file in video.files:
+            # Its name is its time in milliseconds.
+            files[f"{video.path}@{clock(int(file.stem) / 1000)}"] = str(file)
+    return files
+
+
+def version_asker(target: Target, files: Mapping[str, str]) -> Ask:
     """Returns what asks one version about an image, as insistently as the client does.
+
+    Args:
+        target: The version.
+        files: Where the images lie, by their names.
 
     Raises:
         ServiceError: When asking: every later request would fail in the same way.
@@ -153,10 +185,10 @@ def version_asker(target: Target) -> Ask:
     throttle = Throttle(1, target.attempt_seconds)
     asker = Asker(target, throttle)
 
-    def ask(path: str) -> Outcome:
+    def ask(name: str) -> Outcome:
         throttle.enter()
         try:
-            (outcome,) = asker.ask([PendingImage(0, Image(path, None, ""))])
+            (outcome,) = asker.ask([PendingImage(0, Image(files[name], None, ""))])
         finally:
             throttle.leave(1)
         return outcome

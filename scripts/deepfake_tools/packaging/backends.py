@@ -30,10 +30,12 @@ class Traced:
     Attributes:
         card: with the self-test's logits.
         graph: OpenVINO's, of the encoder, from uint8 pixels to float32 features.
+        explanation: takes features apart; None where none does.
     """
 
     card: Card
     graph: Any
+    explanation: Any = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from clip_deepfake.archive_files import file_digest
 from clip_deepfake.card import (
     ENCODER_FILE,
+    EXPLANATION_FILE,
     GRAPH_FILE,
     GRAPH_WEIGHTS_FILE,
     HEAD_FILE,
@@ -21,7 +22,7 @@ from clip_deepfake.card import (
 )
 from clip_deepfake.decision import Decision, parse_decision
 from clip_deepfake.detector import Preparer
-from clip_deepfake.encoder import Encoder, build_module, load_encoder
+from clip_deepfake.encoder import DetectorModule, Encoder, build_module, load_encoder
 from clip_deepfake.engines import DTYPES
 from clip_deepfake.errors import LoadError
 from clip_deepfake.face_detector import import_dlib
@@ -41,6 +42,7 @@ from deepfake_tools.packaging.build_options import BuildOptions
 from deepfake_tools.packaging.calibration import Calibration, fixed_sample, read_calibration
 from deepfake_tools.packaging.deviation import Reference, refer
 from deepfake_tools.packaging.encoders import check_finite
+from deepfake_tools.packaging.explanation import trace_explanation
 from deepfake_tools.packaging.half_precision import measure_half
 from deepfake_tools.packaging.hub import BuildError
 from deepfake_tools.packaging.quantization import quantize, refuse_what_cannot_be
@@ -114,9 +116,13 @@ def build(options: BuildOptions, report: Report) -> Built:
         engine=options.engine,
     )
     traced = _trace(card, parts, report)
-    if options.precision == "int8":
+    if options.precision == "float32":
+        report("tracing how it explains itself ...")
+        module = _module(card, _load(card, parts), parts)
+        traced = replace(traced, explanation=trace_explanation(card, module, report))
+    elif options.precision == "int8":
         traced = _quantize(traced, parts, options, report)
-    elif options.precision != "float32":
+    else:
         reference = _refer(traced, parts, options, report)
         parts = _rounded(parts, options.precision)
         traced = _trace(card, parts, report)
@@ -198,9 +204,7 @@ def _load(card: Card, parts: Parts) -> Encoder:
 
 def _self_test(card: Card, encoder: Encoder, parts: Parts) -> SelfTest:
     """The logits of transformers' own model, as it is: whatever serves is compared with them."""
-    width = card.encoder.feature_size(card.head.feature)
-    module = build_module(encoder, card.head, parts.head.tensors, width)
-    engine = TorchEngine(module, torch.device("cpu"))
+    engine = TorchEngine(_module(card, encoder, parts), torch.device("cpu"))
     logits = engine(self_test_pixels(card.encoder.image_size))[0].tolist()
     if not all(map(math.isfinite, logits)):
         raise BuildError(
@@ -209,6 +213,11 @@ def _self_test(card: Card, encoder: Encoder, parts: Parts) -> SelfTest:
             "not fit the head"
         )
     return SelfTest([round(value, 4) for value in logits], FLOAT32_TOLERANCE)
+
+
+def _module(card: Card, encoder: Encoder, parts: Parts) -> DetectorModule:
+    width = card.encoder.feature_size(card.head.feature)
+    return build_module(encoder, card.head, parts.head.tensors, width)
 
 
 def _read_images(folder: Path, card: Card, options: BuildOptions, report: Report) -> Calibration:
@@ -312,7 +321,11 @@ def _write_encoder(traced: Traced, parts: Parts, folder: Path) -> dict[str, Path
             save_model(graph, files[GRAPH_FILE], compress_to_fp16=False)
         else:
             store_as(graph, parts.tower.tensors)
-            write_with_weights(graph, parts.tower.tensors, files[GRAPH_FILE], files[ENCODER_FILE])
+            graphs = {files[GRAPH_FILE]: graph}
+            if traced.explanation is not None:
+                files[EXPLANATION_FILE] = folder / EXPLANATION_FILE
+                graphs[files[EXPLANATION_FILE]] = traced.explanation
+            write_with_weights(graphs, parts.tower.tensors, files[ENCODER_FILE])
     except (RuntimeError, SafetensorError) as error:
         # OpenVINO has no other error for a disk that is full.
         if is_out_of_memory(error):

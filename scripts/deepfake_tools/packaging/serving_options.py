@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 from clip_deepfake.card import Card
+from clip_deepfake.explaining import MOST_PASSES
 
 SLOW_MACHINE = 100e9
 """Floating-point operations a second: half of what two AMD EPYC cores were measured to do."""
@@ -70,14 +71,15 @@ def response_timeout_s(card: Card, batch_size: int) -> int:
 
     Returns:
         Ten times the time of a batch of single images, at least 10 s, and no less than a batch of
-        requests with as many images as the card allows, and with as many pixels to be decoded.
+        requests with as many images as the card allows, or with as many passes as explanations may
+        take, and with as many pixels to be decoded.
     """
     seconds = card.encoder.operations / SLOW_MACHINE
     if card.precision == "int8":
         seconds /= INT8_GAIN
     if card.faces is not None:
         seconds += FACE_SECONDS["exact" if card.faces.scan_pixels is None else "bounded"]
-    batches = max(FULL_BATCHES, card.limits.max_images)
+    batches = max(FULL_BATCHES, card.limits.max_images, 1 + MOST_PASSES)
     decoding = _most_pixels(card, batch_size) / DECODING
     return max(SHORTEST_S, math.ceil(batches * batch_size * seconds + decoding))
 

@@ -10,8 +10,9 @@ import hashlib
 import json
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -19,10 +20,11 @@ import numpy.typing as npt
 import openvino as ov
 import torch
 from clip_deepfake.card import ENGINE_CONSTANTS
+from clip_deepfake.decomposition import Decomposition
 from clip_deepfake.encoder import Encoder, read_class_token_alone
 from openvino import opset13 as op
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 EXAMPLES = 2
 """Images in the pass that is traced: with one, a size of 1 would be taken for granted."""
@@ -47,16 +49,42 @@ def trace(encoder: Encoder, side: int) -> ov.Model:
         batch. Its constants share the memory of the encoder's weights.
     """
     read_class_token_alone(encoder)
-    example = torch.zeros(EXAMPLES, side, side, 3, dtype=torch.uint8)
+    graph = _convert(encoder, torch.zeros(EXAMPLES, side, side, 3, dtype=torch.uint8))
+    graph.inputs[0].set_names({"pixels"})
+    graph.outputs[0].set_names({"feature"})
+    return graph
+
+
+def trace_decomposition(decomposition: Decomposition, side: int, width: int) -> ov.Model:
+    """Makes a graph of a decomposition.
+
+    Args:
+        decomposition: of an encoder in float32.
+        side: of its input, in pixels.
+        width: of its feature.
+
+    Returns:
+        From uint8 ``pixels`` (batch, side, side, 3) and float32 ``directions`` (batch, width) to
+        float32 ``contributions`` (batch, 1 + patches), as ``trace`` does.
+    """
+    pixels = torch.zeros(EXAMPLES, side, side, 3, dtype=torch.uint8)
+    graph = _convert(decomposition, pixels, torch.zeros(EXAMPLES, width))
+    graph.inputs[0].set_names({"pixels"})
+    graph.inputs[1].set_names({"directions"})
+    graph.outputs[0].set_names({"contributions"})
+    return graph
+
+
+def _convert(module: nn.Module, *examples: Tensor) -> ov.Model:
+    """Traces a module; of its inputs, the first axis stays open."""
+    shapes = [ov.PartialShape([-1, *example.shape[1:]]) for example in examples]
     with warnings.catch_warnings(), torch.inference_mode():
         # Each comparison of a size that is fixed here is warned of.
         warnings.simplefilter("ignore")
         # Left to itself, OpenVINO traces three times, to compare; the self-test does that.
-        traced = torch.jit.trace(encoder, example, check_trace=False)  # type: ignore[no-untyped-call]
-        graph = ov.convert_model(traced, input=[ov.PartialShape([-1, side, side, 3])])
+        traced = torch.jit.trace(module, examples, check_trace=False)  # type: ignore[no-untyped-call]
+        graph = ov.convert_model(traced, input=shapes)
     name_in_order(graph)
-    graph.inputs[0].set_names({"pixels"})
-    graph.outputs[0].set_names({"feature"})
     return graph
 
 
@@ -100,53 +128,70 @@ def store_as(graph: ov.Model, tensors: Mapping[str, Tensor]) -> None:
 
 
 def write_with_weights(
-    graph: ov.Model, tensors: Mapping[str, Tensor], topology: Path, weights: Path
+    graphs: Mapping[Path, ov.Model], tensors: Mapping[str, Tensor], weights: Path
 ) -> None:
-    """Writes a graph and the tensors that it is made of.
+    """Writes graphs and the tensors that they are made of.
 
     Args:
-        graph: whose constants are these tensors, but for some small ones.
-        tensors: to be written as they are; what the graph holds besides goes with them, as a
+        graphs: whose constants are these tensors, but for some small ones, by the file to write
+            each to, in OpenVINO's XML.
+        tensors: to be written as they are; what the graphs hold besides goes with them, as a
             tensor of its own.
-        topology: file to write the graph to, in OpenVINO's XML.
         weights: safetensors file to write.
     """
-    with tempfile.TemporaryDirectory(dir=topology.parent) as scratch:
+    constants = _Constants(tensors)
+    written = [(path, *_topology(graph, constants, path.parent)) for path, graph in graphs.items()]
+    save_file({**tensors, ENGINE_CONSTANTS: constants.others()}, weights)
+    starts = _starts(weights)
+    for path, net, places in written:
+        for data, (name, offset) in zip(_constants_in(net), places, strict=True):
+            data.set("offset", str(starts[name] + offset))
+        ElementTree.ElementTree(net).write(path, encoding="utf-8", xml_declaration=True)
+
+
+def _topology(
+    graph: ov.Model, constants: "_Constants", folder: Path
+) -> tuple[ElementTree.Element, list["_Place"]]:
+    """A graph without what tells of the machine, and where each of its constants is."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
         plain = Path(scratch, "graph.xml")
         ov.save_model(graph, plain, compress_to_fp16=False)
-        tree = ElementTree.parse(plain)
-        constants = _Constants(np.memmap(plain.with_suffix(".bin"), np.uint8, "r"), tensors)
-        places = [constants.find(data) for data in tree.iterfind(".//layer[@type='Const']/data")]
-        save_file({**tensors, ENGINE_CONSTANTS: constants.others()}, weights)
-    starts = _starts(weights)
-    for data, (name, offset) in zip(
-        tree.iterfind(".//layer[@type='Const']/data"), places, strict=True
-    ):
-        data.set("offset", str(starts[name] + offset))
-    net = tree.getroot()
+        net = ElementTree.parse(plain).getroot()
+        content = np.memmap(plain.with_suffix(".bin"), np.uint8, "r")
+        places = [constants.find(content, data) for data in _constants_in(net)]
     # By which library it was made, and how.
     for info in net.findall("rt_info"):
         net.remove(info)
-    tree.write(topology, encoding="utf-8", xml_declaration=True)
+    return net, places
+
+
+def _constants_in(net: ElementTree.Element) -> Iterator[ElementTree.Element]:
+    return net.iterfind(".//layer[@type='Const']/data")
+
+
+class _Place(NamedTuple):
+    """Where a constant is: in which tensor, and how many bytes into it."""
+
+    name: str
+    offset: int
 
 
 class _Constants:
-    """Where the constants of a graph are: which tensor, and how many bytes into it."""
+    """Finds the constants of graphs among tensors, and gathers those that are none of them."""
 
-    def __init__(self, content: Bytes, tensors: Mapping[str, Tensor]) -> None:
-        self._content = content
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._names = {_digest(_bytes(tensor)): name for name, tensor in tensors.items()}
         self._others = bytearray()
 
-    def find(self, data: ElementTree.Element) -> tuple[str, int]:
+    def find(self, content: Bytes, data: ElementTree.Element) -> _Place:
         start, size = int(data.attrib["offset"]), int(data.attrib["size"])
-        constant = self._content[start : start + size]
+        constant = content[start : start + size]
         name = self._names.get(_digest(constant))
         if name is not None:
-            return name, 0
+            return _Place(name, 0)
         offset = len(self._others)
         self._others += constant.tobytes().ljust(-(-size // ALIGNMENT) * ALIGNMENT, b"\0")
-        return ENGINE_CONSTANTS, offset
+        return _Place(ENGINE_CONSTANTS, offset)
 
     def others(self) -> Tensor:
         """What is in no tensor, as int64: safetensors puts the widest numbers first, aligned."""

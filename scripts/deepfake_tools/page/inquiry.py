@@ -7,6 +7,7 @@ from typing import Any
 
 from deepfake_tools.client.asker import Asker
 from deepfake_tools.client.concurrency import RunEndedError, Throttle
+from deepfake_tools.client.explaining import NOT_OFFERED
 from deepfake_tools.client.images import Collection, Image
 from deepfake_tools.client.journal import Identity, Journal, open_journal
 from deepfake_tools.client.payloads import PendingImage
@@ -174,7 +175,7 @@ def explain(inquiry: Inquiry, tell: Tell) -> None:
 
 def in_words(error: Exception) -> str:
     """Returns why there is no explanation."""
-    if isinstance(error, ServiceError) and error.kind == "not_implemented":
+    if isinstance(error, ServiceError) and error.kind == NOT_OFFERED:
         return NO_EXPLANATIONS
     return str(error)
 

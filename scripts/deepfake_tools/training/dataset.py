@@ -15,20 +15,27 @@ class TrainingError(Exception):
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """An image file and what it shows.
+    """An image file and what it shows; or a video, until frames stand in its place.
 
     Attributes:
-        path: of the file; its folder stands for a video, or for whatever belongs together.
+        path: of the file.
         label: 0 for real, 1 for fake.
+        video: that it is a frame of; None where it lies in a file by itself.
     """
 
     path: Path
     label: Label
+    video: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """What stands for all that belongs together: its folder, or its video as if it were one."""
+        return self.path.parent if self.video is None else self.video.with_suffix("")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images.
+    """Labelled images, and videos.
 
     Attributes:
         images: in the order of their paths, or in that of the CSV file.
@@ -46,10 +53,10 @@ class Dataset:
 
 
 def read_dataset(folder: Path | None, labels: Path | None) -> Dataset:
-    """Finds images and their labels.
+    """Finds images, videos, and their labels.
 
     Args:
-        folder: images are looked for in it and below it; None takes those of the CSV file.
+        folder: they are looked for in it and below it; None takes those of the CSV file.
         labels: a CSV file; None goes by the names of the directories below ``folder``.
 
     Raises:
@@ -58,7 +65,7 @@ def read_dataset(folder: Path | None, labels: Path | None) -> Dataset:
     """
     require_data(folder, labels)
     listed = None if labels is None else read_labels(labels)
-    left_out, counts = LeftOut(), LabelCounts()
+    left_out, counts = LeftOut(videos=True), LabelCounts()
     if folder is None:
         images = [LabelledImage(path, label) for path, label in (listed or {}).items()]
         for image in images:

@@ -33,6 +33,10 @@ from deepfake_tools.training.training_set import (
     make_training_set,
     require_both_classes,
 )
+from deepfake_tools.training.video_frames import FRAMES, take_frames
+
+FRAME_FOLDER = "frames"
+"""Within the cache: frames of videos."""
 
 Say = Callable[[str], None]
 """Told each step in words, what was left out, and why."""
@@ -52,9 +56,10 @@ class TrainingOptions:
         feature: what the head reads; None is the pooled output, where there is one.
         target_fpr: share of real images that may be called fake; None goes for the best balanced
             accuracy.
-        cache: folder of features.
+        cache: folder of features, and of the frames of videos.
         seed: of the splits.
         faces: how faces are aligned; None trains on images as they are.
+        frames: of each video that are trained on.
     """
 
     model: str
@@ -68,6 +73,7 @@ class TrainingOptions:
     cache: Path
     seed: int
     faces: FaceOptions | None = None
+    frames: int = FRAMES
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,7 @@ def read_material(options: TrainingOptions, say: Say) -> tuple[Extractor, Traini
         LabelError: when a label cannot be known.
         BuildError: when there is no such encoder, or it has no such feature.
     """
-    dataset = read_labelled(options.data, options.labels, say)
+    dataset = read_labelled(options, say)
     require_both_classes([image.label for image in dataset.images])
     extractor = load_extractor(
         options.model, options.revision, options.preset, options.feature, say, options.faces
@@ -141,16 +147,22 @@ def read_material(options: TrainingOptions, say: Say) -> tuple[Extractor, Traini
     return extractor, make_training_set(extract_all(dataset.images, extractor, options.cache, say))
 
 
-def read_labelled(data: Path | None, labels: Path | None, say: Say) -> Dataset:
-    """Finds images and labels, and says what was found and left out."""
-    dataset = read_dataset(data, labels)
+def read_labelled(options: TrainingOptions, say: Say) -> Dataset:
+    """Finds images and labels, frames of videos among them; says what was found and left out.
+
+    Raises:
+        TrainingError: when there is no such folder.
+        LabelError: when a label cannot be known.
+        MissingExtraError: when there are videos, and nothing to read them with.
+    """
+    dataset = read_dataset(options.data, options.labels)
     for line in (*dataset.labelled.lines(), *dataset.left_out.notes()):
         say(line)
     if dataset.unlabelled:
         say(f"{dataset.unlabelled} images have no label and are left out")
     if dataset.not_found:
-        say(f"{dataset.not_found} images of {labels} are not below {data}")
-    return dataset
+        say(f"{dataset.not_found} images of {options.labels} are not below {options.data}")
+    return take_frames(dataset, options.frames, options.cache / FRAME_FOLDER, say)
 
 
 def extract_all(

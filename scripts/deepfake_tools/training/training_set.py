@@ -51,17 +51,26 @@ class TrainingSet:
 def make_training_set(table: FeatureTable) -> TrainingSet:
     """Takes each content once: a copy on the other side of a split would give its answer away.
 
+    What real and fake videos have in common is left out.
+
     Raises:
         TrainingError: when an image is labelled both ways, or there are too few of a class.
     """
     rows: dict[bytes, int] = {}
+    of_both: set[bytes] = set()
     for row, (digest, image) in enumerate(zip(table.digests, table.images, strict=True)):
         first = table.images[rows.setdefault(digest, row)]
-        if first.label != image.label:
+        if first.label == image.label:
+            continue
+        if first.video is None and image.video is None:
             raise TrainingError(
                 f"{first.path} and {image.path} are the same image with different labels; "
                 "remove one of them"
             )
+        # A black frame, say, which teaches nothing.
+        of_both.add(digest)
+    for digest in of_both:
+        del rows[digest]
     kept = list(rows.values())
     images = [table.images[row] for row in kept]
     labels = [image.label for image in images]
@@ -72,7 +81,7 @@ def make_training_set(table: FeatureTable) -> TrainingSet:
         fake=labels.count(1),
         broken=len(table.broken),
         repeated=len(table.images) - len(kept),
-        folders=len({image.path.parent for image in images}),
+        folders=len({image.folder for image in images}),
         sha256=hashlib.sha256("".join(lines).encode()).hexdigest(),
     )
     labelled = np.array(labels, np.int64)
@@ -93,30 +102,31 @@ def group_images(images: Sequence[LabelledImage]) -> list[str]:
         return folder
 
     for fake, real in find_originals(images).items():
-        one, other = find(images[fake].path.parent), find(images[real].path.parent)
+        one, other = find(images[fake].folder), find(images[real].folder)
         first[max(one, other)] = min(one, other)
-    return [str(find(image.path.parent)) for image in images]
+    return [str(find(image.folder)) for image in images]
 
 
 def find_originals(images: Sequence[LabelledImage]) -> dict[int, int]:
     """Maps a fake's place to that of the real image that it was made of, where names tell.
 
     They do where files of one name lie in folders of one name, and where they lie in folders that
-    are called ``012_345`` and ``012``, as FaceForensics++'s are.
+    are called ``012_345`` and ``012``, as FaceForensics++'s are. A video is a folder of frames that
+    are named by their times.
     """
-    reals = {_key(image.path): row for row, image in enumerate(images) if image.label == REAL}
+    reals = {_key(image): row for row, image in enumerate(images) if image.label == REAL}
     found = {}
     for row, image in enumerate(images):
-        made_of = image.path.parent.name.partition("_")[0]
-        for key in (_key(image.path), (made_of, image.path.name)):
+        made_of = image.folder.name.partition("_")[0]
+        for key in (_key(image), (made_of, image.path.name)):
             if image.label == FAKE and key in reals:
                 found[row] = reals[key]
                 break
     return found
 
 
-def _key(path: Path) -> tuple[str, str]:
-    return path.parent.name, path.name
+def _key(image: LabelledImage) -> tuple[str, str]:
+    return image.folder.name, image.path.name
 
 
 def require_both_classes(labels: Sequence[Label]) -> None:

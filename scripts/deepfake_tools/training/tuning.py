@@ -1,7 +1,7 @@
 """Trains an encoder together with its head (--method layernorm, svd, lora or full)."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -18,7 +18,7 @@ from torch import nn
 from deepfake_tools.evaluation.ranking import equal_error_rate, tpr_at_fpr
 from deepfake_tools.files import replacing_bytes
 from deepfake_tools.packaging.heads import TUNED_HEAD, TrainedHead, write_head_file
-from deepfake_tools.training.dataset import TrainingError
+from deepfake_tools.training.dataset import LabelledImage, TrainingError
 from deepfake_tools.training.extractor import Extractor, installed_version, load_extractor
 from deepfake_tools.training.features import FeatureTable
 from deepfake_tools.training.fitting import Margins, sigmoid
@@ -199,11 +199,11 @@ def _silently(_: str) -> None:
 
 def _gather(options: TuningOptions, say: Say) -> Material:
     common = options.common
-    dataset = read_labelled(common.data, common.labels, say)
+    dataset = read_labelled(common, say)
     require_both_classes([image.label for image in dataset.images])
-    others = (
-        () if options.validation is None else read_labelled(options.validation, None, say).images
-    )
+    others: tuple[LabelledImage, ...] = ()
+    if options.validation is not None:
+        others = read_labelled(replace(common, data=options.validation, labels=None), say).images
     extractor = load_extractor(
         common.model, common.revision, common.preset, common.feature, say, common.faces
     )

@@ -59,6 +59,7 @@ def main() -> None:
 
 def answer(request: dict[str, Any], threads: int, speaker: Speaker) -> None:
     """Answers one request."""
+    is_spent = False
     try:
         with Video(request["path"], threads, speaker.alive) as video:
             if "choice" in request:
@@ -70,7 +71,8 @@ def answer(request: dict[str, Any], threads: int, speaker: Speaker) -> None:
         speaker.say({"fault": str(error)})
     except MemoryError:
         speaker.say({"fault": "it takes more memory than a decoder may have"})
-    speaker.say({"done": True})
+        is_spent = True  # what is left may be too scattered for the next video
+    speaker.say({"done": True, "is_spent": is_spent})
 
 
 def plan(video: Video, choice: FrameChoice, speaker: Speaker) -> None:

@@ -6,10 +6,11 @@ It runs in a process of its own (`decoder.py`): FFmpeg reads whatever a stranger
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from itertools import chain, pairwise
 from pathlib import Path
 from types import TracebackType
 
@@ -34,6 +35,9 @@ FORMATS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,h264,hevc,m4v
 MAX_PIXELS = 50_000_000
 """Width times height of a frame that is decoded, as of an image that a worker takes."""
 
+MISSING_SECONDS = 1.0
+"""Between the last frame and the end that the file tells, from which it is taken to be cut off."""
+
 FAR = 3
 """Frames to a key frame from which seeking there is cheaper than to decode them."""
 
@@ -42,6 +46,9 @@ MATROSKA_CODEC = re.compile(rb"V_[A-Z0-9_/]{2,32}")
 HEAD_BYTES = 1 << 16
 ENCRYPTED = frozenset({"encv", "drmi"})
 """Of ISO/IEC 14496-12 and of Apple: what stands for the codec where the frames are encrypted."""
+
+UNTIMED = frozenset({"avi"})
+"""Containers that do not say when a frame is shown. FFmpeg guesses, for H.264 in a wrong order."""
 
 LOCKED = "it is encrypted: its frames cannot be decoded without the key"
 
@@ -109,10 +116,9 @@ class Video:
         packets, ends_early = self._packets()
         if not packets:
             raise VideoError("it has no frame in it")
-        stamps = [stamp for stamp, _ in packets]
-        if any(stamp is None for stamp in stamps) or len(set(stamps)) < len(stamps):
+        known = sorted((p.shown, p.is_key) for p in packets if p.shown is not None)
+        if len({stamp for stamp, _ in known}) < len(packets):
             return self._counted(packets, ends_early)
-        known = sorted((stamp, is_key) for stamp, is_key in packets if stamp is not None)
         origin, unit = self._origin(known[0][0]), self._unit
         times = [float(stamp * unit - origin) for stamp, _ in known]
         keys = [place for place, (_, is_key) in enumerate(known) if is_key]
@@ -130,6 +136,9 @@ class Video:
 
         Yields:
             Each with its picture, turned as the file says, or why there is none.
+
+        Raises:
+            MemoryError: It takes more than this process may have.
         """
         index = self.index
         self._reopen()
@@ -149,8 +158,7 @@ class Video:
         yield from _faulted(self._in_order(rest, index.stamps), rest, index)
 
     def _open(self) -> tuple[InputContainer, VideoStream]:
-        av.logging.set_level(av.logging.WARNING)
-        with av.logging.Capture() as logs:
+        with _heard() as logs:
             try:
                 # As a file that is open already: no protocol of FFmpeg's has a part in it.
                 self._file = Path(self._path).open("rb")  # noqa: SIM115 - closed with the container
@@ -202,22 +210,23 @@ class Video:
         start = self._container.start_time
         return first * self._unit if start is None else Fraction(start, av.time_base)
 
-    def _packets(self) -> tuple[list[tuple[int | None, bool]], bool]:
-        """Returns each shown packet's time stamp and whether it is a key frame's.
-
-        The second value is whether the file ended within one.
-        """
-        found: list[tuple[int | None, bool]] = []
+    def _packets(self) -> tuple[list["_Packet"], bool]:
+        """Returns the packets of frames that are shown, and whether the file ended within one."""
+        found: list[_Packet] = []
         ends_early = False
-        with av.logging.Capture() as logs:
+        is_timed = self._container.format.name not in UNTIMED
+        with _heard() as logs:
             for packet in self._demuxed():
                 if packet.has_sidedata("encryption_info"):
                     raise VideoError(LOCKED)
-                if packet.is_corrupt:
-                    ends_early = True
-                elif _is_shown(packet, self._stream.codec_context.name):
-                    found.append((packet.pts, packet.is_keyframe))
+                # Where a broadcast changes there are damaged ones in the middle, too.
+                ends_early = packet.is_corrupt
+                if _is_shown(packet, self._stream.codec_context.name):
+                    shown = packet.pts if is_timed else None
+                    found.append(_Packet(shown, packet.dts, packet.is_keyframe))
             said = " ".join(text for *_, text in logs)
+        if ends_early:
+            found.pop()
         return found, ends_early or "partial file" in said or "ended prematurely" in said
 
     def _demuxed(self) -> Iterator["Packet[VideoStream]"]:
@@ -229,10 +238,17 @@ class Video:
         except av.FFmpegError:
             return  # what came before is there
 
-    def _counted(self, packets: Sequence[tuple[int | None, bool]], ends_early: bool) -> Index:
-        """The index of a file without time stamps: its frames' times are its rate's."""
-        rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
-        times = [float(place / rate) for place in range(len(packets))]
+    def _counted(self, packets: Sequence["_Packet"], ends_early: bool) -> Index:
+        """The index of a file without time stamps, whose frames are known by their numbers.
+
+        They are shown as they are decoded, one after another, and as regularly.
+        """
+        decoded = sorted({p.decoded for p in packets if p.decoded is not None})
+        if len(decoded) == len(packets):
+            times = [float((stamp - decoded[0]) * self._unit) for stamp in decoded]
+        else:
+            rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
+            times = [float(place / rate) for place in range(len(packets))]
         return Index(None, times, [0], self._note(times, ends_early=ends_early))
 
     def _note(self, times: Sequence[float], *, ends_early: bool) -> str | None:
@@ -240,11 +256,22 @@ class Video:
         until = f"it ends at {clock(times[-1])}"
         if said and said != len(times):
             return f"its header says {said} frames, and there are {len(times)}: {until}"
-        if ends_early:
-            whole = self._container.duration
-            of = "" if whole is None else f" of {clock(whole / av.time_base)}"
+        whole = self._told_seconds()
+        longest = max((b - a for a, b in pairwise(times)), default=0.0)
+        if ends_early or whole - times[-1] > max(MISSING_SECONDS, 2 * longest):
+            of = f" of {clock(whole)}" if whole else ""
             return f"the file is cut off: {until}{of}"
         return None
+
+    def _told_seconds(self) -> float:
+        """How long the video is by the file's own account; 0 where it does not say.
+
+        A file's duration is that of its longest stream, and sound often goes on for longer.
+        """
+        if self._stream.duration:
+            return float(self._stream.duration * self._unit)
+        alone = len(self._container.streams) == 1
+        return (self._container.duration or 0) / av.time_base if alone else 0.0
 
     def _sought(
         self, index: Index, numbers: Sequence[int]
@@ -283,16 +310,43 @@ class Video:
 
     def _frames(self) -> Iterator[VideoFrame]:
         """Decodes on from where the file is read; what cannot be decoded is left out."""
-        codec = self._stream.codec_context
-        for packet in self._demuxed():
+        for packet in chain(self._demuxed(), [None]):  # the last one fetches what is still inside
             try:
-                yield from codec.decode(packet)
+                yield from self._stream.codec_context.decode(packet)
+            except MemoryError:  # one of FFmpeg's errors too
+                raise
             except av.FFmpegError:
                 continue
-        try:
-            yield from codec.decode(None)
-        except av.FFmpegError:
-            return
+
+
+@dataclass(frozen=True)
+class _Packet:
+    """What a packet tells of its frame, in the stream's unit of time.
+
+    Attributes:
+        shown: When it is shown; None where the file does not say.
+        decoded: When it is decoded.
+        is_key: Whether it needs no other.
+    """
+
+    shown: int | None
+    decoded: int | None
+    is_key: bool
+
+
+@contextmanager
+def _heard() -> Iterator[list[tuple[int, str, str]]]:
+    """Takes down FFmpeg's warnings while nothing is decoded; afterwards it says nothing.
+
+    A thread that decodes would wait for Python's lock to say something, and who holds that may be
+    waiting for the thread: closing or seeking would hang.
+    """
+    av.logging.set_level(av.logging.WARNING)
+    try:
+        with av.logging.Capture() as logs:
+            yield logs
+    finally:
+        av.logging.set_level(None)
 
 
 def _is_shown(packet: "Packet[VideoStream]", codec: str) -> bool:
@@ -320,6 +374,8 @@ def _picture(frame: VideoFrame) -> RGB | VideoError:
         return VideoError(f"the frame is {frame.width} x {frame.height} pixels, which is too many")
     try:
         pixels = frame.to_ndarray(format="bgr24", interpolation="BICUBIC")[..., ::-1]
+    except MemoryError:
+        raise
     except (av.FFmpegError, ValueError) as error:
         return VideoError(f"its pixels cannot be converted: {error}")
     # The angle is counted against the clock, as numpy turns.

@@ -4,6 +4,7 @@ Importing this needs no library; what it returns needs the extra `videos`.
 """
 
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -98,7 +99,8 @@ def _extracted(decoder: Decoder, path: str, choice: FrameChoice, folder: Path) -
         return Extracted(path, fault=plan.fault)
     name = hashlib.sha256(f"{content} {choice!r}".encode()).hexdigest()[:32]
     target, notes = folder / name, [] if plan.note is None else [plan.note]
-    if not target.is_dir():
+    # A decoder that was lost left some out: they may be there this time.
+    if len(list(target.glob("*.png"))) < len(plan.frames):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=folder) as partial:
             times = dict(plan.frames)
@@ -108,6 +110,7 @@ def _extracted(decoder: Decoder, path: str, choice: FrameChoice, folder: Path) -
                 else:
                     notes.append(str(picture))
             Path(partial).chmod(0o755)
+            shutil.rmtree(target, ignore_errors=True)
             with suppress(OSError):  # another process was as quick
                 Path(partial).rename(target)
     files = sorted(target.glob("*.png"))

@@ -48,6 +48,9 @@ PATHS = (TOOLS, TOOLS.parent / "handler")
 BROKEN = "broken_video"
 """The kind of failure of a video that cannot be read, and of its frames that cannot."""
 
+UNUSABLE = (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError)
+"""What an answer leads to that is no decoder's."""
+
 Picture = bytes | ImageRefusedError
 """A PNG or BMP file's bytes, or why there are none."""
 
@@ -110,6 +113,7 @@ class Decoder:
 
     def plan(self, path: str, choice: FrameChoice) -> VideoPlan:
         """Finds out which frames of a video are chosen."""
+        found = VideoPlan(path, fault="its decoder said nothing of it")
         try:
             for said in self._ask({"path": path, "choice": asdict(choice)}):
                 if "fault" in said:
@@ -119,6 +123,8 @@ class Decoder:
                 found = VideoPlan(path, frames, int(said["total"]), note)
         except DecoderLostError as error:
             return VideoPlan(path, fault=str(error))
+        except UNUSABLE as error:
+            return VideoPlan(path, fault=self._epitaph(error))
         return found
 
     def read(
@@ -145,6 +151,8 @@ class Decoder:
                     yield said["number"], said.get("picture") or _broken(said["fault"])
         except DecoderLostError as error:
             fault = str(error)
+        except UNUSABLE as error:
+            fault = self._epitaph(error)
         yield from ((number, _broken(fault)) for number in left)
 
     def kill(self) -> None:
@@ -180,11 +188,12 @@ class Decoder:
             while not (said := self._hear(process)).get("done"):
                 if "alive" not in said:
                     yield said
-            finished = True
-        except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
+            finished = not said.get("is_spent")
+        except UNUSABLE as error:
             raise DecoderLostError(self._epitaph(error)) from error
         finally:
-            # What is left of an answer that nobody reads would be taken for the next one's.
+            # What is left of an answer that nobody reads would be taken for the next one's; and one
+            # whose memory was used up would fail again.
             if not finished:
                 self.close()
 
@@ -245,6 +254,10 @@ class Decoder:
 
 def _broken(fault: object) -> ImageRefusedError:
     return ImageRefusedError(one_line(fault), BROKEN)
+
+
+class _OverError(Exception):
+    """Nobody wants what a crew finds any more."""
 
 
 class Crew(Generic[J, T]):
@@ -319,8 +332,11 @@ class Crew(Generic[J, T]):
                 for found in self._work(decoder, job):
                     self._put((place, found))
             self._put(None)
+        except _OverError:
+            pass
         except BaseException as error:
-            self._put(error)
+            with suppress(_OverError):
+                self._put(error)
         finally:
             decoder.close()
 
@@ -329,4 +345,4 @@ class Crew(Generic[J, T]):
             with suppress(queue.Full):
                 self._found.put(found, timeout=LOOK_UP_SECONDS)
                 return
-        raise SystemExit
+        raise _OverError

@@ -126,7 +126,7 @@ def test_ours_and_the_plain_one_are_the_same_detector(model: Model):
 class Narrow:
     """An engine on a device with room for some pictures once its memory is taken."""
 
-    name, exact, largest_pass = "narrow", True, 64
+    name, exact, largest_pass, decompose = "narrow", True, 64, None
 
     def __init__(self, room: int, error: float = 0.0) -> None:
         self.room, self.taken, self.error = room, False, error

@@ -15,7 +15,7 @@ import skimage.data
 from clip_deepfake.archive_files import file_digest
 from clip_deepfake.errors import LoadError
 from clip_deepfake.face_detector import Box
-from clip_deepfake.faces import Aligner, FaceAlignment, load_predictor, similarity, template
+from clip_deepfake.faces import Aligner, Face, FaceAlignment, load_predictor, similarity, template
 from skimage.transform import SimilarityTransform
 
 from tests.portraits import RGB, photograph
@@ -285,3 +285,21 @@ def test_points_on_a_line_have_one() -> None:
     assert np.isfinite(matrix).all()
     scale = np.linalg.det(matrix[:, :2])
     assert scale > 0, "the face is turned, not mirrored"
+
+
+def test_a_crops_points_are_placed_where_it_was_cut_out(landmarks: Path) -> None:
+    aligner = Aligner(landmarks, FaceAlignment("p", "0" * 64, 81, size=224))
+    points = np.array([[100, 100], [150, 110], [120, 140], [95, 170], [140, 178]], np.float32)
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)
+    photo = cv2.resize(small, (300, 300), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
+    face = Face(Box(0, 0, 1, 1), points, photo)
+    matrix = similarity(points, template(224, 1.3))
+    assert matrix is not None
+    crop = cv2.warpAffine(photo, matrix, (224, 224))
+    there = np.array([(60.5, 70.5), (110.5, 100.5), (150.5, 160.5)], np.float32)
+    placed = aligner.place(face, there)
+    for (x, y), (px, py) in zip(there, placed, strict=True):
+        expected = crop[int(y), int(x)].astype(float)
+        assert np.abs(photo[int(py), int(px)] - expected).max() < 25
+    assert len({tuple(row) for row in placed.round().tolist()}) == 3

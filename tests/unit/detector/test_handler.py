@@ -161,6 +161,26 @@ def test_only_kserves_path_has_its_answer_wrapped(
     assert ("predictions" in json.loads(answer)) == wrapped
 
 
+def test_what_is_explained_is_decided_row_by_row(handler: DeepfakeHandler) -> None:
+    context = Context()
+    handler.initialize(context)
+    explained = {"url_path": "", "explain": "True"}
+    context.headers = [
+        PREDICTION,
+        explained,
+        explained | {"X-Explain-Overlay": "png"},
+        explained | {"x-explain-method": "decomposition"},
+        PREDICTION | {"x-explain-method": "nonsense"},
+        {"explain": "True"},
+    ]
+    bodies = [json.loads(body) for body in handler.handle([{"body": image(9)}] * 6, context)]
+    assert list(context.statuses.values()) == [200, 200, 200, 501, 200, 200]
+    assert ["explanation" in body for body in bodies[:5]] == [False, True, True, False, False]
+    assert ["overlay" in body["explanation"] for body in bodies[1:3]] == [False, True]
+    (listed,) = bodies[5]["explanations"]
+    assert listed["explanation"]["method"] == "occlusion"
+
+
 def test_a_form_that_lost_a_part_gets_no_verdict(handler: DeepfakeHandler) -> None:
     context = Context()
     handler.initialize(context)

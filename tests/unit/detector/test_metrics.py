@@ -213,4 +213,5 @@ def test_what_failed_took_its_time_too() -> None:
 
 
 def test_stages_are_told_in_the_order_of_the_work() -> None:
-    assert [name for name, _ in Timings().stages()] == ["decode", "align", "preprocess", "engine"]
+    stages = ["decode", "align", "preprocess", "engine", "explain"]
+    assert [name for name, _ in Timings().stages()] == stages

@@ -58,7 +58,7 @@ def write_encoder(tensors: dict[str, torch.Tensor], folder: Path) -> None:
     model.load_state_dict(tensors)
     graph = trace(Encoder(model, "pooler_output", squash(48)), 48)
     store_as(graph, tensors)
-    write_with_weights(graph, tensors, folder / "encoder.xml", folder / "encoder.safetensors")
+    write_with_weights({folder / "encoder.xml": graph}, tensors, folder / "encoder.safetensors")
 
 
 ROUNDED = "bfloat16" if has_bfloat16() else "float32"

@@ -189,3 +189,44 @@ def test_normalisation_in_the_module_is_the_formula(small_card) -> None:  # type
     )
     module(torch.from_numpy(pixels)[None])
     assert np.abs(seen[0][0].numpy() - normalised(pixels, recipe)).max() < 1e-6
+
+
+RECIPES: list[tuple[Preprocessing, tuple[int, int]]] = [
+    (squash(64), (200, 100)),
+    (
+        Preprocessing(
+            "crop",
+            [
+                Resize("shortest_side", 64, "pillow", "bilinear"),
+                CenterCrop(64, "transformers"),
+            ],
+            (0, 0, 0),
+            (1, 1, 1),
+        ),
+        (320, 160),
+    ),
+    (Preprocessing("border", [CenterCrop(64, "torchvision")], (0, 0, 0), (1, 1, 1)), (40, 100)),
+    (Preprocessing("tile", [TileCrop(64, 100, "torchvision")], (0, 0, 0), (1, 1, 1)), (120, 110)),
+]
+
+
+@pytest.mark.parametrize(("recipe", "size"), RECIPES, ids=lambda value: getattr(value, "name", ""))
+def test_the_window_is_where_a_ramp_says(recipe: Preprocessing, size: tuple[int, int]) -> None:
+    """Pixels that say where they are tell, behind the steps, where the edges must be."""
+    width, height = size
+    ramp = np.zeros((height, width, 3), np.uint8)
+    ramp[..., 0] = np.arange(width)[None] % 256 if width < 256 else np.arange(width) * 255 // width
+    ramp[..., 1] = np.arange(height)[:, None]
+    seen = recipe.apply(ramp).astype(float)
+    left, top, right, bottom = recipe.window(width, height)
+    middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
+    scale = 255 / width if width >= 256 else 1.0
+    assert seen[32, 32, 0] == pytest.approx(middle_x * scale, abs=2.5)
+    assert seen[32, 32, 1] == pytest.approx(middle_y, abs=2.5)
+    inside = [(x, y) for x in (left, right) for y in (top, bottom)]
+    for x, y in inside:
+        column = 0 if x == left else 63
+        row = 0 if y == top else 63
+        if 0 <= x <= width and 0 <= y <= height:
+            assert seen[row, column, 0] == pytest.approx(x * scale, abs=3)
+            assert seen[row, column, 1] == pytest.approx(y, abs=3)

@@ -9,6 +9,7 @@ import pytest
 import requests
 from clip_deepfake.detector import Submission
 from clip_deepfake.errors import DetectorError, ImageError, ImageTooLargeError
+from clip_deepfake.explaining import Wish
 from clip_deepfake.protocol import find_images, form_answer
 from clip_deepfake.questions import Answer, Form, Question, read_form
 from clip_deepfake.verdicts import Verdict
@@ -238,15 +239,55 @@ def test_too_many_images_are_refused() -> None:
     assert codes(parse({str(i): b"x" for i in range(4)})) == [None] * 4
 
 
+@pytest.mark.parametrize("explain", [True, False])
+def test_other_protocols_get_no_verdict(explain: bool) -> None:
+    assert codes(parse({"body": {"inputs": []}}, explain=explain)) == ["not_implemented"]
+
+
+def test_options_of_an_explanation_come_in_headers_in_fields_or_in_json() -> None:
+    occlusion = Wish("occlusion", overlay=True)
+    headers = {"method": "occlusion", "overlay": "png"}
+    assert [i.wish for i in parse({"body": b"x"}, explain=True, options=headers)] == [occlusion]
+    form = parse({"a": b"x", "method": b"occlusion", "overlay": b"png"}, explain=True)
+    assert [(image.data, image.wish) for image in form] == [(b"x", occlusion)]
+    instances = {"instances": [b64(b"x"), b64(b"y")]}
+    images = parse({"body": instances | headers}, explain=True)
+    assert [image.wish for image in images] == [occlusion, occlusion]
+    # What the body says is nearer than what a header does.
+    images = parse({"body": instances | {"method": "decomposition"}}, explain=True, options=headers)
+    assert images[0].wish == Wish("decomposition", overlay=True)
+    assert parse({"body": instances}, explain=True)[0].wish == Wish()
+
+
+def test_options_are_none_to_a_prediction() -> None:
+    images = parse({"a": b"x", "method": b"y"}, options={"overlay": "png"})
+    assert [(image.data, image.wish) for image in images] == [(b"x", None), (b"y", None)]
+    assert codes(parse({"body": {"instances": [b64(b"x")], "method": 5}})) == [None]
+
+
 @pytest.mark.parametrize(
-    ("row", "explain"), [({"body": b"x"}, True), ({"body": {"inputs": []}}, False)]
+    "row",
+    [
+        {"a": b"x", "method": b"magic"},
+        {"a": b"x", "method": b"\xff" * 10_000},
+        {"a": b"x", "overlay": b"jpeg"},
+        {"body": {"instances": [{"b64": "eA=="}], "overlay": "svg"}},
+    ],
 )
-def test_other_protocols_get_no_verdict(row: dict[str, object], explain: bool) -> None:
-    assert codes(parse(row, explain=explain)) == ["not_implemented"]
+def test_an_unknown_option_is_refused_in_few_words(row: dict[str, object]) -> None:
+    (image,) = parse(row, explain=True)
+    assert codes([image]) == ["unknown_option"]
+    assert len(str(image.result)) < 250
 
 
-def answer(*verdicts: Verdict | DetectorError, kserve: bool = False) -> Answer:
-    return form_answer(verdicts, DETECTOR, kserve=kserve)
+def test_an_explanation_without_an_image_is_refused() -> None:
+    assert codes(parse({"method": b"occlusion"}, explain=True)) == ["empty_image"]
+    wrong_type = {"instances": [{"b64": "eA=="}], "overlay": 5}
+    assert codes(parse({"body": wrong_type}, explain=True)) == ["unsupported_json"]
+
+
+def answer(*verdicts: Verdict | DetectorError, listed_as: str | None = None) -> Answer:
+    return form_answer(verdicts, DETECTOR, listed_as=listed_as)
 
 
 def test_one_image_gets_one_verdict() -> None:
@@ -292,9 +333,11 @@ def test_a_list_fails_only_when_all_of_it_does(errors: list[DetectorError], stat
 
 
 def test_kserve_answers_stand_in_predictions() -> None:
-    single = body(answer(GOOD, kserve=True))
+    single = body(answer(GOOD, listed_as="predictions"))
     assert isinstance(single, dict)
     assert [entry["label"] for entry in single["predictions"]] == ["FAKE"]
-    refused = answer(ImageError("no image"), kserve=True)
+    explained = body(answer(GOOD, listed_as="explanations"))
+    assert [entry["label"] for entry in explained["explanations"]] == ["FAKE"]  # type: ignore[index]
+    refused = answer(ImageError("no image"), listed_as="predictions")
     assert refused.status == 400
     assert body(refused)["predictions"][0]["error"]["code"] == "not_an_image"  # type: ignore[index]

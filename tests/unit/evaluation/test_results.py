@@ -305,9 +305,9 @@ def test_frames_have_lines_as_images_do_and_videos_a_section():
     section = text.split("\nVIDEOS: 4, 2 without a verdict (no_face 1, not_a_video 1)\n")[1]
     assert section.split("\n\n")[0].splitlines() == [
         f"[1/4] {'fake.mp4':>30} | True: FAKE | Pred: 1 (0=Real, 1=Fake) | Prob: 0.7500 | "
-        "Frames: 4 judged | Most fake: 00:00.000 (0.7500), 00:01.000 (0.7500) | Face 1: 0.2000 in "
-        "4 frames, 00:00.000 to 00:01.500; face 2: 0.7500 in 4 frames, 00:00.000 to 00:01.500 "
-        "| Path: in/fake.mp4",
+        "Frames: 4 judged, none left out | Most fake: 00:00.000 (0.7500), 00:01.000 (0.7500) | "
+        "Face 1: 0.2000 in 4 frames, 00:00.000 to 00:01.500; "
+        "face 2: 0.7500 in 4 frames, 00:00.000 to 00:01.500 | Path: in/fake.mp4",
         f"[2/4] {'real.mp4':>30} | True: REAL | Pred: 0 (0=Real, 1=Fake) | Prob: 0.2500 | "
         "Frames: 1 judged, 2 left out (no_face 1, timeout 1) | Most fake: 00:00.000 (0.2500) | "
         "Faces: 1 seen, each in too few frames to count | Path: in/real.mp4",

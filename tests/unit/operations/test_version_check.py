@@ -1,8 +1,10 @@
 import itertools
 from collections.abc import Callable, Iterator
 
+import cv2
 import numpy as np
 import pytest
+from deepfake_tools.client.images import Image
 from deepfake_tools.errors import ModelNotServedError
 from deepfake_tools.evaluation.outcomes import Outcome
 from deepfake_tools.operations.version_check import (
@@ -12,8 +14,11 @@ from deepfake_tools.operations.version_check import (
     Tolerances,
     VerdictPair,
     compare,
+    find_files,
 )
 from deepfake_tools.percentiles import percentile
+
+from tests.tinted_videos import cut_by_opencv, name_of, write_videos
 
 PATHS = ["a.png", "b.png", "c.png"]
 
@@ -180,3 +185,19 @@ def test_a_quarter_slower_is_too_slow(seconds, refused):
 
     assert bool(found.objections(Tolerances())) == refused
     assert found.slowdown == pytest.approx(seconds / 0.05 - 1)
+
+
+def test_frames_of_videos_are_asked_about_as_images(tmp_path, capsys):
+    write_videos(tmp_path, 1)
+    (tmp_path / "text.mp4").write_text("no video")
+    video = str(tmp_path / "real" / "clip_00.mp4")
+    images = [Image(path, None, "") for path in ("a.png", video, str(tmp_path / "text.mp4"))]
+
+    files = find_files(images, tmp_path / "frames")
+
+    cut = cut_by_opencv(tmp_path / "real" / "clip_00.mp4", 8)
+    assert list(files) == ["a.png", *(name_of(video, number) for number, _ in cut)]
+    assert files["a.png"] == "a.png"
+    for number, picture in cut:
+        assert np.array_equal(cv2.imread(files[name_of(video, number)]), picture)
+    assert f"left out: {tmp_path / 'text.mp4'}: it is no video" in capsys.readouterr().err

@@ -29,10 +29,12 @@ from clip_deepfake.card import (
 )
 from clip_deepfake.detector import Detector
 from clip_deepfake.errors import LoadError
-from clip_deepfake.faces import FaceAlignment
+from clip_deepfake.faces import Aligner, FaceAlignment
 from clip_deepfake.loading import load_detector
 from clip_deepfake.protocol import form_answer
+from clip_deepfake.questions import Question
 from clip_deepfake.verdicts import Verdict
+from clip_deepfake.worker import open_worker
 from deepfake_tools.packaging.heads import TrainedHead, write_head_file
 
 from tests.portraits import encode, photograph
@@ -125,6 +127,40 @@ def test_the_answer_says_which_face_was_judged(build: Build, landmarks: Path) ->
     assert np.shape(body["face"]["points"]) == (5, 2)
     assert "faces" not in body
     assert body["detector"]["faces"] == "largest"
+
+
+def test_the_face_that_speaks_is_explained_where_it_lies(build: Build, landmarks: Path) -> None:
+    """What lies between the corners, cut out again, is the crop of the highest face."""
+    folder = build("--landmark-model", landmarks, "--faces", "all")
+    worker = open_worker(folder, None, None)
+    image = encode(photograph(500, 900, [(0, 60, 150, 280), (21, 520, 150, 280)]))
+    (answer,) = worker.answer([Question({"data": image}, explain=True)]).answers
+    told = json.loads(answer.body)
+    assert told["face"]["count"] == 2
+    assert told["explanation"]["margin"] == max(face["margin"] for face in told["faces"])
+    corners = np.array(told["explanation"]["corners"], np.float32)
+    size = read_card(folder).faces.size  # type: ignore[union-attr]
+    corner = np.array([(0, 0), (size, 0), (size, size)], np.float32)
+    # Both from the outer edges to the middles of pixels.
+    matrix = cv2.getAffineTransform(corners[:3] - 0.5, corner - 0.5)
+    again = cv2.warpAffine(pixels(image), matrix, (size, size))
+    aligner = Aligner(folder / LANDMARKS_FILE, read_card(folder).faces)  # type: ignore[arg-type]
+    crops = {face.box: face.crop for face in aligner.find(pixels(image)).judged}
+    apart = {box: np.abs(crop.astype(int) - again).mean() for box, crop in crops.items()}
+    spoke = tuple(told["face"]["box"])
+    assert apart[spoke] < 2
+    assert all(off > 10 for box, off in apart.items() if box != spoke)
+
+
+def test_an_image_without_a_face_is_explained_as_a_whole(
+    build: Build, landmarks: Path, examples: list[Path]
+) -> None:
+    (cat,) = [path.read_bytes() for path in examples if path.stem == "cat"]
+    worker = open_worker(build("--landmark-model", landmarks), None, None)
+    (answer,) = worker.answer([Question({"data": cat}, explain=True)]).answers
+    height, width = pixels(cat).shape[:2]
+    corners = [[0, 0], [width, 0], [width, height], [0, height]]
+    assert json.loads(answer.body)["explanation"]["corners"] == corners
 
 
 def test_an_answer_without_a_face_says_so(

@@ -133,7 +133,7 @@ def test_a_written_graph_reads_its_weights_from_the_encoders_own_file(
     graph = trace(Encoder(copy.deepcopy(model), "image_embeds", squash(48)), 48)
     store_as(graph, tensors)
     topology, weights = tmp_path / "encoder.xml", tmp_path / "encoder.safetensors"
-    write_with_weights(graph, tensors, topology, weights)
+    write_with_weights({topology: graph}, tensors, weights)
 
     stored = load_file(weights)
     constants = stored.pop("openvino.constants")
@@ -157,7 +157,7 @@ def test_equal_encoders_are_equal_files(tmp_path: Path) -> None:
         folder.mkdir()
         model = reference()
         graph = trace(Encoder(model, "pooler_output", squash(48)), 48)
-        write_with_weights(graph, model.state_dict(), folder / "a.xml", folder / "a.safetensors")
+        write_with_weights({folder / "a.xml": graph}, model.state_dict(), folder / "a.safetensors")
     for name in ("a.xml", "a.safetensors"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
 
