@@ -307,6 +307,9 @@ def test_a_real_torchserve_says_the_same_to_page_and_client(
         assert reader.one("#model input").get_attribute("value") == name
         reader.drop(ASTRONAUT)
         reader.sees("head is untrained")
+        reader.one("#map input").click()
+        reader.wait(lambda: reader.all(".heat rect"))
+        reader.sees(f"together they are the margin, {image['margin']:+.4f}")
         reader.one("#json button").click()
         reader.sees(f'"fake_probability": {image["fake_probability"]}')
     page.stop()
