@@ -2,7 +2,7 @@
 #   PYTHON    the Python, 3.11 or newer, that .venv is made with
 #   PIP_ARGS  further arguments for pip install; pip's own PIP_* variables work too
 #   MODEL, IMAGE   what `make demo` asks, and about which photograph
-#   ARGS      further options of `make benchmark`, `make gpu` or `make drills`
+#   ARGS      further options of `make page`, `make benchmark`, `make gpu` or `make drills`
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -12,6 +12,7 @@ BIN := $(VENV)/bin
 SERVING := $(VENV)/.serving-installed
 DEVELOPMENT := $(VENV)/.development-installed
 BENCHMARK := $(VENV)/.benchmark-installed
+PAGE := $(VENV)/.page-installed
 AUDIT := $(VENV)/.audit-installed
 
 # An archive brings its own code to a worker, and the shell's PYTHONPATH would come before it.
@@ -20,7 +21,7 @@ unexport PYTHONPATH
 WITH_JAVA = PATH="$(CURDIR)/$(BIN):$$PATH"; [ ! -e $(BIN)/java ] || unset JAVA_HOME;
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve benchmark gpu drills equality unit test lint audit clean
+.PHONY: help demo serve page benchmark gpu drills equality unit test lint audit clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +32,9 @@ demo: $(SERVING)  ## Build, serve and ask a detector; without MODEL and IMAGE tr
 
 serve: $(SERVING)  ## Serve the archives in model_store/ in the foreground; Ctrl-C stops
 	@$(WITH_JAVA) deploy/serve.sh
+
+page: $(PAGE)  ## Show what is served in a browser; Ctrl-C stops [ARGS="--listen 127.0.0.1:7860"]
+	@$(BIN)/python scripts/page.py $(ARGS)
 
 benchmark: $(BENCHMARK)  ## Measure, beside LitServe and plain scripts [ARGS="--archive FILE.mar"]
 	@$(WITH_JAVA) $(BIN)/python -m benchmarks \
@@ -83,6 +87,10 @@ $(DEVELOPMENT): $(SERVING)
 
 $(BENCHMARK): $(SERVING)
 	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e '.[train,int8,benchmark]'
+	@touch $@
+
+$(PAGE): $(SERVING)
+	$(BIN)/pip install $(PIP_ARGS) -c constraints.txt -e '.[train,faces,videos,page]'
 	@touch $@
 
 $(AUDIT): $(SERVING)

@@ -37,6 +37,9 @@ NOT_RUN = {
     "pip install -c constraints.txt -e '.[int8]'": "installs",
     "pip install -c constraints.txt -e '.[videos,evaluate]'": "installs",
     "pip install -c constraints.txt -e '.[tune]'": "installs",
+    "make page": "stays until it is stopped; test_page.py shows it",
+    "python scripts/page.py --listen 0.0.0.0:7860 --auth-file accounts": "stays until it is "
+    "stopped; test_page.py shows it",
     "make audit": "asks a database in the internet",
     "make drills": "takes a quarter of an hour",
     'make drills ARGS="--short"': "test_drills.py runs the drills",

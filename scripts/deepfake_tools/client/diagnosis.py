@@ -1,5 +1,6 @@
 """What the management port knows of a model: why requests fail, whether it is the only one."""
 
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -38,6 +39,25 @@ def only_model(
     except ServiceError:
         return None
     return models[0].name if len(models) == 1 else None
+
+
+def ready_models(target: Target) -> list[str]:
+    """Returns the names of the models whose default version takes requests, in order.
+
+    Args:
+        target: The server; which model makes no difference.
+
+    Raises:
+        ServiceError: The management port does not say.
+    """
+    token = fresh_key(Purpose.MANAGEMENT, target.key_file, target.management, target.ca)
+    management = ManagementAPI(target.management, token, EXPLAIN_SECONDS, target.ca)
+    ready = []
+    for model in management.models():
+        with suppress(ModelNotServedError):  # it was removed meanwhile
+            if management.version(model.name).ready_workers:
+                ready.append(model.name)
+    return sorted(ready)
 
 
 def explain(error: ServiceError, target: Target) -> ServiceError:

@@ -12,6 +12,7 @@ from deepfake_tools.evaluation.figures import Metrics
 from deepfake_tools.evaluation.outcomes import Outcome
 from deepfake_tools.evaluation.results_file import Run, write_results
 from deepfake_tools.evaluation.timeline import write_timeline
+from deepfake_tools.evaluation.videos import VideoVerdict
 from deepfake_tools.files import Named, check_outputs, is_kept, replacing
 
 # What is there to be drawn, not to be read.
@@ -149,7 +150,10 @@ def write_json(path: Path, run: Run) -> None:
     with replacing(path) as file:
         # The object is left open: the images and the videos follow.
         file.write(json.dumps(_totals(run), indent=1)[:-2])
-        for name, values in (("images", map(_image, run.outcomes())), ("videos", _videos(run))):
+        for name, values in (
+            ("images", map(image_fields, run.outcomes())),
+            ("videos", map(video_fields, run.videos())),
+        ):
             file.write(f',\n "{name}": [')
             for number, value in enumerate(values):
                 file.write((",\n  " if number else "\n  ") + json.dumps(value))
@@ -157,41 +161,41 @@ def write_json(path: Path, run: Run) -> None:
         file.write("\n}\n")
 
 
-def _image(outcome: Outcome) -> dict[str, object]:
+def image_fields(outcome: Outcome) -> dict[str, object]:
+    """Returns what JSON has of an image."""
     faces = outcome.faces
     return {column: getattr(outcome, column) for column in COLUMNS} | {
         "faces": None if faces is None else [asdict(face) for face in faces]
     }
 
 
-def _videos(run: Run) -> Iterator[dict[str, object]]:
-    for video in run.videos():
-        yield {
-            "path": video.path,
-            "label": video.label,
-            "folder": video.folder,
-            "prediction": video.prediction,
-            "fake_probability": video.fake_probability,
-            "frames": video.frames,
-            "left_out": video.left_out,
-            "error": video.error,
-            "message": video.message,
-            "most_fake": [
-                {"time": one.time, "fake_probability": one.fake_probability}
-                for one in video.most_fake
-            ],
-            "tracks": [
-                {
-                    "track": track.number,
-                    "fake_probability": track.fake_probability,
-                    "from": track.first,
-                    "to": track.last,
-                    "frames": len(track.sightings),
-                    "speaks": track.speaks,
-                }
-                for track in video.people
-            ],
-        }
+def video_fields(video: VideoVerdict) -> dict[str, object]:
+    """Returns what JSON has of a video."""
+    return {
+        "path": video.path,
+        "label": video.label,
+        "folder": video.folder,
+        "prediction": video.prediction,
+        "fake_probability": video.fake_probability,
+        "frames": video.frames,
+        "left_out": video.left_out,
+        "error": video.error,
+        "message": video.message,
+        "most_fake": [
+            {"time": one.time, "fake_probability": one.fake_probability} for one in video.most_fake
+        ],
+        "tracks": [
+            {
+                "track": track.number,
+                "fake_probability": track.fake_probability,
+                "from": track.first,
+                "to": track.last,
+                "frames": len(track.sightings),
+                "speaks": track.speaks,
+            }
+            for track in video.people
+        ],
+    }
 
 
 def write_csv(path: Path, run: Run) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clip_deepfake import errors
-from clip_deepfake.images import decode
+from clip_deepfake.images import RGB, decode
 
 from deepfake_tools.evaluation.outcomes import Outcome
 from deepfake_tools.evaluation.perturbations import MAX_PIXELS, smaller
@@ -85,6 +85,16 @@ def thumbnail(data: bytes, side: int) -> str | None:
         image = decode(data, MAX_PIXELS, "opencv-5")
     except errors.ImageError:
         return None
+    return data_uri(image, side)
+
+
+def data_uri(image: RGB, side: int) -> str:
+    """Returns a small JPEG of an image as a data URI.
+
+    Args:
+        image: uint8 (height, width, 3).
+        side: The longer side at most, in pixels.
+    """
     small = smaller(image, min(side / max(image.shape[:2]), 1))
     return f"data:image/jpeg;base64,{base64.b64encode(encode(small, QUALITY)).decode()}"
 

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "packaging": SHARED,
     "training": SHARED | {"torchserve", "videos", "evaluation", "packaging"},
     "operations": ASKING | {"client"},
+    "page": ASKING | {"client"},
     "demonstration": SHARED,
     "benchmarks": SHARED | {"torchserve", "packaging", "operations", "demonstration"},
     "drills": SHARED | {"torchserve", "packaging", "operations", "demonstration", "benchmarks"},
