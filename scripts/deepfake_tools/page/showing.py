@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from clip_deepfake import errors
+from clip_deepfake import errors, overlay
 from clip_deepfake.images import decode
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -25,9 +25,10 @@ from deepfake_tools.videos.sampling import clock
 SIDE = 900
 """The longer side of a picture in pixels: sharp on a screen's half."""
 
-TOWARDS_FAKE, TOWARDS_REAL = "#e66101", "#5e3c99"
-"""The ends of ColorBrewer's PuOr (colorbrewer2.org), which people tell apart who do not see all
-colours; the overlays that a worker draws have the same."""
+TOWARDS_FAKE, TOWARDS_REAL = (
+    "#{:02x}{:02x}{:02x}".format(*map(int, colour)) for colour in (overlay.FAKE, overlay.REAL)
+)
+"""As the overlays have them that a worker draws."""
 
 LEAST = 0.02
 """Of the strongest part; a fainter one is not drawn."""

@@ -69,8 +69,10 @@ class Desk:
             uploaded: Files below `incoming`.
 
         Raises:
-            UploadError: They are too many, or not there any more.
+            UploadError: They are too many, no uploads, or not there any more.
         """
+        for path in map(Path, uploaded):
+            self._require_arrived(path)
         if len(uploaded) > MOST_FILES:
             self._forget(uploaded)
             raise UploadError(
@@ -124,6 +126,15 @@ class Desk:
         with self._lock:
             self._folders[owner], self._used[owner] = folder, now
         return folder
+
+    def _require_arrived(self, path: Path) -> None:
+        """Refuses what is no upload, whatever Gradio's own checks have let through.
+
+        Raises:
+            UploadError: It lies elsewhere.
+        """
+        if not path.resolve().is_relative_to(self.incoming.resolve()):
+            raise UploadError(f"{path.name} is no file that was uploaded here: upload it")
 
     def _forget(self, uploaded: Sequence[str]) -> None:
         """Removes what has arrived, when nobody else can be about to take it."""

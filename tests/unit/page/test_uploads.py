@@ -79,6 +79,17 @@ def test_too_many_files_are_none(desk: Desk):
     wait_until(lambda: files(desk) == [])
 
 
+def test_what_lies_elsewhere_is_no_upload(desk: Desk, tmp_path_factory: pytest.TempPathFactory):
+    secret = tmp_path_factory.mktemp("elsewhere") / "secret.png"
+    secret.write_bytes(b"mine")
+    link = desk.incoming / "link.png"
+    link.symlink_to(secret)
+    for path in (secret, link):
+        with pytest.raises(UploadError, match="no file that was uploaded here"):
+            desk.take("ann", [str(path)])
+    assert secret.read_bytes() == b"mine"
+
+
 def test_a_file_that_is_gone_is_to_be_uploaded_again(desk: Desk):
     arrived = arrive(desk, "a.jpg")
     desk.take("ann", [arrived])
