@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
+from gradio import processing_utils
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -234,6 +235,15 @@ def build(page: Page, examples: Mapping[str, Path]) -> gr.Blocks:
     return blocks
 
 
+def fetch_nothing() -> None:
+    """Lets Gradio take uploads alone: it fetches an address that a client sends in their place."""
+
+    async def refuse(url: str, cache_dir: str) -> str:
+        raise gr.Error("Files are uploaded; an address is not fetched.", print_exception=False)
+
+    processing_utils.async_ssrf_protected_download = refuse
+
+
 def launch(
     blocks: gr.Blocks, desk: Desk, host: str, port: int, accounts: Mapping[str, str] | None
 ) -> str:
@@ -242,6 +252,7 @@ def launch(
     Returns:
         Its address.
     """
+    fetch_nothing()
     gates = [Middleware(Gate, desk=desk)]
     if host in LOCAL_NAMES:
         gates.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(LOCAL_NAMES)))
