@@ -53,19 +53,19 @@ class Console:
         *,
         together: bool,
     ) -> None:
-        self._images, self._journal, self._how = collection.images, journal, how
+        self._journal, self._how = journal, how
         self._told = range(variants if together else 1)
         self._done, self._errors = journal.done, 0
         self._progress: Progress | None = None
-        self._named = _find_named(collection.images) if collection.named else []
-        self._by_index = {index: named for named in self._named for index in named.images}
-        self._several = len(self._named) > 1
+        all_named = _find_named(collection.images) if collection.named else []
+        self._by_index = {index: named for named in all_named for index in named.images}
+        self._several = len(all_named) > 1
         if collection.named:
             for place in journal.missing():
                 if place in self._by_index:
                     self._by_index[place].left += 1
             # Backwards: the next one is the last.
-            self._waiting = [named for named in self._named if named.left][::-1]
+            self._waiting = [named for named in all_named if named.left][::-1]
         else:
             what = "frames" if any(image.frame for image in collection.images) else "images"
             self._progress = Progress(sys.stderr, what, journal.places, journal.done)

@@ -10,7 +10,7 @@ from deepfake_tools.client.concurrency import RunEndedError, Throttle
 from deepfake_tools.client.explaining import NOT_OFFERED
 from deepfake_tools.client.images import Collection, Image
 from deepfake_tools.client.journal import Identity, Journal, open_journal
-from deepfake_tools.client.payloads import PendingImage
+from deepfake_tools.client.payloads import PendingImage, read_image
 from deepfake_tools.client.run import ask_all
 from deepfake_tools.client.target import Target
 from deepfake_tools.client.videos import take_apart
@@ -19,7 +19,6 @@ from deepfake_tools.evaluation.export import image_fields, video_fields
 from deepfake_tools.evaluation.outcomes import Outcome
 from deepfake_tools.evaluation.stability import CHANGES, merged
 from deepfake_tools.evaluation.videos import VideoScoring, VideoVerdict, by_video, judge_video
-from deepfake_tools.files import read_regular
 from deepfake_tools.interrupts import Interruption
 from deepfake_tools.torchserve.answers import DetectorInfo, ServedExplanation
 from deepfake_tools.videos.frames import read_frames
@@ -103,10 +102,7 @@ class Inquiry:
         """
         image = self.images[place]
         if image.frame is None:
-            try:
-                return read_regular(image.path)
-            except OSError as error:
-                raise ImageRefusedError(f"cannot be read: {error.strerror}") from error
+            return read_image(PendingImage(place, image), None)
         for _, picture in read_frames(image.frame.video, [image.frame.number]):
             if isinstance(picture, bytes):
                 return picture

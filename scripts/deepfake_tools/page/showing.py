@@ -153,8 +153,7 @@ def heat_map(explanation: ServedExplanation, width: int, height: int) -> HeatMap
         height: Likewise.
     """
     grid = explanation.grid
-    corners = explanation.corners or ((0, 0), (width, 0), (width, height), (0, height))
-    (left, top), right, _, bottom = corners
+    (left, top), right, _, bottom = explanation.corners_in(width, height)
     columns, rows = len(grid[0]), len(grid)
     along = ((right[0] - left) / columns, (right[1] - top) / columns)
     down = ((bottom[0] - left) / rows, (bottom[1] - top) / rows)

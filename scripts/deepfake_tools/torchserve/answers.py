@@ -121,6 +121,10 @@ class ServedExplanation:
     passes: int
     corners: tuple[Corner, ...] | None = None
 
+    def corners_in(self, width: int, height: int) -> tuple[Corner, ...]:
+        """Returns where the grid lies in an image of so many pixels."""
+        return self.corners or ((0, 0), (width, 0), (width, height), (0, height))
+
 
 @dataclass(frozen=True)
 class ServedVerdict:
