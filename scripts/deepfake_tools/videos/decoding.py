@@ -12,7 +12,6 @@ from fractions import Fraction
 from functools import cached_property
 from itertools import chain, pairwise
 from pathlib import Path
-from types import TracebackType
 
 import av
 import av.logging
@@ -98,12 +97,7 @@ class Video:
     def __enter__(self) -> "Video":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._close()
 
     @cached_property
@@ -142,20 +136,17 @@ class Video:
         """
         index = self.index
         self._reopen()
-        missed = 0
-        if index.stamps is None:
-            yield from _faulted(self._in_order(numbers, range(len(index.times))), numbers, index)
-            return
-        for place, (number, picture) in enumerate(self._sought(index, numbers)):
-            if picture is None:
-                missed = place
-                break
-            yield number, picture
-        else:
-            return
-        self._reopen()
-        rest = numbers[missed:]
-        yield from _faulted(self._in_order(rest, index.stamps), rest, index)
+        rest = numbers
+        if index.stamps is not None:
+            for place, (number, picture) in enumerate(self._sought(index, numbers)):
+                if picture is None:
+                    rest = numbers[place:]
+                    break
+                yield number, picture
+            else:
+                return
+            self._reopen()
+        yield from _faulted(self._in_order(index, rest), rest, index)
 
     def _open(self) -> tuple[InputContainer, VideoStream]:
         with _heard() as logs:
@@ -296,13 +287,13 @@ class Video:
                 return
 
     def _in_order(
-        self, numbers: Sequence[int], stamps: Sequence[int]
+        self, index: Index, numbers: Sequence[int]
     ) -> Iterator[tuple[int, RGB | VideoError]]:
         """Yields those of the frames that are there, decoded from the first one on."""
-        numbered = stamps == range(len(stamps))
-        wanted = {stamps[number]: number for number in numbers}
+        stamps = index.stamps
+        wanted = {n if stamps is None else stamps[n]: n for n in numbers}
         for count, frame in enumerate(self._frames()):
-            stamp = count if numbered else frame.pts
+            stamp = count if stamps is None else frame.pts
             if stamp is not None and (number := wanted.pop(stamp, None)) is not None:
                 yield number, _picture(frame)
             if not wanted:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from clip_deepfake.system import available_cores
@@ -103,12 +102,7 @@ class Decoder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def plan(self, path: str, choice: FrameChoice) -> VideoPlan:
@@ -276,9 +270,9 @@ class Crew(Generic[J, T]):
         self._taking = threading.Lock()
         self._over = threading.Event()
         cores = available_cores()
-        self._size = self._working = max(1, min(cores, len(jobs)))
+        self._working = max(1, min(cores, len(jobs)))
         self._found: queue.Queue[tuple[int, T] | BaseException | None] = queue.Queue(1)
-        self._decoders = [Decoder(max(1, cores // self._size)) for _ in range(self._size)]
+        self._decoders = [Decoder(cores // self._working) for _ in range(self._working)]
         self._threads = [
             threading.Thread(target=self._run, args=(decoder,), daemon=True)
             for decoder in self._decoders
@@ -289,12 +283,7 @@ class Crew(Generic[J, T]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
