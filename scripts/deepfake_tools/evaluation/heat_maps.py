@@ -74,14 +74,7 @@ def _laid_out(
     """Returns the grid where it lies in the picture, float32 (height, width); 0 around it."""
     height, width = picture.shape[:2]
     rows, columns = shares.shape
-    corners = explanation.corners
-    if corners is None:
-        corners = (
-            (0, 0),
-            (image.shape[1], 0),
-            (image.shape[1], image.shape[0]),
-            (0, image.shape[0]),
-        )
+    corners = explanation.corners_in(image.shape[1], image.shape[0])
     scale = np.array([width / image.shape[1], height / image.shape[0]], np.float32)
     # Pixels' centres lie half a pixel from their corners.
     place = np.array(corners, np.float32) * scale - 0.5
