@@ -31,14 +31,18 @@ TUNE = {"accelerate": "accelerate", "matplotlib": "matplotlib", "peft": "peft"}
 LOGS = {"tensorboard": "tensorboard"}
 VIDEOS = {"av": "av", "cv2": "opencv-python-headless", "numpy": "numpy"}
 PAGE = VIDEOS | {"gradio": "gradio", "jinja2": "jinja2", "msgspec": "msgspec", "PIL": "pillow"}
+HEIC = {"pillow_heif": "pillow-heif"}
+SCORE = {"msgspec": "msgspec", "openvino": "openvino", "pyarrow": "pyarrow", "ray": "ray"}
 BUILD = {"cv2": "opencv-python-headless", "psutil": "psutil", "torch": "torch", "ts": "torchserve"}
 LIBRARIES = {
     "benchmark": BENCHMARK,
     "build": BUILD,
     "evaluate": EVALUATE,
     "faces": FACES,
+    "heic": HEIC,
     "int8": INT8,
     "page": PAGE,
+    "score": SCORE,
     "tune": TUNE,
     "tensorboard": LOGS,
     "videos": VIDEOS,
