@@ -39,7 +39,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = CommandParser(prog="python -m benchmarks", description=__doc__, epilog=EPILOG)
     subject = parser.add_mutually_exclusive_group()
-    subject.add_argument("--archive", type=Path, nargs="+", metavar="FILE.mar")
+    subject.add_argument(
+        "--archive", type=Path, nargs="+", metavar="FILE.mar", help="measure these archives"
+    )
     subject.add_argument(
         "--model",
         metavar="NAME",
@@ -47,25 +49,33 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "be had from the Hub (default: ViT-B/32 with random weights)",
     )
     parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="JPEGs (default: 640x480, made on the spot)"
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="ask about these JPEGs (default: 640x480, made on the spot)",
     )
     parser.add_argument(
         "--clients",
         type=_counts,
         default=(1, 4, 16, 64),
         metavar="N,N",
-        help="(default: 1,4,16,64)",
+        help="how many clients ask at a time, in turns (default: 1,4,16,64)",
     )
-    parser.add_argument("--rounds", type=at_least(1), default=3, help="(default: %(default)s)")
     parser.add_argument(
-        "--seconds", type=seconds, default=8.0, help="of each measurement (default: %(default)s)"
+        "--rounds", type=at_least(1), default=3, help="measure so many times (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=seconds,
+        default=8.0,
+        help="how long each measurement takes (default: %(default)s)",
     )
     parser.add_argument("--versus", action="store_true", help="measure LitServe and scripts too")
     parser.add_argument(
         "--profile", action="store_true", help="show where a served request's time goes"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="throughput by clients")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures as JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw throughput by clients")
     return parser.parse_args(arguments)
 
 

@@ -54,7 +54,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--seconds",
         type=partial(seconds, most=5),
         default=0.5,
-        help="of each measurement (default: %(default)s)",
+        help="how long each measurement takes (default: %(default)s)",
     )
     return parser.parse_args(arguments)
 

@@ -84,7 +84,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         type=at_least(1),
         default=FRAMES,
         metavar="N",
-        help="of each video, evenly spread over it (default: %(default)s)",
+        help="how many frames of each video are taken, evenly spread (default: %(default)s)",
     )
     model = parser.add_argument_group("model")
     model.add_argument(

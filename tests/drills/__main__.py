@@ -57,16 +57,20 @@ Ends with 1 when something went otherwise than it must.
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = CommandParser(prog="python -m tests.drills", description=__doc__, epilog=EPILOG)
-    parser.add_argument("drills", nargs="*", metavar="DRILL", help="of those above (default: all)")
-    parser.add_argument("--short", action="store_true", help="seconds each, with a small encoder")
+    parser.add_argument(
+        "drills", nargs="*", metavar="DRILL", help="one of those above (default: all)"
+    )
+    parser.add_argument(
+        "--short", action="store_true", help="take seconds for each, with a small encoder"
+    )
     parser.add_argument(
         "--archive",
         type=Path,
         nargs=2,
         metavar="FILE.mar",
-        help="two versions of a model (default: ViT-B/32 with random weights, built on the spot)",
+        help="use two versions of this model (default: ViT-B/32 with random weights, built on the spot)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     found = parser.parse_args(arguments)
     if unknown := [name for name in found.drills if name not in DRILLS]:
         parser.error(f"there is no drill {unknown[0]!r}; there are {', '.join(DRILLS)}")

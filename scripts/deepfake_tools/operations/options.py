@@ -28,6 +28,7 @@ CHANGE_SECONDS = 150
 LOOK_SECONDS = 5
 ARCHIVE_HELP = "NAME@VERSION.mar, in the store or elsewhere: then it is copied there first"
 IMAGE_HELP = "what to ask the new version about (a small image of its own)"
+MODEL_HELP = "Hub name, or the name that it is served under"
 CONFIG = Path(__file__).resolve().parents[3] / "config.properties"
 OWN_CODES = "\n".join(
     f"  {failure.exit_code:>3}  {failure.meaning}"
@@ -114,7 +115,11 @@ def make_parser() -> CommandParser:
         epilog=EPILOG,
     )
     adding = Commands(parser)
-    adding.add("list", "what is served, and by how many workers")
+    adding.add(
+        "list",
+        "what is served, and by how many workers",
+        "Lists what is served, and by how many workers.",
+    )
     _add_archive_commands(adding)
     _add_model_commands(adding)
     _add_server_commands(adding)
@@ -161,18 +166,22 @@ def _add_check_options(command: argparse.ArgumentParser) -> None:
         "others ask meanwhile waits in the old version's queue alone, so compare latencies while "
         "there is little to do.",
     )
-    group.add_argument("--check", metavar="DIR", help="images and videos, as for client.py --image")
+    group.add_argument(
+        "--check",
+        metavar="DIR",
+        help="ask both about these images and videos, named as for client.py --image",
+    )
     group.add_argument(
         "--min-agreement",
         type=fraction,
         metavar="SHARE",
-        help=f"of equal labels ({tolerances.min_agreement:g})",
+        help=f"least share of equal labels ({tolerances.min_agreement:g})",
     )
     group.add_argument(
         "--max-slowdown",
         type=not_negative,
         metavar="SHARE",
-        help=f"by which the 95th percentile of the latency may grow ({tolerances.max_slowdown:g})",
+        help=f"share that the 95th percentile of the latency may grow by ({tolerances.max_slowdown:g})",
     )
 
 
@@ -183,7 +192,7 @@ def _add_model_commands(commands: Commands) -> None:
         "Swaps to the version before the last swap; its file is still in the store. A second "
         "rollback undoes the first.",
     )
-    command.add_argument("model", metavar="MODEL")
+    command.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     command.add_argument("--image", type=Path, metavar="FILE", help=IMAGE_HELP)
     command = commands.add(
         "scale",
@@ -191,17 +200,21 @@ def _add_model_commands(commands: Commands) -> None:
         "Changes how many workers a version has until the server's next start (build_mar.py "
         "--workers does so for good). With fewer, what the removed ones have in flight is lost.",
     )
-    command.add_argument("model", metavar="MODEL")
-    command.add_argument("--workers", type=at_least(1), required=True, metavar="N")
-    command.add_argument("--version", metavar="V", help="which one (the default one)")
+    command.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    command.add_argument(
+        "--workers", type=at_least(1), required=True, metavar="N", help="how many from now on"
+    )
+    command.add_argument(
+        "--version", metavar="V", help="the version whose workers are meant (the default one)"
+    )
     command = commands.add(
         "unregister",
         "stop serving a model, or one version of it",
         "Removes a model, or one version that is not the default. What it has in flight is lost. "
         "Files stay in the store.",
     )
-    command.add_argument("model", metavar="MODEL")
-    command.add_argument("--version", metavar="V", help="this one alone (all of them)")
+    command.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    command.add_argument("--version", metavar="V", help="remove this version alone (all of them)")
 
 
 def _add_server_commands(commands: Commands) -> None:
