@@ -68,7 +68,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         nargs=2,
         metavar="FILE.mar",
-        help="use two versions of this model (default: ViT-B/32 with random weights, built on the spot)",
+        help="use two versions of a model (default: a ViT-B/32 with random weights)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     found = parser.parse_args(arguments)

@@ -181,7 +181,7 @@ def _add_check_options(command: argparse.ArgumentParser) -> None:
         "--max-slowdown",
         type=not_negative,
         metavar="SHARE",
-        help=f"share that the 95th percentile of the latency may grow by ({tolerances.max_slowdown:g})",
+        help=f"share by which the 95th percentile may grow ({tolerances.max_slowdown:g})",
     )
 
 

@@ -19,7 +19,7 @@ LEANING = re.compile(r"(of|that|by|the same|as|for|from)\b", re.IGNORECASE)
 """What a fragment begins with that leans on an option's name to be understood."""
 
 
-class Built(Exception):
+class BuiltError(Exception):
     """The command line's parser, caught before it parsed anything."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def built(module: str, monkeypatch: pytest.MonkeyPatch) -> argparse.ArgumentPars
     """The parser of a command; None of a script that takes no options."""
 
     def parse(parser: argparse.ArgumentParser, *_: object) -> None:
-        raise Built(parser)
+        raise BuiltError(parser)
 
     for method in ("parse_args", "parse_known_args", "parse_intermixed_args"):
         monkeypatch.setattr(argparse.ArgumentParser, method, parse)
@@ -38,7 +38,7 @@ def built(module: str, monkeypatch: pytest.MonkeyPatch) -> argparse.ArgumentPars
     monkeypatch.setattr("sys.argv", [module])
     try:
         main()
-    except Built as caught:
+    except BuiltError as caught:
         return caught.parser
     return None
 
