@@ -204,7 +204,7 @@ class Video:
     def _packets(self) -> tuple[list["_Packet"], bool]:
         """Returns the packets of frames that are shown, and whether the file ended within one."""
         found: list[_Packet] = []
-        ends_early = False
+        ends_early = is_shown = False
         is_timed = self._container.format.name not in UNTIMED
         with _heard() as logs:
             for packet in self._demuxed():
@@ -212,11 +212,12 @@ class Video:
                     raise VideoError(LOCKED)
                 # Where a broadcast changes there are damaged ones in the middle, too.
                 ends_early = packet.is_corrupt
-                if _is_shown(packet, self._stream.codec_context.name):
+                is_shown = _is_shown(packet, self._stream.codec_context.name)
+                if is_shown:
                     shown = packet.pts if is_timed else None
                     found.append(_Packet(shown, packet.dts, packet.is_keyframe))
             said = " ".join(text for *_, text in logs)
-        if ends_early:
+        if ends_early and is_shown:
             found.pop()
         return found, ends_early or "partial file" in said or "ended prematurely" in said
 
