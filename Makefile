@@ -55,7 +55,7 @@ unit: $(DEVELOPMENT)  ## Run the tests that need no server, on all cores [ARGS="
 	@$(BIN)/python -m pytest -n auto --dist worksteal tests/unit $(ARGS)
 
 test: unit  ## Run all tests: these, and those that start a real TorchServe
-	@$(WITH_JAVA) $(BIN)/python -m pytest tests/serving
+	@$(WITH_JAVA) $(BIN)/python -m pytest --durations 15 tests/serving
 
 lint: $(DEVELOPMENT)  ## Run ruff, mypy and hadolint
 	@$(BIN)/ruff check .
