@@ -22,6 +22,7 @@ from deepfake_tools.torchserve.tokens import fresh_key
 from tests import ROOT
 from tests.archives import write_archive
 from tests.serving.manage_runs import Manage
+from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.serving,
@@ -149,10 +150,18 @@ def call(server: LocalServer, purpose: str, method: str, fields: Fields, token: 
 def test_grpc_answers_its_ports_own_token_alone(server, purpose, method, fields):
     known = tokens(server)
     others = [token for name, token in known.items() if name != purpose]
+
+    def logged() -> int:
+        return (server.logs / "access_log.log").read_text().count(f"{method} ")
+
+    before = logged()
     for wrong in (None, "", "guessed", f"{known[purpose]}x", *others):
         assert call(server, purpose, method, fields, wrong) == "PERMISSION_DENIED"
     answer = call(server, purpose, method, fields, known[purpose])
     assert answer.startswith("OK ")
+    # TorchServe logs what it answers, and nothing of those that it turns away.
+    wait_until(lambda: logged() > before)
+    assert logged() == before + 1
     if "Predictions" in method:
         assert '"label": "REAL"' in answer
 
