@@ -135,21 +135,11 @@ class TensorReply:
         errors = [result for result in results if isinstance(result, DetectorError)]
         if len(errors) == len(results):
             return Answer(answer_status(results), json.dumps({"error": _failure(errors)}))
-        blocks: list[bytes] = []
-        outputs: list[dict[str, object]] = []
+        outputs, blocks = [], list[bytes]()
         for wanted in self.outputs:
-            values = [COLUMNS[wanted.tensor](result) for result in results]
-            entry: dict[str, object] = {
-                "name": wanted.tensor.name,
-                "datatype": wanted.tensor.datatype,
-                "shape": [len(results)],
-            }
-            if wanted.binary:
-                blocks.append(b"".join(map(_packed, values)))
-                entry["parameters"] = {"binary_data_size": len(blocks[-1])}
-            else:
-                entry["data"] = values
+            entry, block = _written(wanted, results)
             outputs.append(entry)
+            blocks.append(block)
         known = {name: value for name, value in detector.items() if value is not None}
         fields = {
             "model_name": self.model,
@@ -159,7 +149,23 @@ class TensorReply:
             "outputs": outputs,
         }
         text = json.dumps(fields, allow_nan=False)
-        return Answer(200, text) if not blocks else _binary_answer(text.encode(), blocks)
+        if any(wanted.binary for wanted in self.outputs):
+            return _binary_answer(text.encode(), blocks)
+        return Answer(200, text)
+
+
+def _written(wanted: WantedOutput, results: Sequence[Result]) -> tuple[dict[str, object], bytes]:
+    """An output as the JSON has it, and what of it follows the JSON."""
+    values = [COLUMNS[wanted.tensor](result) for result in results]
+    entry: dict[str, object] = {
+        "name": wanted.tensor.name,
+        "datatype": wanted.tensor.datatype,
+        "shape": [len(results)],
+    }
+    if not wanted.binary:
+        return entry | {"data": values}, b""
+    block = b"".join(map(_packed, values))
+    return entry | {"parameters": {"binary_data_size": len(block)}}, block
 
 
 def _failure(errors: Sequence[DetectorError]) -> str:
