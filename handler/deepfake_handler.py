@@ -1,4 +1,4 @@
-"""TorchServe's entry point: a batch of requests in, as many JSON answers out, no exceptions."""
+"""TorchServe's entry point: a batch of requests in, as many answers out, no exceptions."""
 
 import json
 import logging
@@ -75,15 +75,15 @@ class DeepfakeHandler:
         Thread(target=self._keep_counting, args=(context.metrics,), daemon=True).start()
         logger.info("clip_deepfake ready: %s", json.dumps(self.worker.identity))
 
-    def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[str]:
+    def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[str | bytes]:
         """Answers a batch of requests.
 
         Args:
             data: one row a request, the bytes of its parts by name.
-            context: TorchServe's; takes each answer's status and content type.
+            context: TorchServe's; takes each answer's status and headers.
 
         Returns:
-            One JSON text a row.
+            One JSON text a row; bytes where tensors follow it.
         """
         try:
             batch = self.worker.answer(_questions(data, context))
@@ -97,10 +97,11 @@ class DeepfakeHandler:
         self._report(batch, context.metrics)
         return self._send(batch.answers, context)
 
-    def _send(self, answers: Sequence[Answer], context: Any) -> list[str]:
+    def _send(self, answers: Sequence[Answer], context: Any) -> list[str | bytes]:
         for index, answer in enumerate(answers):
             context.set_response_status(answer.status, answer.phrase, index)
-            context.set_response_content_type(index, "application/json")
+            for name, value in answer.headers.items():
+                context.set_response_header(index, name, value)
         return [answer.body for answer in answers]
 
     def _report(self, batch: "Batch", metrics: Any) -> None:

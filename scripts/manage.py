@@ -23,6 +23,7 @@ from deepfake_tools.operations import shutdown
 from deepfake_tools.operations.addresses import check_free
 from deepfake_tools.operations.boot import renew, served_path
 from deepfake_tools.operations.listing import model_table
+from deepfake_tools.operations.model_metadata import VersionState, version_states
 from deepfake_tools.operations.options import WRONG_ARGUMENTS, parse_arguments
 from deepfake_tools.operations.probe import Probe
 from deepfake_tools.operations.readiness import DrainingMark, NotReadyError, check_ready
@@ -135,12 +136,15 @@ def probe(args: argparse.Namespace) -> None:
         Endpoint(args.server, None, args.timeout, args.ca).call("GET", "/api-description")
         return "live"
 
+    def versions() -> tuple[VersionState, ...]:
+        return version_states(connect(args).management)
+
     draining = DrainingMark(Store(args.model_store)).check
     try:
-        service = Probe(host, port, draining, lambda: f"ready: {look(args)}", live)
+        service = Probe(host, port, draining, lambda: f"ready: {look(args)}", live, versions)
     except OSError as error:
         raise ListenError(f"--listen {host}:{port}: {error.strerror}") from error
-    say(f"answering /ready and /live at http://{host}:{service.port}")
+    say(f"answering /ready, /live and /v2 at http://{host}:{service.port}")
     service.serve()
 
 

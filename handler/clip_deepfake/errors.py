@@ -1,5 +1,8 @@
 """What can go wrong, as exceptions that know the code and the HTTP status of their answer."""
 
+from collections.abc import Sequence
+from http import HTTPStatus
+
 
 class DetectorError(Exception):
     """A fault in one image or one request.
@@ -89,7 +92,7 @@ class LostPartsError(RequestError):
 
 
 class NotOfferedError(RequestError):
-    """A protocol that reaches the handler, but that no verdict is given for."""
+    """A way of explaining that the archive does not have."""
 
     code = "not_implemented"
     status = 501
@@ -109,3 +112,27 @@ class EngineMemoryError(Exception):
 
 class EngineLostError(Exception):
     """A device that answers nothing more to this process; a new process may reach it."""
+
+
+def check_count(images: int, most: int) -> None:
+    """Makes sure that a request holds no more images than it may.
+
+    Raises:
+        TooManyImagesError: it does.
+    """
+    if images > most:
+        raise TooManyImagesError(
+            f"more than {most} images in one request, which is the limit; send several"
+        )
+
+
+def answer_status(results: Sequence[object]) -> int:
+    """The HTTP status of an answer: an error's only when no image has a verdict.
+
+    Args:
+        results: one for each image, a DetectorError where it has none.
+    """
+    errors = [result.status for result in results if isinstance(result, DetectorError)]
+    if len(errors) < len(results):
+        return HTTPStatus.OK
+    return errors[0] if len(set(errors)) == 1 else HTTPStatus.BAD_REQUEST

@@ -1,48 +1,49 @@
 """Images out of what a server was sent, bounded; JSON answers out of verdicts.
 
 One image is answered with one verdict, several with a list in their order. Under KServe's v1 path
-the list stands in ``predictions``, as that protocol wants it, or in ``explanations``.
+the list stands in ``predictions``, as that protocol wants it, or in ``explanations``. A body with
+tensors is KServe's v2 protocol by whatever path, and is answered in kind.
 """
 
-import base64
-import codecs
 import json
 import re
-import string
-from collections.abc import Mapping, Sequence
-from functools import cache
-from http import HTTPStatus
-from typing import TypeVar, cast, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import cast, get_args
 
-import msgspec
 from msgspec import Raw, Struct
 
 from clip_deepfake.detector import Submission
 from clip_deepfake.errors import (
     DetectorError,
     EmptyImageError,
-    InvalidBase64Error,
-    NotOfferedError,
     RequestError,
-    TooManyImagesError,
     UnknownOptionError,
+    answer_status,
+    check_count,
 )
 from clip_deepfake.explaining import Wish
 from clip_deepfake.formats import Bytes
+from clip_deepfake.json_text import (
+    decode_base64,
+    decode_elements,
+    decode_json,
+    find_json,
+    is_given,
+)
+from clip_deepfake.open_inference import (
+    REMEDY,
+    TensorFields,
+    TensorReply,
+    TensorRequest,
+    read_tensors,
+)
 from clip_deepfake.questions import Answer, Question
+from clip_deepfake.tensors import HEADER_LENGTH
 from clip_deepfake.verdicts import Method, Verdict, to_fields
 
 INSTANCES = 'send {"instances": [{"b64": "…"}, …]}, or the image file itself'
-
-JSON_START = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*([{\[])")
-"""No image file begins like this. The first three bytes are a byte-order mark."""
-
-DATA_URI = re.compile(r"\s*data:[^,]{0,256};base64,", re.IGNORECASE)
-QUOTED = (("%2B", "+"), ("%2F", "/"), ("%3D", "="))
-"""As a URI may have these."""
-
-STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
-"""Of base64, from the one that is safe in URLs."""
 
 OPTIONS: Mapping[str, tuple[str, ...]] = {"method": get_args(Method), "overlay": ("png",)}
 """Of an explanation, and what each may be."""
@@ -50,46 +51,80 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {"method": get_args(Method), "overlay":
 MOST_OPTION = 40
 """Characters of an option, of which no more are looked at."""
 
-EMPTY_LIST = Raw(b"[]")
+Reply = Callable[[Sequence[Verdict | DetectorError], Mapping[str, str | float | None]], Answer]
+"""Writes an answer of a request's results, one for each image, and the card's short form."""
 
-Decoded = TypeVar("Decoded", bound=Struct)
+
+@dataclass(frozen=True)
+class Task:
+    """What a question asks for.
+
+    Attributes:
+        images: that it holds; a fault of the whole request stands there as its only image's.
+        reply: writes the answer in the form that it wants.
+    """
+
+    images: Sequence[Submission]
+    reply: Reply
 
 
-class _Body(Struct):
+class _Body(TensorFields):
     """What is looked for in a body of JSON; Raw is its text, which nothing is made of."""
 
     instances: Raw = Raw()
-    inputs: Raw = Raw()
-
-
-class _ExplanationBody(_Body):
-    """The same with the options of an explanation."""
-
-    method: str | None = None
-    overlay: str | None = None
+    method: Raw = Raw()
+    overlay: Raw = Raw()
 
 
 class _Instance(Struct):
     b64: str
 
 
-def find_images(question: Question, most: int) -> list[Submission]:
-    """Finds the images of a request.
+@dataclass(frozen=True)
+class _Json:
+    """A part that is JSON, and what follows that in KServe's binary form; None in any other."""
+
+    fields: _Body
+    rest: memoryview | None = None
+
+    @property
+    def is_tensors(self) -> bool:
+        """Whether it is KServe's v2 protocol."""
+        return bool(self.fields.inputs) or self.rest is not None
+
+
+def read_task(question: Question, most: int, model: str) -> Task:
+    """Finds out what a question asks for.
 
     Args:
         question: as the server received it.
         most: more images are refused.
-
-    Returns:
-        The images; a fault of the whole request stands there as its only image's.
+        model: served name.
     """
+    in_tensors = TensorReply(model).form
+    reply: Reply = partial(form_answer, listed_as=question.listed_as)
+    if question.json_length is not None:
+        reply = in_tensors
     try:
-        return _images(question, most)
+        parts, options = _find_parts(question, most)
+        bodies = [_read_part(part, question.json_length) for part in parts.values()]
+        if any(isinstance(body, _Json) and body.is_tensors for body in bodies):
+            reply = in_tensors
+            request = _read_tensors(bodies, model, most)
+            wish = _wish(options, request.options)
+            images = [_submission(content, wish) for content in request.contents]
+            reply = request.reply.form
+        else:
+            images = _read_images(bodies, most, options)
     except DetectorError as error:
-        return [Submission(result=error)]
+        images = [Submission(result=error)]
+    return Task(images, reply)
 
 
-def _images(question: Question, most: int) -> list[Submission]:
+def _find_parts(
+    question: Question, most: int
+) -> tuple[Mapping[str, Bytes], Mapping[str, str] | None]:
+    """Tells apart what may hold images, and the options of an explanation; None of a prediction."""
     parts, options = question.parts, None
     if question.explain:
         # A form tells of them in fields of their own.
@@ -102,135 +137,110 @@ def _images(question: Question, most: int) -> list[Submission]:
         )
     if question.form is not None:
         question.form.check(question.parts)
-    _check_count(len(parts), most)
-    images: list[Submission] = []
-    for part in parts.values():
-        text = _json_text(part)
-        if text is not None:
-            images += _read_instances(text, most, options)
-        else:
-            images.append(Submission(part, wish=_wish(options)))
-        _check_count(len(images), most)
-    return images
+    check_count(len(parts), most)
+    return parts, options
 
 
 def _text(part: Bytes) -> str:
     return bytes(part[:MOST_OPTION]).decode(errors="replace")
 
 
-def _wish(options: Mapping[str, str] | None) -> Wish | None:
+def _read_part(part: Bytes, json_length: str | None) -> Bytes | _Json:
+    if json_length is None:
+        text = find_json(part)
+        return part if text is None else _Json(decode_json(text, _Body, INSTANCES))
+    # As long as a number of bytes ever is: Python refuses to read thousands of digits.
+    if not re.fullmatch("[0-9]{1,15}", json_length) or int(json_length) > len(part):
+        raise RequestError(
+            f"{HEADER_LENGTH} is {json_length[:MOST_OPTION]!r}, which is no length within a body "
+            f"of {len(part)} bytes; send that of the JSON, or JSON alone and no such header"
+        )
+    whole, end = memoryview(part), int(json_length)
+    return _Json(decode_json(whole[:end], _Body, REMEDY), whole[end:])
+
+
+def _read_tensors(bodies: Sequence[Bytes | _Json], model: str, most: int) -> TensorRequest:
+    body, *others = bodies
+    if others or not isinstance(body, _Json):
+        raise RequestError(f"input tensors in a form of several parts; {REMEDY} as the whole body")
+    return read_tensors(body.fields, body.rest, model, most)
+
+
+def _read_images(
+    bodies: Sequence[Bytes | _Json], most: int, options: Mapping[str, str] | None
+) -> list[Submission]:
+    images: list[Submission] = []
+    for body in bodies:
+        if isinstance(body, _Json):
+            images += _read_instances(body.fields, most, options)
+        else:
+            images.append(Submission(body, wish=_wish(options)))
+        check_count(len(images), most)
+    return images
+
+
+def _wish(options: Mapping[str, str] | None, told: Mapping[str, str] | None = None) -> Wish | None:
     """What an explanation is to be; None of a prediction.
+
+    Args:
+        options: of the request; None of a prediction.
+        told: those in its body, which are nearer.
 
     Raises:
         UnknownOptionError: it is nothing that there is.
     """
     if options is None:
         return None
-    for name, value in options.items():
+    wished = {**options, **(told or {})}
+    for name, value in wished.items():
         if value not in OPTIONS[name]:
             raise UnknownOptionError(
                 f"{name} {value[:MOST_OPTION]!r} is unknown; there is {', '.join(OPTIONS[name])}"
             )
-    return Wish(cast(Method | None, options.get("method")), overlay="overlay" in options)
+    return Wish(cast(Method | None, wished.get("method")), overlay="overlay" in wished)
 
 
-def _check_count(images: int, most: int) -> None:
-    """Makes sure that a request holds no more images than it may.
-
-    Raises:
-        TooManyImagesError: it does.
-    """
-    if images > most:
-        raise TooManyImagesError(
-            f"more than {most} images in one request, which is the limit; send several"
-        )
-
-
-def _json_text(part: Bytes) -> Bytes | memoryview | None:
-    """A part's JSON without what may stand before it; None where it is none, but an image."""
-    if part[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        try:
-            part = part.decode("utf-16").encode()
-        except UnicodeError:
-            return None
-    found = JSON_START.match(part)
-    return None if found is None else memoryview(part)[found.start(1) :]
-
-
-def _read_instances(
-    text: Bytes | memoryview, most: int, options: Mapping[str, str] | None
-) -> list[Submission]:
-    """Reads the images in a JSON text; whatever else it holds becomes no object.
+def _read_instances(body: _Body, most: int, options: Mapping[str, str] | None) -> list[Submission]:
+    """Reads the images of KServe's v1 protocol; whatever else a body holds becomes no object.
 
     Args:
-        text: ``{"instances": [{"b64": "…"}, …]}``.
+        body: ``{"instances": [{"b64": "…"}, …]}``.
         most: of the images.
-        options: of their explanations, beside those in the text; None of predictions.
+        options: of their explanations, beside those in the body; None of predictions.
 
     Returns:
         The images; one whose content cannot be had has its fault as its result.
 
     Raises:
-        RequestError: there are none, or too many, or it is no such text.
+        RequestError: there are none, or too many, or it is no such body.
     """
-    if options is None:
-        body = _decode_json(text, _Body)
-    else:
-        body = explained = _decode_json(text, _ExplanationBody)
-        told = {"method": explained.method, "overlay": explained.overlay}
-        options = {**options, **{name: value for name, value in told.items() if value is not None}}
-    wish = _wish(options)
-    if body.inputs:
-        raise NotOfferedError(f"KServe's v2 protocol is not offered; {INSTANCES}")
-    listed = _decode_json(body.instances or EMPTY_LIST, _list_of(most + 1))
-    instances = [element for element in msgspec.structs.astuple(listed) if element]
+    wish = None if options is None else _wish(options, _told(body))
+    instances = decode_elements(body.instances, most + 1, INSTANCES)
     if not instances:
         raise RequestError(f"the JSON holds no list of instances; {INSTANCES}")
-    _check_count(len(instances), most)
-    return [_instance(instance, wish) for instance in instances]
+    check_count(len(instances), most)
+    return [_submission(_instance(instance), wish) for instance in instances]
 
 
-def _instance(text: Raw, wish: Wish | None) -> Submission:
+def _told(body: _Body) -> dict[str, str]:
+    """The options that a body tells of."""
+    texts = {"method": body.method, "overlay": body.overlay}
+    return {
+        name: decode_json(text, str, INSTANCES) for name, text in texts.items() if is_given(text)
+    }
+
+
+def _instance(text: Raw) -> Bytes | DetectorError:
     try:
-        return Submission(_decode_base64(_decode_json(text, _Instance).b64), wish=wish)
+        return decode_base64(decode_json(text, _Instance, INSTANCES).b64)
     except RequestError as error:
-        return Submission(result=error)
+        return error
 
 
-@cache
-def _list_of(length: int) -> type[Struct]:
-    """A list whose first elements are kept as their text, and the others passed over."""
-    fields = [(f"element{index}", Raw, Raw()) for index in range(length)]
-    return msgspec.defstruct("Elements", fields, array_like=True)
-
-
-def _decode_json(text: Bytes | memoryview | Raw, kind: type[Decoded]) -> Decoded:
-    try:
-        return msgspec.json.decode(text, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError(f"not the JSON that is read here ({error}); {INSTANCES}") from error
-
-
-def _decode_base64(text: str) -> bytes:
-    """Decodes base64 as it is met with: wrapped, URL-safe, without its padding, in a data: URI.
-
-    Raises:
-        InvalidBase64Error: it is none of these.
-    """
-    if scheme := DATA_URI.match(text):
-        text = text[scheme.end() :]
-        for code, sign in QUOTED:
-            text = text.replace(code, sign).replace(code.lower(), sign)
-    try:
-        data = text.encode("ascii").translate(STANDARD_ALPHABET, string.whitespace.encode())
-        return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
-    except ValueError as error:
-        raise InvalidBase64Error(f"b64 is not base64 ({_reason(error)})") from error
-
-
-def _reason(error: ValueError) -> str:
-    """Without the text, which a UnicodeEncodeError quotes."""
-    return error.reason if isinstance(error, UnicodeEncodeError) else str(error)
+def _submission(content: Bytes | DetectorError, wish: Wish | None) -> Submission:
+    if isinstance(content, DetectorError):
+        return Submission(result=content)
+    return Submission(content, wish=wish)
 
 
 def form_answer(
@@ -252,7 +262,7 @@ def form_answer(
     else:
         entries = [_entry(verdict, detector) | _own_status(verdict) for verdict in verdicts]
         body = entries if listed_as is None else {listed_as: entries}
-    return Answer(_status(verdicts), json.dumps(body, allow_nan=False))
+    return Answer(answer_status(verdicts), json.dumps(body, allow_nan=False))
 
 
 def _entry(
@@ -266,10 +276,3 @@ def _entry(
 def _own_status(verdict: Verdict | DetectorError) -> dict[str, object]:
     """What an error in a list adds, since the list's own status is that of its good entries."""
     return {"status": verdict.status} if isinstance(verdict, DetectorError) else {}
-
-
-def _status(verdicts: Sequence[Verdict | DetectorError]) -> int:
-    errors = [verdict.status for verdict in verdicts if isinstance(verdict, DetectorError)]
-    if len(errors) < len(verdicts):
-        return HTTPStatus.OK
-    return errors[0] if len(set(errors)) == 1 else HTTPStatus.BAD_REQUEST

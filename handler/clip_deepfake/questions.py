@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from clip_deepfake.errors import LostPartsError
+from clip_deepfake.tensors import HEADER_LENGTH
 
 MOST_PART_HEADERS = 512
 """Bytes of the headers of a part, beside its name: mostly those of a file's name, 255 at most."""
@@ -16,6 +17,8 @@ MOST_PART_HEADERS = 512
 EXPLANATION_HEADERS = {"x-explain-method": "method", "x-explain-overlay": "overlay"}
 """Of a request for an explanation whose body is an image: which option each of them is. TorchServe
 keeps a query to itself."""
+
+JSON_TYPE = "application/json"
 
 BOUNDARY = re.compile(r'multipart/[^;]*;.*\bboundary="?([^";]*)', re.IGNORECASE)
 
@@ -64,7 +67,8 @@ class Question:
         describe: whether the worker is asked about itself.
         explain: whether an explanation is asked for.
         options: of the explanation, that headers told of, by name.
-        kserve: whether it came by KServe's v1 path.
+        kserve: whether it came by one of KServe's paths.
+        json_length: where the JSON of a body in KServe's binary form ends, as a header says.
     """
 
     parts: Mapping[str, bytes | bytearray]
@@ -74,6 +78,7 @@ class Question:
     explain: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
     kserve: bool = False
+    json_length: str | None = None
 
     @property
     def listed_as(self) -> str | None:
@@ -89,11 +94,13 @@ class Answer:
 
     Attributes:
         status: HTTP status; an error only when no image has a verdict.
-        body: JSON text.
+        body: JSON text; with the tensors of KServe's binary form behind it, bytes.
+        headers: the content type, and what else the answer says of itself.
     """
 
     status: int
-    body: str
+    body: str | bytes
+    headers: Mapping[str, str] = field(default_factory=lambda: {"content-type": JSON_TYPE})
 
     @property
     def phrase(self) -> str:
@@ -134,6 +141,7 @@ def read_question(
             if header in by_lower
         },
         kserve="explain" in told and "url_path" not in told,
+        json_length=by_lower.get(HEADER_LENGTH.lower()),
     )
 
 

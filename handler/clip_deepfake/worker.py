@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from clip_deepfake.card import Card, Limits, read_card
@@ -16,7 +17,7 @@ from clip_deepfake.detector import UNEXPECTED, Detector, Submission
 from clip_deepfake.errors import DetectorError, EngineLostError, ImageTooLargeError
 from clip_deepfake.loading import load_detector
 from clip_deepfake.metrics import Increment, Tally, Timings
-from clip_deepfake.protocol import find_images, form_answer
+from clip_deepfake.protocol import Task, form_answer, read_task
 from clip_deepfake.questions import Answer, Question
 from clip_deepfake.verdicts import Verdict
 
@@ -87,6 +88,7 @@ class Worker:
         """Takes a loaded detector and its card."""
         self._detector = detector
         self._limits = card.limits
+        self._name = card.name
         self._fingerprint = card.fingerprint()
         self._tally = Tally()
         self.identity = {**card.short(), "engine": detector.engine.name}
@@ -101,10 +103,10 @@ class Worker:
             EngineLostError: when this process will compute nothing more.
         """
         begun = time.perf_counter()
-        images = self.preprocess(questions)
-        timings = self.inference(images)
-        answers = self.postprocess(questions, images)
-        results = [image.outcome for own in images for image in own]
+        tasks = self.preprocess(questions)
+        timings = self.inference(tasks)
+        answers = self.postprocess(questions, tasks)
+        results = [image.outcome for task in tasks for image in task.images]
         batch = Batch(questions, answers, results, timings, time.perf_counter() - begun)
         if batch.predictions:
             self._tally.add(batch.predictions, results, timings)
@@ -114,31 +116,33 @@ class Worker:
         """Hands on what the counters have grown by, as ``Tally.report`` does."""
         self._tally.report(send)
 
-    def preprocess(self, questions: Sequence[Question]) -> list[list[Submission]]:
+    def preprocess(self, questions: Sequence[Question]) -> list[Task]:
         """Finds each question's images, and refuses those that exceed a budget of pixels."""
-        images = [self._find(question) for question in questions]
+        tasks = [self._read(question) for question in questions]
+        images = [task.images for task in tasks]
         # A single one has a limit of its own, and needs no sum.
         if any(len(own) > 1 for own in images):
             self._detector.preparer.measure(
                 [image for own in images for image in own if image.result is None]
             )
             refuse_excess(images, self._limits)
-        return images
+        return tasks
 
-    def _find(self, question: Question) -> list[Submission]:
+    def _read(self, question: Question) -> Task:
+        plain = partial(form_answer, listed_as=question.listed_as)
         if question.describe:
-            return []
+            return Task([], plain)
         try:
-            images = find_images(question, self._limits.max_images)
-            self._detector.refuse_wishes(images)
-            return images
+            task = read_task(question, self._limits.max_images, self._name)
+            self._detector.refuse_wishes(task.images)
+            return task
         except Exception:
             logger.exception("request %s could not be read", question.id)
-            return [Submission(result=UNEXPECTED)]
+            return Task([Submission(result=UNEXPECTED)], plain)
 
-    def inference(self, images: Sequence[Sequence[Submission]]) -> Timings:
+    def inference(self, tasks: Sequence[Task]) -> Timings:
         """Judges the images of all questions in one pass; those with a result keep it."""
-        together = [image for own in images for image in own]
+        together = [image for task in tasks for image in task.images]
         try:
             return self._detector.examine(together)
         except EngineLostError:
@@ -147,21 +151,19 @@ class Worker:
             logger.exception("%d images could not be examined", len(together))
             return Timings()
 
-    def postprocess(
-        self, questions: Sequence[Question], images: Sequence[Sequence[Submission]]
-    ) -> list[Answer]:
+    def postprocess(self, questions: Sequence[Question], tasks: Sequence[Task]) -> list[Answer]:
         """Answers each question with its images' results."""
-        return [self._answer(*pair) for pair in zip(questions, images, strict=True)]
+        return [self._answer(*pair) for pair in zip(questions, tasks, strict=True)]
 
-    def _answer(self, question: Question, images: Sequence[Submission]) -> Answer:
+    def _answer(self, question: Question, task: Task) -> Answer:
         if question.describe:
             return Answer(200, json.dumps(self._description()))
-        results, listed_as = [image.outcome for image in images], question.listed_as
+        results = [image.outcome for image in task.images]
         try:
-            return form_answer(results, self.identity, listed_as=listed_as)
+            return task.reply(results, self.identity)
         except Exception:
             logger.exception("no answer could be formed of %s", results)
-            return form_answer([UNEXPECTED] * len(results), self.identity, listed_as=listed_as)
+            return task.reply([UNEXPECTED] * len(results), self.identity)
 
     def _description(self) -> dict[str, object]:
         return {

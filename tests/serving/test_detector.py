@@ -5,30 +5,41 @@ import hashlib
 import io
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import msgspec
+import numpy as np
 import pytest
 import requests
 import torch
 from clip_deepfake.card import parse_card
 from clip_deepfake.loading import load_detector
 from clip_deepfake.system import available_cores
+from clip_deepfake.tensors import OUTPUTS
 from clip_deepfake.verdicts import Verdict
 from deepfake_tools.inspection import served_name
 from deepfake_tools.torchserve.local_server import LocalServer
 from PIL import Image
 from safetensors.torch import load, load_file, save
 from transformers import CLIPModel
+from tritonclient.http import (
+    InferenceServerClient,
+    InferInput,
+    InferRequestedOutput,
+    InferResult,
+)
+from tritonclient.utils import InferenceServerException
 
 from tests import ROOT
 from tests.clips import CONFIGS, write_repository
@@ -306,11 +317,107 @@ def test_an_explanation_is_asked_for_in_json_or_in_a_form_too(
     assert answer["explanation"]["method"] == "decomposition"
 
 
-@pytest.mark.parametrize("path", [f"/v2/models/{NAME}/infer", f"/v2/models/{NAME}/explain"])
-def test_kserve_v2_is_not_offered(served: Served, path: str) -> None:
-    answer = served.post(path, json={"inputs": []})
-    assert answer.status_code == 501
-    assert "not_implemented" in answer.text
+def infer(
+    served: Served, contents: Sequence[bytes], *, binary: bool, outputs_binary: bool = True
+) -> InferResult:
+    """Asks as Triton's own client does, which wants both forms unless it is told otherwise."""
+    values = contents if binary else [base64.b64encode(content) for content in contents]
+    tensor = InferInput("image", [len(contents)], "BYTES")
+    tensor.set_data_from_numpy(np.array(values, object), binary_data=binary)
+    outputs = [InferRequestedOutput(output.name, binary_data=outputs_binary) for output in OUTPUTS]
+    token = json.loads(served.server.key_file.read_text())["inference"]["key"]
+    address = served.server.inference_url.removeprefix("http://")
+    # One for each thread, as its event loop wants it.
+    with InferenceServerClient(address, network_timeout=60) as client:
+        return client.infer(
+            NAME,
+            [tensor],
+            outputs=outputs,
+            request_id=f"{len(contents)} images",
+            headers={"Authorization": f"Bearer {token}"},
+        )
+
+
+def check_inferred(result: InferResult, wanted: Sequence[float | None]) -> None:
+    """Makes sure of every output, where None is an image that is broken."""
+    found = result.as_numpy("fake_probability")
+    labels, errors, verdicts = (result.as_numpy(n) for n in ("label", "error", "verdict"))
+    assert result.get_response()["model_name"] == NAME
+    assert result.get_response()["id"] == f"{len(wanted)} images"
+    for index, expected in enumerate(wanted):
+        texts = [os.fsdecode(row[index]) for row in (labels, errors, verdicts)]
+        if expected is None:
+            assert math.isnan(found[index])
+            assert texts[1].startswith("truncated_image: ")
+            assert (texts[0], texts[2]) == ("", "")
+        else:
+            assert found[index] == pytest.approx(expected, abs=1e-6)
+            assert texts[:2] == ["FAKE" if expected > 0.5 else "REAL", ""]
+            assert json.loads(texts[2])["fake_probability"] == found[index]
+
+
+def test_a_v2_client_is_answered_beside_all_other_protocols(
+    served: Served, examples: list[Path]
+) -> None:
+    """Some broken, in whatever batches TorchServe makes of them; values are the raw requests'."""
+    photos = [path.read_bytes() for path in examples[:3]]
+    alone = [
+        served.post(f"/predictions/{NAME}", data=photo, headers=OCTETS).json()["fake_probability"]
+        for photo in photos
+    ]
+    contents = [photos[0], photos[1][:2000], photos[2]]
+    wanted = [alone[0], None, alone[2]]
+    b64 = [base64.b64encode(photo).decode() for photo in photos]
+    instances = {"instances": [{"b64": text} for text in b64]}
+    tensors = {"name": "image", "shape": [3, 1], "datatype": "BYTES", "data": [[t] for t in b64]}
+    asks: list[Callable[[], Any]] = [
+        *(
+            partial(infer, served, contents, binary=binary, outputs_binary=out)
+            for binary in (True, False)
+            for out in (True, False)
+            for _ in range(2)
+        ),
+        *[partial(served.post, f"/predictions/{NAME}", data=photos[0], headers=OCTETS)] * 3,
+        *[partial(served.post, f"/predictions/{NAME}", data=b"no image", headers=OCTETS)] * 2,
+        *[partial(served.post, f"/v1/models/{NAME}:predict", json=instances)] * 3,
+        *[partial(served.post, f"/explanations/{NAME}", data=photos[0], headers=OCTETS)] * 2,
+        *[partial(served.post, f"/v2/models/{NAME}/explain", json={"inputs": [tensors]})] * 2,
+        partial(served.post, f"/v2/models/{NAME}/infer", json={"inputs": []}),
+        partial(served.post, f"/v2/models/{NAME}/infer", json={"inputs": [tensors | {"shape": 4}]}),
+    ]
+    with ThreadPoolExecutor(len(asks)) as pool:
+        answers = [future.result() for future in [pool.submit(ask) for ask in asks]]
+    for result in answers[:8]:
+        check_inferred(result, wanted)
+    statuses = [answer.status_code for answer in answers[8:]]
+    assert statuses == [200] * 3 + [400] * 2 + [200] * 7 + [400] * 2
+    for answer in answers[8:11]:
+        assert answer.json()["fake_probability"] == pytest.approx(alone[0], abs=1e-6)
+    for answer in answers[13:16]:
+        found = [entry["fake_probability"] for entry in answer.json()["predictions"]]
+        assert found == pytest.approx(alone, abs=1e-6)
+    explained = [answer.json() for answer in answers[16:18]]
+    for answer in answers[18:20]:
+        outputs = {output["name"]: output["data"] for output in answer.json()["outputs"]}
+        assert outputs["fake_probability"] == pytest.approx(alone, abs=1e-6)
+        verdicts = [json.loads(text) for text in outputs["verdict"]]
+        for verdict in verdicts:
+            check_sum(verdict)
+        grids = [np.array(one["explanation"]["grid"]) for one in (verdicts[0], explained[0])]
+        assert grids[0] == pytest.approx(grids[1], abs=1e-5)
+    for answer in answers[20:]:
+        assert answer.json()["error"].startswith("unsupported_json: ")
+
+
+def test_a_v2_client_reads_why_a_request_failed(served: Served, examples: list[Path]) -> None:
+    with pytest.raises(InferenceServerException) as raised:
+        infer(served, [b"no image"], binary=True)
+    assert raised.value.status() == "400"
+    assert raised.value.message().startswith("not_an_image: ")
+    with pytest.raises(InferenceServerException) as raised:
+        infer(served, [examples[0].read_bytes()] * 33, binary=True)
+    assert raised.value.status() == "413"
+    assert raised.value.message().startswith("too_many_images: ")
 
 
 def broken(photo: bytes) -> list[tuple[str, int, dict[str, object]]]:

@@ -1,3 +1,4 @@
+import json
 import signal
 import subprocess
 import threading
@@ -74,7 +75,7 @@ class Balancer:
 def balancer(manage: Manage) -> Iterator[Balancer]:
     command = manage.command("probe", "--listen", "127.0.0.1:0")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as probe:
-        # "answering /ready and /live at ADDRESS"
+        # "answering /ready, /live and /v2 at ADDRESS"
         balancer = Balancer(probe.stdout.readline().split()[-1])
         yield balancer
         balancer.end()
@@ -87,10 +88,14 @@ def stop_command(manage: Manage, grace_s: float) -> list[str]:
 
 def test_an_interrupted_stop_leaves_the_server_ready_as_before(manage, balancer, tmp_path):
     assert balancer.ask("/ready") == (200, f"ready: {NAME} version 1 (2 of 2 workers)\n")
+    paths = ("/v2/health/ready", f"/v2/models/{NAME}/ready", f"/v2/models/{NAME}/versions/1/ready")
+    assert [balancer.ask(path)[0] for path in paths] == [200] * 3
+    assert json.loads(balancer.ask(f"/v2/models/{NAME}")[1])["versions"] == ["1"]
 
     with subprocess.Popen(stop_command(manage, 60), stdout=subprocess.PIPE, text=True) as stop:
         assert "readiness is off" in stop.stdout.readline()
         status, why = balancer.ask("/ready")
+        assert [balancer.ask(path)[0] for path in paths] == [503] * 3
         ready, swap = manage("ready"), manage("swap", write_archive(tmp_path, NAME, "2"))
         stop.send_signal(signal.SIGINT)
 

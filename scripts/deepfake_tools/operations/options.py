@@ -233,8 +233,9 @@ def _add_server_commands(commands: Commands) -> None:
         "probe",
         "answer the same to load balancers and Prometheus, over HTTP and without a token",
         "Answers GET /ready with 200 or 503 as `ready` would, and GET /live likewise while "
-        "TorchServe itself answers, until Ctrl-C; GET /metrics tells Prometheus both. It reads the "
-        "key file; who asks needs no token.",
+        "TorchServe itself answers, until Ctrl-C; GET /metrics tells Prometheus both, and /v2 has "
+        "health, readiness and metadata by KServe's v2 protocol. It reads the key file; who asks "
+        "needs no token.",
         timeout=LOOK_SECONDS,
     )
     listen_help = "the address to listen on (%(default)s); answers name models and versions"

@@ -12,6 +12,7 @@ from threading import Event, Thread
 from types import SimpleNamespace
 
 import deepfake_handler
+import numpy as np
 import pytest
 from clip_deepfake import worker as worker_module
 from clip_deepfake.card import Card
@@ -19,6 +20,7 @@ from clip_deepfake.errors import LoadError
 from clip_deepfake.metrics import COUNTERS
 from clip_deepfake.worker import Worker
 from deepfake_handler import DeepfakeHandler
+from tritonclient.http import InferenceServerClient, InferInput
 from ts.protocol.otf_message_handler import _retrieve_input_data
 
 from tests import ROOT
@@ -51,6 +53,7 @@ class Context:
         self.metrics = self
         self.counters: dict[str, Metric] = {}
         self.headers: list[dict[str, object]] = []
+        self.answered: dict[int, dict[str, str]] = {}
         self.statuses: dict[int, int] = {}
 
     def add_metric_to_cache(self, name: str, unit: str, labels: list[str]) -> Metric:
@@ -66,8 +69,8 @@ class Context:
     def set_response_status(self, status: int, phrase: str, index: int) -> None:
         self.statuses[index] = status
 
-    def set_response_content_type(self, index: int, value: str) -> None:
-        assert value == "application/json"
+    def set_response_header(self, index: int, name: str, value: str) -> None:
+        self.answered.setdefault(index, {})[name] = value
 
 
 @pytest.fixture
@@ -159,6 +162,26 @@ def test_only_kserves_path_has_its_answer_wrapped(
     context.headers = [headers]
     (answer,) = handler.handle([{"body": image(0)}], context)
     assert ("predictions" in json.loads(answer)) == wrapped
+
+
+def test_tensors_in_binary_form_are_read_and_written_beside_other_rows(
+    handler: DeepfakeHandler,
+) -> None:
+    content = np.array([image(9)], object)
+    sent = InferInput("image", [1], "BYTES").set_data_from_numpy(content, binary_data=True)
+    body, length = InferenceServerClient.generate_request_body([sent])
+    context = Context()
+    handler.initialize(context)
+    context.headers = [{"explain": "False", "inference-header-content-LENGTH": str(length)}]
+    answers = handler.handle([{"body": bytearray(body)}, {"body": image(9)}], context)
+    told = context.answered[0]
+    assert told["content-type"] == "application/octet-stream"
+    read = InferenceServerClient.parse_response_body(
+        answers[0], header_length=int(told["Inference-Header-Content-Length"])
+    )
+    expected = json.loads(answers[1])["fake_probability"]
+    assert read.as_numpy("fake_probability").tolist() == [expected]
+    assert context.answered[1] == {"content-type": "application/json"}
 
 
 def test_what_is_explained_is_decided_row_by_row(handler: DeepfakeHandler) -> None:

@@ -10,7 +10,7 @@ import requests
 from clip_deepfake.detector import Submission
 from clip_deepfake.errors import DetectorError, ImageError, ImageTooLargeError
 from clip_deepfake.explaining import Wish
-from clip_deepfake.protocol import find_images, form_answer
+from clip_deepfake.protocol import form_answer, read_task
 from clip_deepfake.questions import Answer, Form, Question, read_form
 from clip_deepfake.verdicts import Verdict
 
@@ -24,7 +24,7 @@ def parse(row: dict[str, object], **changes: object) -> list[Submission]:
         name: part if isinstance(part, bytes | bytearray) else json.dumps(part).encode()
         for name, part in row.items()
     }
-    return find_images(Question(parts, **changes), 4)  # type: ignore[arg-type]
+    return list(read_task(Question(parts, **changes), 4, "small").images)  # type: ignore[arg-type]
 
 
 def contents(images: list[Submission]) -> list[object]:
@@ -204,7 +204,7 @@ def test_a_whole_form_is_no_lost_part(length: int, file: str) -> None:
 
 
 def parse_all(row: dict[str, bytes], sent: Form) -> list[Submission]:
-    return find_images(Question(row, form=sent), 32)
+    return list(read_task(Question(row, form=sent), 32, "small").images)
 
 
 @pytest.mark.parametrize(
@@ -237,11 +237,6 @@ def test_no_part_at_all_names_the_content_type() -> None:
 def test_too_many_images_are_refused() -> None:
     assert codes(parse({str(i): b"x" for i in range(5)})) == ["too_many_images"]
     assert codes(parse({str(i): b"x" for i in range(4)})) == [None] * 4
-
-
-@pytest.mark.parametrize("explain", [True, False])
-def test_other_protocols_get_no_verdict(explain: bool) -> None:
-    assert codes(parse({"body": {"inputs": []}}, explain=explain)) == ["not_implemented"]
 
 
 def test_options_of_an_explanation_come_in_headers_in_fields_or_in_json() -> None:

@@ -4,6 +4,7 @@ import json
 import msgspec
 import pytest
 from clip_deepfake import detector as detector_module
+from clip_deepfake import protocol
 from clip_deepfake import worker as worker_module
 from clip_deepfake.card import Card, Limits
 from clip_deepfake.detector import Detector, Submission
@@ -61,14 +62,14 @@ def test_the_line_holds_nothing_of_the_images(worker: Worker) -> None:
 def test_a_request_that_cannot_be_read_fails_alone(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find = worker_module.find_images
+    read = worker_module.read_task
 
-    def broken(question: Question, most: int) -> object:
+    def broken(question: Question, most: int, model: str) -> object:
         if question.parts["body"] == b"second":
             raise KeyError("unexpected")
-        return find(question, most)
+        return read(question, most, model)
 
-    monkeypatch.setattr(worker_module, "find_images", broken)
+    monkeypatch.setattr(worker_module, "read_task", broken)
     batch = worker.answer(ask(image(1), b"second", image(2)))
     assert statuses(batch) == [200, 500, 200]
     assert code(batch, 1) == "internal_error"
@@ -77,7 +78,7 @@ def test_a_request_that_cannot_be_read_fails_alone(
 def test_an_answer_that_cannot_be_formed_fails_alone(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    form, calls = worker_module.form_answer, []
+    form, calls = protocol.form_answer, []
 
     def broken(*arguments: object, **options: object) -> object:
         calls.append(arguments)
@@ -85,7 +86,7 @@ def test_an_answer_that_cannot_be_formed_fails_alone(
             raise ValueError("unexpected")
         return form(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(worker_module, "form_answer", broken)
+    monkeypatch.setattr(protocol, "form_answer", broken)
     batch = worker.answer(ask(image(1), image(2), image(3)))
     assert statuses(batch) == [200, 500, 200]
     assert code(batch, 1) == "internal_error"

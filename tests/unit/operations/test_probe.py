@@ -1,3 +1,4 @@
+import json
 import socket
 import threading
 import time
@@ -8,8 +9,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from deepfake_tools.errors import ServerUnreachableError
 from deepfake_tools.operations import probe as module
+from deepfake_tools.operations.model_metadata import VersionState
 from deepfake_tools.operations.probe import Probe
 from deepfake_tools.operations.readiness import NotReadyError
+from tritonclient.http import InferenceServerClient
 
 
 class Checks:
@@ -37,6 +40,15 @@ class Checks:
     def live(self) -> str:
         raise ServerUnreachableError("no server answers")
 
+    def versions(self) -> tuple[VersionState, ...]:
+        self.looks += 1
+        self.fail("versions")
+        return (
+            VersionState("m", "1", is_default=False, is_ready=False),
+            VersionState("m", "2", is_default=True, is_ready=True),
+            VersionState("n-ä", "1", is_default=True, is_ready=False),
+        )
+
 
 @pytest.fixture
 def checks() -> Checks:
@@ -45,7 +57,7 @@ def checks() -> Checks:
 
 @pytest.fixture
 def address(checks: Checks) -> Iterator[str]:
-    probe = Probe("127.0.0.1", 0, checks.check_draining, checks.ready, checks.live)
+    probe = Probe("127.0.0.1", 0, checks.check_draining, checks.ready, checks.live, checks.versions)
     thread = threading.Thread(target=probe.serve)
     thread.start()
     yield f"http://127.0.0.1:{probe.port}"
@@ -70,7 +82,86 @@ def test_it_answers_with_a_status_and_a_line(ask):
     assert ask("/ready?from=balancer") == (200, "ready: ä\n")
     assert ask("/ready", "HEAD") == (200, "")
     assert ask("/live") == (503, "no server answers\n")
-    assert ask("/") == (404, "ask for /ready, /live or /metrics\n")
+    assert ask("/") == (404, "ask for /ready, /live, /v2 or /metrics\n")
+
+
+@pytest.fixture
+def client(address: str) -> Iterator[InferenceServerClient]:
+    with InferenceServerClient(address.removeprefix("http://")) as client:
+        yield client
+
+
+def test_a_v2_client_reads_health_and_readiness(client, ask, checks):
+    assert not client.is_server_live()
+    assert client.is_server_ready()
+    ready = [client.is_model_ready(name) for name in ("m", "n-%C3%A4", "nobody")]
+    assert ready == [True, False, False]
+    assert [client.is_model_ready("m", version) for version in ("1", "2", "3")] == [
+        False,
+        True,
+        False,
+    ]
+    assert json.loads(ask("/v2/health/live")[1]) == {"live": False}
+    assert json.loads(ask("/v2/models/m/ready")[1]) == {"name": "m", "ready": True}
+    checks.draining = True
+    assert not client.is_server_ready()
+    assert not client.is_model_ready("m")
+    assert json.loads(ask("/v2/health/ready")[1]) == {"ready": False}
+    assert ask("/v2/models/m")[0] == 200
+
+
+def test_a_v2_client_reads_what_is_served_and_what_it_takes(client):
+    server = client.get_server_metadata()
+    assert (server["name"], server["extensions"]) == ("clip-deepfake", ["binary_tensor_data"])
+    model = client.get_model_metadata("m", "1")
+    assert (model["name"], model["versions"]) == ("m", ["1", "2"])
+    assert model["inputs"] == [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
+    outputs = {output["name"]: output["datatype"] for output in model["outputs"]}
+    assert outputs == {
+        "fake_probability": "FP64",
+        "label": "BYTES",
+        "error": "BYTES",
+        "verdict": "BYTES",
+    }
+    assert {tuple(output["shape"]) for output in model["outputs"]} == {(-1,)}
+
+
+@pytest.mark.parametrize(
+    ("path", "word"),
+    [
+        ("/v2/models/nobody", "no such model"),
+        ("/v2/models/m/versions/3", "no such model"),
+        ("/v2/models/m/versions/3/ready", "no such model"),
+        ("/v2/models/m/infer", "inference port"),
+        ("/v2/models", "inference port"),
+        ("/v2/health/started", "inference port"),
+        ("/v2/", "inference port"),
+        (f"/v2/models/{'m' * 9000}", "no such model"),
+        ("/v2/models/%00%ff", "no such model"),
+    ],
+)
+def test_what_is_not_there_is_404_with_an_error(ask, path, word):
+    status, body = ask(path)
+    assert status == 404
+    (message,) = json.loads(body).values()
+    assert word in message
+    assert len(body) < 300
+
+
+@pytest.mark.parametrize("place", ["check_draining", "ready", "versions"])
+def test_strangers_are_not_told_why_by_the_v2_routes(ask, checks, place):
+    checks.failing[place] = NotReadyError("/srv/model_store/a@1.mar is missing")
+    for path in ("/v2/health/ready", "/v2/models/m", "/v2/models/m/ready", "/v2"):
+        status, body = ask(path)
+        assert status in (200, 503)
+        assert "srv" not in body
+    assert ask("/v2/models/m/ready")[0] == (200 if place == "ready" else 503)
+
+
+def test_many_v2_questions_cost_one_look(ask, checks):
+    for path in ("/v2/models/m", "/v2/models/m/ready", "/v2/models/nobody") * 3:
+        ask(path)
+    assert checks.looks < 9
 
 
 def test_the_end_of_readiness_shows_at_once_and_many_questions_cost_one_look(ask, checks):
