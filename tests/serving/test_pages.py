@@ -53,6 +53,19 @@ NOT_RUN = {
     ".venv/bin/python -m pytest tests/serving/test_detector.py -k int8": "is a test by itself",
     "python scripts/client.py --server https://detector.example:8443 --ca server.pem "
     "--image photo.jpg": "names a machine of the reader's; test_watch.py asks over TLS",
+    **dict.fromkeys(
+        (
+            "kubectl apply -k deploy/kubernetes/common",
+            "kubectl apply -f deploy/kubernetes/loader.yaml",
+            "kubectl -n clip-deepfake wait --for=condition=Ready pod/clip-deepfake-loader",
+            "kubectl -n clip-deepfake exec clip-deepfake-loader -- mkdir -p /archives/1",
+            "kubectl -n clip-deepfake cp model_store/openai--clip-vit-base-patch32@1.mar "
+            "clip-deepfake-loader:/archives/1/",
+            "kubectl -n clip-deepfake delete pod clip-deepfake-loader",
+            "kubectl apply -k deploy",
+        ),
+        "changes a cluster, and there is none; test_pod.py runs the pod",
+    ),
 }
 """Commands that no test runs in a copy, as they stand but for a comment, and why."""
 
