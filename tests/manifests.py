@@ -46,6 +46,12 @@ def words(container: dict[str, Any]) -> list[str]:
     return [*container.get("command", ()), *container.get("args", ())]
 
 
+def image_environment() -> list[str]:
+    """What the image sets, as NAME=VALUE."""
+    (line,) = re.findall(r"^ENV (.*)$", (DEPLOY / "Containerfile").read_text(), re.MULTILINE)
+    return line.split()
+
+
 def write_image_settings(folder: Path) -> None:
     """Writes config.properties and pod.properties as the Containerfile does in the image."""
     (folder / "config.properties").write_text((ROOT / "config.properties").read_text())

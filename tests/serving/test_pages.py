@@ -46,6 +46,8 @@ NOT_RUN = {
     "make benchmark": "takes minutes; test_benchmark.py has it",
     'make benchmark ARGS="--archive model_store/a@1.mar model_store/b@1.mar --images faces '
     '--profile"': "takes minutes; test_benchmark.py has it",
+    "python -m benchmarks.costs benchmark.json": "reads what make benchmark writes; "
+    "test_costs.py has it",
     "make equality": "takes 20 minutes",
     "make unit": "runs the tests, and this is one",
     "make test": "runs the tests, and this is one",

@@ -17,7 +17,7 @@ from deepfake_tools.canary import canary_image
 from tests import ROOT
 from tests.archives import write_archive
 from tests.building import Builder
-from tests.manifests import containers, pods, words, write_image_settings
+from tests.manifests import containers, image_environment, pods, words, write_image_settings
 from tests.waiting import wait_until
 
 DETECTOR = "small"
@@ -25,6 +25,8 @@ SLOW = "acme--slow"
 USER = "10001"
 WORK = "/srv/detector"
 INSTALLED = "/opt/clip-deepfake"
+SERVE = f"{INSTALLED}/deploy/serve.sh"
+MANAGE = ("python", f"{INSTALLED}/scripts/manage.py")
 NAMESPACES = ("--mount", "--net", "--pid")
 TOOLS = ("unshare", "nsenter", "setpriv", "ip", "curl")
 
@@ -84,6 +86,7 @@ class Pod:
             "STORE": str(store),
             "SETTINGS": str(settings),
         }
+        self._started: list[subprocess.Popen[bytes]] = []
         self._holder = subprocess.Popen(
             ["unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc", "sh", "-c", SETUP],
             env={"PATH": os.environ["PATH"], **places},
@@ -97,16 +100,21 @@ class Pod:
 
     def close(self) -> None:
         self._holder.kill()
-        self._holder.wait()
+        for process in (self._holder, *self._started):
+            process.wait()
 
     def command(self, *words: str) -> list[str]:
         """A container's command, as its user, in its folder and with its environment."""
         drop = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
         drop += ["--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
         path = f"{sys.prefix}/bin:/usr/local/bin:/usr/bin:/bin"
-        environment = ["env", "-i", f"--chdir={WORK}", f"PATH={path}", "GRACE=5"]
-        environment += [f"{name}_LOCATION={WORK}/logs" for name in ("LOG", "METRICS")]
+        environment = ["env", "-i", f"--chdir={WORK}", f"PATH={path}", *image_environment()]
         return [*self._enter, *drop, *environment, *words]
+
+    def start(self, *words: str) -> "subprocess.Popen[bytes]":
+        """Starts a container's command, which ends with the pod at the latest."""
+        self._started.append(subprocess.Popen(self.command(*words), stdout=subprocess.DEVNULL))
+        return self._started[-1]
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -130,11 +138,18 @@ def answer_to(request: "subprocess.Popen[str]") -> tuple[str, str]:
 
 
 @pytest.fixture
-def pod(tmp_path: Path, small_clip: Path) -> Iterator[Pod]:
-    store, settings = tmp_path / "store", tmp_path / "settings"
+def store(tmp_path: Path, small_clip: Path) -> Path:
+    """A detector, and what is slow."""
+    folder = tmp_path / "store"
+    Builder(folder)("--model", small_clip, "--served-name", DETECTOR)
+    write_archive(folder, SLOW, delay_s=4)
+    return folder
+
+
+@pytest.fixture
+def pod(tmp_path: Path, store: Path) -> Iterator[Pod]:
+    settings = tmp_path / "settings"
     settings.mkdir()
-    Builder(store)("--model", small_clip, "--served-name", DETECTOR)
-    write_archive(store, SLOW, delay_s=4)
     (settings / "image.png").write_bytes(canary_image())
     write_image_settings(settings)
     made = Pod(store, settings)
@@ -143,14 +158,11 @@ def pod(tmp_path: Path, small_clip: Path) -> Iterator[Pod]:
 
 
 def test_the_manifests_pod_serves_without_a_token_and_loses_nothing_when_it_is_stopped(
-    pod: Pod, tmp_path: Path
+    pod: Pod,
 ) -> None:
     probe, detector = containers(pods()["Deployment"])
-    with (tmp_path / "probe.out").open("w") as log:
-        subprocess.Popen(pod.command(*words(probe)), stdout=log, stderr=log)
-    serve = pod.command(f"{INSTALLED}/deploy/serve.sh", *words(detector))
-    with (tmp_path / "server.out").open("w") as log:
-        server = subprocess.Popen(serve, stdout=log, stderr=log)
+    pod.start(*words(probe))
+    server = pod.start(SERVE, *words(detector))
 
     def status(check: str) -> str:
         asked = detector[check]["httpGet"]
@@ -177,3 +189,23 @@ def test_the_manifests_pod_serves_without_a_token_and_loses_nothing_when_it_is_s
     assert server.wait(30) == 0
     # The sidecar is still there to say so.
     assert status("livenessProbe") == "503"
+
+
+def test_the_containers_own_way_swaps_within_a_store_that_its_user_only_reads(
+    pod: Pod, store: Path
+) -> None:
+    server = pod.start(SERVE)
+    ready = pod.run(*MANAGE, "ready", "--wait", "60")
+    assert ready.returncode == 0, ready.stderr
+    second = write_archive(store, SLOW, "2")
+    before = sorted(store.iterdir())
+
+    swapped = pod.run(*MANAGE, "swap", second.name)
+
+    assert swapped.returncode == 0, swapped.stderr
+    assert f"{SLOW}@2.mar" in pod.run("cat", f"{WORK}/served.properties").stdout
+    assert sorted(store.iterdir()) == before
+    # Here each request needs a token.
+    assert pod.ask(8080, f"/predictions/{SLOW}", *IMAGE)[0] == "400"
+    assert pod.run(*MANAGE, "stop", "--grace", "0").returncode == 0
+    assert server.wait(30) == 0

@@ -1,6 +1,7 @@
 """The table of costs against figures computed by hand."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from benchmarks import costs
 from benchmarks.costs import Assumptions, Speed, estimate, most_nodes, read_speeds
 from benchmarks.measurements import BenchmarkError
+from tests import ROOT
 
 # 100 images a second of 2 cores are 50 a core: of 10 cores, nine tenths of them kept, 450.
 SPEED = Speed("a, int8", 100.0, 2)
@@ -165,3 +167,27 @@ def test_what_is_no_number_above_0_is_refused(option, capsys):
 def test_a_file_that_is_not_there_is_one_line(capsys):
     assert costs.main(["none.json"]) == 1
     assert capsys.readouterr().err == "costs: none.json: No such file or directory\n"
+
+
+PAGE_ROW = re.compile(r"^\| ([BL]/[^|]*) \|(.*)\|$", re.MULTILINE)
+
+
+def test_the_table_on_the_page_is_what_its_own_figures_give():
+    page = (ROOT / "docs" / "performance.md").read_text()
+    measured, table = page.split("## A hundred million images")
+    rows = PAGE_ROW.findall(table)
+
+    assert len(rows) == 7
+    for name, cells in rows:
+        rate, node, hours, cost, bound = (cell.strip() for cell in cells.split("|"))
+        assert f"| {rate} |" in measured, name
+        # 16 cores, of whose rate nine tenths are kept; 0.72 an hour.
+        alone = float(rate) / 2 * 16 * 0.9
+        together = [min(alone * nodes, 10e9 / 200e3) for nodes in (1, 10, 100, 1000)]
+        assert node == f"{alone:,.0f}"
+        assert hours == " / ".join(f"{100e6 / each / 3600:,.1f}" for each in together)
+        assert cost == f"{0.72 / 3600 / alone * 1e6:.2f}"
+        assert bound == f"{50_000 / alone:,.0f} nodes"
+        speed = Speed(name, float(rate), 2)
+        for nodes, expected in zip((1, 10, 100, 1000), together, strict=True):
+            assert estimate(speed, nodes, Assumptions()).images_per_s == pytest.approx(expected)
