@@ -63,7 +63,7 @@ class Assumptions:
 
 
 @dataclass(frozen=True)
-class Speed:
+class MeasuredRate:
     """What one machine did.
 
     Attributes:
@@ -76,7 +76,7 @@ class Speed:
 
     detector: str
     images_per_s: float
-    cores: int | None
+    cores: float | None
     decodes_short: bool = False
     is_disturbed: bool = False
 
@@ -101,11 +101,11 @@ class Estimate:
     bound: str
 
 
-def estimate(speed: Speed, nodes: int, assumed: Assumptions) -> Estimate:
+def estimate(measured: MeasuredRate, nodes: int, assumed: Assumptions) -> Estimate:
     """Computes how fast a number of nodes is, at what cost, and what bounds it."""
-    rate, price = _node(speed, assumed)
+    rate, price = _node(measured, assumed)
     limits = {
-        "decoding" if speed.decodes_short else "engine": nodes * rate,
+        "decoding" if measured.decodes_short else "engine": nodes * rate,
         "node's network": nodes * assumed.node_bytes / assumed.image_bytes,
         **_ceilings(assumed),
     }
@@ -114,20 +114,20 @@ def estimate(speed: Speed, nodes: int, assumed: Assumptions) -> Estimate:
     return Estimate(limits[bound], per_second / limits[bound] * MILLION, bound)
 
 
-def most_nodes(speed: Speed, assumed: Assumptions) -> tuple[float, str]:
+def most_nodes(measured: MeasuredRate, assumed: Assumptions) -> tuple[float, str]:
     """Returns how many nodes a cluster can keep busy, and what has no more for a further one."""
-    rate, _ = _node(speed, assumed)
+    rate, _ = _node(measured, assumed)
     rate = min(rate, assumed.node_bytes / assumed.image_bytes)
     ceilings = _ceilings(assumed)
     lowest = min(ceilings, key=ceilings.__getitem__)
     return ceilings[lowest] / rate, lowest
 
 
-def _node(speed: Speed, assumed: Assumptions) -> tuple[float, float]:
+def _node(measured: MeasuredRate, assumed: Assumptions) -> tuple[float, float]:
     """Images a second of one node by itself, and its price for an hour."""
-    if speed.cores is None:
-        return speed.images_per_s * assumed.share, assumed.gpu_hour
-    per_core = speed.images_per_s / speed.cores * assumed.share
+    if measured.cores is None:
+        return measured.images_per_s * assumed.share, assumed.gpu_hour
+    per_core = measured.images_per_s / measured.cores * assumed.share
     return per_core * assumed.node_cores, assumed.node_cores * assumed.core_hour
 
 
@@ -139,7 +139,7 @@ def _ceilings(assumed: Assumptions) -> dict[str, float]:
     }
 
 
-def read_speeds(path: Path) -> list[Speed]:
+def read_rates(path: Path) -> list[MeasuredRate]:
     """Reads the rates of a benchmark's archives, each in one process at its largest batch.
 
     Args:
@@ -151,25 +151,25 @@ def read_speeds(path: Path) -> list[Speed]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         archives = {one["label"]: one for one in content["archives"]}
-        speeds = [_speed(content, archive) for archive in archives.values()]
+        rates = [_measured(content, archive) for archive in archives.values()]
     except OSError as error:
         raise BenchmarkError(f"{path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BenchmarkError(
             f"{path} is not what `make benchmark` writes as benchmark.json: {error!r}"
         ) from error
-    if not speeds:
+    if not rates:
         raise BenchmarkError(f"{path} has no archive that was measured")
-    return speeds
+    return rates
 
 
-def _speed(content: dict[str, Any], archive: dict[str, Any]) -> Speed:
+def _measured(content: dict[str, Any], archive: dict[str, Any]) -> MeasuredRate:
     process = _largest(content, archive["label"], Scenario.PROCESS)
     engine = _largest(content, archive["label"], Scenario.ENGINE)
     rate, alone = (_positive(one["images_per_s"]) for one in (process, engine))
-    cores = None if content["machine"]["gpus"] else int(_positive(content["machine"]["cores"]))
+    cores = None if content["machine"]["gpus"] else _positive(content["machine"]["cores"])
     disturbed = {_place(one) for one in content["disturbed"]}
-    return Speed(
+    return MeasuredRate(
         detector=f"{archive['model']}, {archive['precision']}",
         images_per_s=rate,
         cores=cores,
@@ -198,27 +198,27 @@ def _largest(content: dict[str, Any], label: str, way: Scenario) -> dict[str, An
 
 
 def cost_rows(
-    speeds: Iterable[Speed], nodes: Sequence[int], assumed: Assumptions
+    rates: Iterable[MeasuredRate], nodes: Sequence[int], assumed: Assumptions
 ) -> list[tuple[str, ...]]:
     """Returns the table's rows, its header first."""
     rows: list[tuple[str, ...]] = [HEADER]
-    for speed in speeds:
+    for measured in rates:
         for count in nodes:
-            found = estimate(speed, count, assumed)
+            found = estimate(measured, count, assumed)
             hours = assumed.images / found.images_per_s / 3600
             cost = f"{found.cost_per_million:,.2f}"
             rate = f"{found.images_per_s:,.0f}"
-            rows.append((speed.name, f"{count:,}", rate, f"{hours:,.1f}", cost, found.bound))
+            rows.append((measured.name, f"{count:,}", rate, f"{hours:,.1f}", cost, found.bound))
     return rows
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = CommandParser(prog="python -m benchmarks.costs", description=__doc__)
-    parser.add_argument("files", type=Path, nargs="+", metavar="benchmark.json")
+    parser.add_argument("files", type=Path, nargs="*", metavar="benchmark.json")
     parser.add_argument(
         "--gpu",
-        type=_gpu_speed,
+        type=_gpu_rate,
         action="append",
         default=[],
         metavar="NAME=ENGINE,DECODING",
@@ -234,7 +234,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         option = "--" + one.name.replace("_", "-")
         words = f"{one.metadata['words']} (default: {one.default:,.12g})"
         group.add_argument(option, type=_above_zero, default=one.default, metavar="X", help=words)
-    return parser.parse_args(arguments)
+    found = parser.parse_args(arguments)
+    if not (found.files or found.gpu):
+        parser.error("there is nothing measured: name a benchmark.json, or a rate by --gpu")
+    return found
 
 
 def _counts(text: str) -> tuple[int, ...]:
@@ -248,13 +251,13 @@ def _above_zero(text: str) -> float:
     return number
 
 
-def _gpu_speed(text: str) -> Speed:
+def _gpu_rate(text: str) -> MeasuredRate:
     name, _, rates = text.rpartition("=")
     engine, _, decoding = rates.partition(",")
     if not (name and decoding):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=ENGINE,DECODING")
     computed, decoded = _above_zero(engine), _above_zero(decoding)
-    return Speed(name, min(computed, decoded), None, decodes_short=decoded < computed)
+    return MeasuredRate(name, min(computed, decoded), None, decodes_short=decoded < computed)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -262,16 +265,16 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     assumed = Assumptions(**{one.name: getattr(args, one.name) for one in fields(Assumptions)})
     try:
-        speeds = [speed for path in args.files for speed in read_speeds(path)] + args.gpu
+        rates = [measured for path in args.files for measured in read_rates(path)] + args.gpu
     except BenchmarkError as error:
         print(f"costs: {error}", file=sys.stderr)
         return 1
     shown = markdown_table if args.markdown else table
     print(shown([("assumed", "value", ""), *assumed.rows()]))
-    print(f"\n{shown(cost_rows(speeds, args.nodes, assumed))}\n")
-    for speed in speeds:
-        most, bound = most_nodes(speed, assumed)
-        print(f"{speed.name}: over {most:,.0f} nodes the {bound} is the bound")
+    print(f"\n{shown(cost_rows(rates, args.nodes, assumed))}\n")
+    for measured in rates:
+        most, bound = most_nodes(measured, assumed)
+        print(f"{measured.name}: over {most:,.0f} nodes the {bound} is the bound")
     return 0
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from benchmarks import costs
-from benchmarks.costs import Assumptions, Speed, estimate, most_nodes, read_speeds
+from benchmarks.costs import Assumptions, MeasuredRate, estimate, most_nodes, read_rates
 from benchmarks.measurements import BenchmarkError
 from tests import ROOT
 
 # 100 images a second of 2 cores are 50 a core: of 10 cores, nine tenths of them kept, 450.
-SPEED = Speed("a, int8", 100.0, 2)
+RATE = MeasuredRate("a, int8", 100.0, 2)
 ASSUMED = Assumptions(
     node_cores=10,
     share=0.9,
@@ -29,7 +29,7 @@ ASSUMED = Assumptions(
 
 
 def test_nodes_are_as_fast_together_as_each_by_itself_until_the_storage_gives_no_more():
-    one, ten, hundred = (estimate(SPEED, nodes, ASSUMED) for nodes in (1, 10, 100))
+    one, ten, hundred = (estimate(RATE, nodes, ASSUMED) for nodes in (1, 10, 100))
 
     # 10 cores for 0.36 an hour are 0.0001 a second, so a million images at 450 a second are 0.2222.
     assert (one.images_per_s, one.bound) == (pytest.approx(450), "engine")
@@ -39,7 +39,7 @@ def test_nodes_are_as_fast_together_as_each_by_itself_until_the_storage_gives_no
     # 900 MB a second are 9,000 images a second, a fifth of what 100 nodes could compute.
     assert (hundred.images_per_s, hundred.bound) == (pytest.approx(9000), "storage")
     assert hundred.cost_per_million == pytest.approx(5 * one.cost_per_million)
-    assert most_nodes(SPEED, ASSUMED) == (pytest.approx(20), "storage")
+    assert most_nodes(RATE, ASSUMED) == (pytest.approx(20), "storage")
 
 
 @pytest.mark.parametrize(
@@ -53,14 +53,14 @@ def test_nodes_are_as_fast_together_as_each_by_itself_until_the_storage_gives_no
     ],
 )
 def test_each_assumption_can_be_the_bound(changed, nodes, rate, bound):
-    found = estimate(SPEED, nodes, Assumptions(**{**ASSUMED.__dict__, **changed}))
+    found = estimate(RATE, nodes, Assumptions(**{**ASSUMED.__dict__, **changed}))
 
     assert (found.images_per_s, found.bound) == (pytest.approx(rate), bound)
 
 
 def test_a_gpu_costs_its_hour_whatever_cores_it_has():
     # 800 decoded a second, of which 720 are kept, at 7.2 an hour, 0.002 a second.
-    found = estimate(Speed("a", 800.0, None, decodes_short=True), 1, ASSUMED)
+    found = estimate(MeasuredRate("a", 800.0, None, decodes_short=True), 1, ASSUMED)
 
     assert (found.images_per_s, found.bound) == (pytest.approx(720), "decoding")
     assert found.cost_per_million == pytest.approx(0.002 / 720 * 1e6)
@@ -96,28 +96,28 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_the_rate_is_that_of_one_process_at_its_largest_batch(file):
-    assert read_speeds(write(file, content())) == [Speed("acme--m, int8", 60.0, 2)]
+    assert read_rates(write(file, content())) == [MeasuredRate("acme--m, int8", 60.0, 2)]
 
 
 def test_a_process_far_slower_than_its_engine_waits_for_decoding(file):
-    (speed,) = read_speeds(write(file, content(process=40.0)))
+    (measured,) = read_rates(write(file, content(process=40.0)))
 
-    assert speed.decodes_short
-    assert estimate(speed, 1, ASSUMED).bound == "decoding"
+    assert measured.decodes_short
+    assert estimate(measured, 1, ASSUMED).bound == "decoding"
 
 
 def test_of_a_machine_with_a_gpu_the_gpu_is_paid_for(file):
     found = content()
     found["machine"]["gpus"] = ["NVIDIA something"]
 
-    assert read_speeds(write(file, found))[0].cores is None
+    assert read_rates(write(file, found))[0].cores is None
 
 
 def test_a_figure_that_was_disturbed_says_so(file):
     found = content()
     found["disturbed"] = [{"contender": "int8", "way": "one process", "size": 8, "round": 1}]
 
-    assert read_speeds(write(file, found))[0].name == "acme--m, int8 (DISTURBED)"
+    assert read_rates(write(file, found))[0].name == "acme--m, int8 (DISTURBED)"
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_figure_that_was_disturbed_says_so(file):
 )
 def test_another_file_is_named_with_what_should_be_there(broken, file):
     with pytest.raises(BenchmarkError, match=r"benchmark\.json"):
-        read_speeds(write(file, broken))
+        read_rates(write(file, broken))
 
 
 def test_what_is_assumed_is_printed_and_each_of_it_is_an_option(file, capsys):
@@ -164,6 +164,14 @@ def test_what_is_no_number_above_0_is_refused(option, capsys):
     assert option.split("=")[0] in capsys.readouterr().err
 
 
+def test_a_gpu_alone_needs_no_file_and_nothing_at_all_is_refused(capsys):
+    assert costs.main(["--gpu", "big=12000,5000"]) == 0
+    assert "over 11 nodes the storage" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        costs.main([])
+    assert "there is nothing measured" in capsys.readouterr().err
+
+
 def test_a_file_that_is_not_there_is_one_line(capsys):
     assert costs.main(["none.json"]) == 1
     assert capsys.readouterr().err == "costs: none.json: No such file or directory\n"
@@ -174,13 +182,13 @@ PAGE_ROW = re.compile(r"^\| ([BL]/[^|]*) \|(.*)\|$", re.MULTILINE)
 
 def test_the_table_on_the_page_is_what_its_own_figures_give():
     page = (ROOT / "docs" / "performance.md").read_text()
-    measured, table = page.split("## A hundred million images")
+    figures, table = page.split("## A hundred million images")
     rows = PAGE_ROW.findall(table)
 
     assert len(rows) == 7
     for name, cells in rows:
         rate, node, hours, cost, bound = (cell.strip() for cell in cells.split("|"))
-        assert f"| {rate} |" in measured, name
+        assert f"| {rate} |" in figures, name
         # 16 cores, of whose rate nine tenths are kept; 0.72 an hour.
         alone = float(rate) / 2 * 16 * 0.9
         together = [min(alone * nodes, 10e9 / 200e3) for nodes in (1, 10, 100, 1000)]
@@ -188,6 +196,6 @@ def test_the_table_on_the_page_is_what_its_own_figures_give():
         assert hours == " / ".join(f"{100e6 / each / 3600:,.1f}" for each in together)
         assert cost == f"{0.72 / 3600 / alone * 1e6:.2f}"
         assert bound == f"{50_000 / alone:,.0f} nodes"
-        speed = Speed(name, float(rate), 2)
+        measured = MeasuredRate(name, float(rate), 2)
         for nodes, expected in zip((1, 10, 100, 1000), together, strict=True):
-            assert estimate(speed, nodes, Assumptions()).images_per_s == pytest.approx(expected)
+            assert estimate(measured, nodes, Assumptions()).images_per_s == pytest.approx(expected)
