@@ -48,6 +48,16 @@ def test_systemd_finds_nothing_wrong_with_a_unit(unit, installed):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_by_systemds_own_measure_a_unit_may_do_little(unit):
+    # From 0 to 100; a unit without restrictions has 96.
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=30", str(unit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def manage_commands(unit: Path, server_options: str) -> dict[str, argparse.Namespace]:
     """What a unit asks of manage.py, by command, with these SERVER_OPTIONS."""
     found = re.findall(r"^Exec\w+=-?.*/manage\.py (.*)$", unit.read_text(), re.MULTILINE)

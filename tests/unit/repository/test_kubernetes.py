@@ -194,6 +194,8 @@ def test_a_container_may_write_into_the_pods_own_folders_alone(kind: str) -> Non
         }
         written = {m["name"] for m in container["volumeMounts"] if not m.get("readOnly")}
         assert written <= temporary
+    releases = {m["subPath"] for c in containers(pod) for m in c["volumeMounts"] if "subPath" in m}
+    assert len(releases) == 1
     (claim,) = (v["persistentVolumeClaim"] for v in pod["volumes"] if v["name"] == "archives")
     assert claim == {
         "claimName": load("common/archives.yaml")["metadata"]["name"],
