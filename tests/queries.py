@@ -10,6 +10,7 @@ import promql_parser
 import yaml
 
 from tests import ROOT
+from tests.manifests import load
 
 DASHBOARD = ROOT / "deploy" / "grafana-dashboard.json"
 ALERTS = ROOT / "deploy" / "alerts.yml"
@@ -17,8 +18,8 @@ ALERTS = ROOT / "deploy" / "alerts.yml"
 FILLED_IN = {"$model": ".*", "$__rate_interval": "1m"}
 """What Grafana puts into a query: here every model, and a step of its own."""
 
-ADDED = {"job", "instance"}
-"""Labels that Prometheus gives to whatever it collects."""
+ADDED = {"job", "instance", "namespace", "pod"}
+"""Labels that Prometheus gives to whatever it collects, in a cluster the last two as well."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,24 @@ def alarms() -> dict[str, str]:
 
 def alarm_queries() -> list[Query]:
     return [Query(name, expression) for name, expression in alarms().items()]
+
+
+def scaling_queries() -> list[Query]:
+    """What each autoscaler of deploy/kubernetes asks."""
+    keda = load("keda/scaled-object.yaml")["spec"]["triggers"][0]["metadata"]["query"]
+    predictor = load("kserve/inference-service.yaml")["spec"]["predictor"]
+    kserve = predictor["autoScaling"]["metrics"][0]["external"]["metric"]["query"]
+    (rule,) = load("hpa/prometheus-adapter.yaml")["rules"]
+    # As prometheus-adapter fills it in, which looks for the series first.
+    series, matchers = rule["seriesQuery"].rstrip("}").split("{")
+    adapter = rule["metricsQuery"]
+    for placeholder, text in {
+        "Series": series,
+        "LabelMatchers": matchers,
+        "GroupBy": "pod",
+    }.items():
+        adapter = adapter.replace(f"<<.{placeholder}>>", text)
+    return [Query("KEDA", keda), Query("KServe", kserve), Query("prometheus-adapter", adapter)]
 
 
 def selectors(text: str) -> list[Selector]:

@@ -14,7 +14,6 @@ from deepfake_tools.errors import ServiceError
 from deepfake_tools.files import partial_file, try_lock
 from deepfake_tools.inspection import ArchiveError, ArchiveName, inspect_archive, version_order
 
-# Hidden, so that TorchServe does not take it for a model.
 LOCK_FILE = ".manage.lock"
 POLL_S = 0.05
 
@@ -108,6 +107,9 @@ class Store:
     def lock(self, wait_s: float = 0) -> Iterator[None]:
         """Keeps every other command out of the store until the block ends, or the process.
 
+        The lock lies beside the store, as what it guards besides does (served.properties): archives
+        that are only read may lie where nothing can be written.
+
         Args:
             wait_s: Seconds to wait for another command's end.
 
@@ -117,7 +119,7 @@ class Store:
         if not self.folder.is_dir():
             raise StoreError(f"there is no model store at {self.folder}: give it by --model-store")
         deadline = time.monotonic() + wait_s
-        with (self.folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
+        with (self.folder.resolve().parent / LOCK_FILE).open("a+", encoding="utf-8") as file:
             while not try_lock(file):
                 if time.monotonic() >= deadline:
                     file.seek(0)

@@ -11,6 +11,7 @@ import pytest
 from deepfake_tools.packaging.builder import build
 from PIL import Image
 
+from benchmarks.costs import read_rates
 from tests import ROOT
 
 pytestmark = pytest.mark.serving
@@ -44,6 +45,9 @@ def test_an_archive_is_measured_in_all_ways_and_nothing_stays_behind(
         parts = time["wait_ms"] + time["transport_ms"] + time["worker_ms"]
         assert parts == pytest.approx(time["total_ms"])
     assert "4 clients, against one process" in ran.stdout
+    (rate,) = read_rates(tmp_path / "b.json")
+    rates = {(one["way"], one["size"]): one["images_per_s"] for one in found["medians"]}
+    assert rate.images_per_s == rates["one process", 8]
     with Image.open(tmp_path / "b.png") as image:
         assert image.format == "PNG"
     assert not [process for process in psutil.process_iter() if _is_of(process, str(tmp_path))]

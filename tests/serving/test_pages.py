@@ -46,6 +46,8 @@ NOT_RUN = {
     "make benchmark": "takes minutes; test_benchmark.py has it",
     'make benchmark ARGS="--archive model_store/a@1.mar model_store/b@1.mar --images faces '
     '--profile"': "takes minutes; test_benchmark.py has it",
+    "python -m benchmarks.costs benchmark.json": "reads what make benchmark writes; "
+    "test_costs.py has it",
     "make equality": "takes 20 minutes",
     "make unit": "runs the tests, and this is one",
     "make test": "runs the tests, and this is one",
@@ -53,6 +55,19 @@ NOT_RUN = {
     ".venv/bin/python -m pytest tests/serving/test_detector.py -k int8": "is a test by itself",
     "python scripts/client.py --server https://detector.example:8443 --ca server.pem "
     "--image photo.jpg": "names a machine of the reader's; test_watch.py asks over TLS",
+    **dict.fromkeys(
+        (
+            "kubectl apply -k deploy/kubernetes/common",
+            "kubectl apply -f deploy/kubernetes/loader.yaml",
+            "kubectl -n clip-deepfake wait --for=condition=Ready pod/clip-deepfake-loader",
+            "kubectl -n clip-deepfake exec clip-deepfake-loader -- mkdir -p /archives/1",
+            "kubectl -n clip-deepfake cp model_store/openai--clip-vit-base-patch32@1.mar "
+            "clip-deepfake-loader:/archives/1/",
+            "kubectl -n clip-deepfake delete pod clip-deepfake-loader",
+            "kubectl apply -k deploy",
+        ),
+        "changes a cluster, and there is none; test_pod.py runs the pod",
+    ),
 }
 """Commands that no test runs in a copy, as they stand but for a comment, and why."""
 

@@ -30,6 +30,7 @@ from tests.queries import (
     alarms,
     dashboard_queries,
     groupings,
+    scaling_queries,
     selectors,
 )
 from tests.serving.conftest import CONFIG
@@ -52,6 +53,8 @@ NOT_HERE = {
     "GPUMemoryUtilization": "TorchServe reports it where there is a GPU",
 }
 """Metrics that a page may lack, and why."""
+
+QUERIES = [*dashboard_queries(), *alarm_queries(), *scaling_queries()]
 
 NOT_OF_TORCHSERVE = {"up": "Prometheus' own", "clip_deepfake_ready": "the probe's"}
 
@@ -184,7 +187,7 @@ def prometheus(
         yield running
 
 
-@pytest.mark.parametrize("query", [*dashboard_queries(), *alarm_queries()], ids=lambda q: q.title)
+@pytest.mark.parametrize("query", QUERIES, ids=lambda q: q.title)
 def test_the_page_has_what_a_query_asks_for(page: Page, query: Query) -> None:
     for selector in selectors(query.text):
         if selector.metric in NOT_OF_TORCHSERVE:
@@ -193,8 +196,9 @@ def test_the_page_has_what_a_query_asks_for(page: Page, query: Query) -> None:
         series = page.series[selector.metric]
         if selector.metric in NOT_HERE:
             continue
-        assert any(selector.equal.items() <= labels.items() for labels in series), selector
-        assert selector.labels <= page.labels(selector.metric)
+        equal = {name: value for name, value in selector.equal.items() if name not in ADDED}
+        assert any(equal.items() <= labels.items() for labels in series), selector
+        assert selector.labels <= page.labels(selector.metric) | ADDED
     for by, inner in groupings(query.text):
         for selector in inner:
             assert by <= page.labels(selector.metric) | ADDED, query.text

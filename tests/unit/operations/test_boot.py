@@ -47,6 +47,8 @@ def test_where_nobody_has_chosen_the_newest_are_served(store):
 
     assert renew(store, CONFIG) == []
     assert Served.read(served_path(store)).versions == {"a": "10"}
+    # The store may be one that the server can only read.
+    assert {path.name for path in store.folder.iterdir()} == {"a@9.mar", "a@10.mar"}
 
 
 def test_choices_stand_and_what_they_leave_out_is_named(store):

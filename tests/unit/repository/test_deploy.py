@@ -1,3 +1,4 @@
+import argparse
 import os
 import re
 import shutil
@@ -5,14 +6,19 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
+import certifi
 import pytest
+from deepfake_tools.operations.options import parse_arguments
+from deepfake_tools.torchserve.properties import read_settings
 
 from tests import ROOT
 
 DEPLOY = ROOT / "deploy"
 UNITS = sorted(DEPLOY.glob("*.service"))
+SERVICES = ("clip-deepfake", "clip-deepfake-probe")
 INSTALLED = "/opt/clip-deepfake"
 
 
@@ -42,21 +48,68 @@ def test_systemd_finds_nothing_wrong_with_a_unit(unit, installed):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
-def test_every_command_of_a_unit_is_one_that_manage_knows(unit):
-    commands = re.findall(
-        r"^Exec\w+=-?(\S+/manage\.py|\S+ \S+/manage\.py) (.*)$", unit.read_text(), re.MULTILINE
+def test_by_systemds_own_measure_a_unit_may_do_little(unit):
+    # From 0 to 100; a unit without restrictions has 96.
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=30", str(unit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def manage_commands(unit: Path, server_options: str) -> dict[str, argparse.Namespace]:
+    """What a unit asks of manage.py, by command, with these SERVER_OPTIONS."""
+    found = re.findall(r"^Exec\w+=-?.*/manage\.py (.*)$", unit.read_text(), re.MULTILINE)
+    texts = [text.replace("$SERVER_OPTIONS", server_options) for text in found]
+    return {args.command: args for args in (parse_arguments(text.split()) for text in texts)}
+
+
+def test_every_command_of_a_unit_is_one_that_manage_knows():
+    server, probe = (manage_commands(DEPLOY / f"{name}.service", "") for name in SERVICES)
+
+    assert set(server) == {"config", "ready", "stop"}
+    assert server["config"].check_addresses
+    assert set(probe) == {"probe"}
+
+
+def test_the_runbook_says_what_the_units_need_where_torchserve_speaks_tls():
+    runbook = (ROOT / "docs" / "runbook.md").read_text()
+    options = re.search(r'^Environment="SERVER_OPTIONS=(.*)"$', runbook, re.MULTILINE)[1]
+    settings = read_settings(runbook)
+    certificate, address = settings["certificate_file"], urlsplit(settings["inference_address"])
+    assert certificate in options
+    commands = manage_commands(
+        DEPLOY / "clip-deepfake-probe.service", options.replace(certificate, certifi.where())
     )
 
-    assert commands
-    for _, arguments in commands:
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "scripts" / "manage.py"), *arguments.split(), "--help"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+    assert commands["probe"].server == f"https://localhost:{address.port}"
+    assert commands["probe"].ca == Path(certifi.where())
+    # What the unit denies is allowed to clients, by the same setting.
+    assert "IPAddressDeny=any" in (DEPLOY / "clip-deepfake.service").read_text()
+    assert re.search(r"^IPAddressAllow=\d", runbook, re.MULTILINE)
+
+
+def test_archives_are_installed_where_the_unit_serves_them_and_its_python_where_it_sees_it():
+    unit = (DEPLOY / "clip-deepfake.service").read_text()
+    installs = re.findall(r"^#   install (.*)$", unit, re.MULTILINE)
+    (work,) = re.findall(r"^WorkingDirectory=(.*)$", unit, re.MULTILINE)
+    (user,) = re.findall(r"^User=(.*)$", unit, re.MULTILINE)
+    (python,) = re.findall(r" PYTHON=(\S+) ", unit)
+
+    assert [line.split()[-1] for line in installs] == [f"{work}/model_store"] * 2
+    assert all(f"-o {user} " in line for line in installs)
+    assert "ProtectHome=yes" in unit
+    assert not python.startswith(("/home/", "/root/", "/run/user/"))
+
+
+def test_the_container_serves_a_store_that_its_user_only_reads():
+    text = (DEPLOY / "Containerfile").read_text()
+    mounts = dict(re.findall(r"-v (\S+?):(/\S+)", text))
+    (work,) = re.findall(r"^WORKDIR (/srv/\S+)$", text, re.MULTILINE)
+
+    # test_pod.py runs the same.
+    assert mounts == {"./model_store": f"{work}/model_store:ro", "detector": work}
 
 
 def test_every_log_is_bounded():

@@ -241,6 +241,16 @@ def test_two_commands_do_not_share_the_store(store):
     assert other_command() == "in\n"
 
 
+def test_what_only_reads_a_store_writes_nothing_into_it(store):
+    archive = write_archive(store.folder, "a")
+    before = sorted(store.folder.iterdir())
+
+    with store.lock(), store.adding(archive):
+        assert sorted(store.folder.iterdir()) == before
+
+    assert sorted(store.folder.iterdir()) == before
+
+
 def test_a_store_that_is_not_there_is_named(tmp_path):
     with pytest.raises(StoreError, match="no model store at"), Store(tmp_path / "none").lock():
         pass
