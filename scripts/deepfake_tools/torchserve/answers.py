@@ -231,7 +231,6 @@ def parse_verdict(value: object) -> ServedVerdict:
         UnexpectedAnswerError: A field is missing or out of range.
     """
     answer = _checked("verdict", value, dict)
-    detector = _field(answer, "detector", dict)
     return ServedVerdict(
         label=_text(answer, "label"),
         prediction=_prediction(answer),
@@ -242,22 +241,31 @@ def parse_verdict(value: object) -> ServedVerdict:
         false_alarm_rate=_optional(answer, "false_alarm_rate", _probability),
         faces=_faces(answer),
         explanation=_optional(answer, "explanation", _explanation),
-        detector=DetectorInfo(
-            model=_text(detector, "model"),
-            commit=_optional(detector, "commit", _text),
-            version=_text(detector, "version"),
-            head=_text(detector, "head"),
-            precision=_text(detector, "precision"),
-            engine=_text(detector, "engine"),
-            faces=_optional(detector, "faces", _text),
-            threshold=_optional(detector, "threshold", _probability),
-            orientation=_orientation(detector),
-            face_side=_side(detector),
-            false_alarms=_optional(detector, "false_alarms", _probability),
-            calibrated_by=_optional(detector, "calibrated_by", _count),
-            held_out_auc=_optional(detector, "held_out_auc", _probability),
-            held_out_images=_optional(detector, "held_out_images", _count),
-        ),
+        detector=parse_detector(_field(answer, "detector", dict)),
+    )
+
+
+def parse_detector(detector: dict[str, object]) -> DetectorInfo:
+    """Returns what the short form of a card says.
+
+    Raises:
+        UnexpectedAnswerError: A field is missing or out of range.
+    """
+    return DetectorInfo(
+        model=_text(detector, "model"),
+        commit=_optional(detector, "commit", _text),
+        version=_text(detector, "version"),
+        head=_text(detector, "head"),
+        precision=_text(detector, "precision"),
+        engine=_text(detector, "engine"),
+        faces=_optional(detector, "faces", _text),
+        threshold=_optional(detector, "threshold", _probability),
+        orientation=_orientation(detector),
+        face_side=_side(detector),
+        false_alarms=_optional(detector, "false_alarms", _probability),
+        calibrated_by=_optional(detector, "calibrated_by", _count),
+        held_out_auc=_optional(detector, "held_out_auc", _probability),
+        held_out_images=_optional(detector, "held_out_images", _count),
     )
 
 
