@@ -53,6 +53,7 @@ from deepfake_tools.evaluation.perturbations import (
 from deepfake_tools.evaluation.results_file import Run
 from deepfake_tools.evaluation.stability import CHANGES, merged, share_held
 from deepfake_tools.evaluation.terminal import figure_lines, warning_lines
+from deepfake_tools.evaluation.training_images import are_training_images
 from deepfake_tools.evaluation.videos import VIDEO_SCORES, VideoScoring, failures
 from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.files import SameFileError
@@ -389,6 +390,7 @@ def summarise(
         missing=missing,
         perturbed=perturbed,
         scoring=scoring,
+        is_trained_on=are_training_images(journal.outcomes(), metrics, journal.detector),
     )
 
 

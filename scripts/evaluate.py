@@ -19,6 +19,7 @@ from deepfake_tools.evaluation.output_options import (
 from deepfake_tools.evaluation.results_file import Run
 from deepfake_tools.evaluation.saved_runs import SavedRun, SavedRunError, read_saved, with_labels
 from deepfake_tools.evaluation.terminal import figure_lines, warning_lines
+from deepfake_tools.evaluation.training_images import are_training_images
 from deepfake_tools.evaluation.videos import VideoScoring
 from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.files import SameFileError
@@ -119,14 +120,16 @@ def summarise(saved: SavedRun, others: list[SavedRun], args: argparse.Namespace)
     from deepfake_tools.evaluation.comparison import compare
 
     scoring = VideoScoring.of(saved.video_score or "mean", saved.totals.detector)
+    metrics = measure(saved.outcomes(), scoring, args.threshold)
     return Run(
         images=saved.images + saved.missing,
         outcomes=saved.outcomes,
-        metrics=measure(saved.outcomes(), scoring, args.threshold),
+        metrics=metrics,
         totals=saved.totals,
         missing=saved.missing,
         comparisons=[compare(saved, other) for other in others],
         scoring=scoring,
+        is_trained_on=are_training_images(saved.outcomes(), metrics, saved.totals.detector),
     )
 
 

@@ -5,9 +5,6 @@ from collections.abc import Sequence
 
 from deepfake_tools.errors import one_line
 
-NUMBER = re.compile(r"[-+<]? ?[\d.,]+( to [-+]?[\d.]+)?|-")
-"""What Markdown shows as it stands."""
-
 
 def table(rows: Sequence[Sequence[str]], *, numbers_right: bool = True) -> str:
     """Aligns columns: those of numbers to the right, unless told otherwise."""
@@ -32,7 +29,7 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *body))
 
 
-MARKDOWN_SIGNS = re.compile(r"([\\`*_{}\[\]<>()#+\-.!|~&])")
+MARKDOWN_SIGNS = re.compile(r"([\\`*_\[\]<>|~&])")
 LATEX_SIGNS = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -45,13 +42,12 @@ LATEX_SIGNS = {
 
 
 def markdown_cell(text: str) -> str:
-    r"""Returns a text as Markdown shows it to the letter, in one line, numbers as they are.
+    r"""Returns a text as Markdown shows it to the letter, in one line.
 
     >>> print(markdown_cell("fake|v1_*"))
     fake\|v1\_\*
     """
-    line = one_line(text, len(text))
-    return line if NUMBER.fullmatch(line) else MARKDOWN_SIGNS.sub(r"\\\1", line)
+    return MARKDOWN_SIGNS.sub(r"\\\1", one_line(text, len(text)))
 
 
 def latex_cell(text: str) -> str:

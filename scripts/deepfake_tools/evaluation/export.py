@@ -236,6 +236,7 @@ def _totals(run: Run) -> dict[str, object]:
     return {
         "complete": run.is_complete,
         "missing": run.missing,
+        "is_trained_on": run.is_trained_on,
         "run": asdict(run.totals) | {"detector": run.totals.card} | run.totals.levels,
         "metrics": _figures(run.metrics),
         "perturbed": {

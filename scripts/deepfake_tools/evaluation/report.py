@@ -16,7 +16,7 @@ from deepfake_tools.evaluation.outcomes import LABELS, Totals
 from deepfake_tools.evaluation.paper_table import comparison_rows
 from deepfake_tools.evaluation.perturbations import KINDS, PerturbedRun
 from deepfake_tools.evaluation.pictures import SIDE, STRIP_SIDE, Pictures, WantedFrame
-from deepfake_tools.evaluation.results_file import Run
+from deepfake_tools.evaluation.results_file import TRAINED_ON, Run
 from deepfake_tools.evaluation.tracks import Sighting
 from deepfake_tools.evaluation.video_lines import SCORES
 from deepfake_tools.evaluation.videos import VideoVerdict
@@ -58,6 +58,7 @@ def format_report(run: Run, written: datetime) -> str:
     return template.render(
         metrics=metrics,
         totals=totals,
+        trained_on=TRAINED_ON if run.is_trained_on else None,
         perturbed=run.perturbed,
         written=written,
         decisions=_decisions(metrics),

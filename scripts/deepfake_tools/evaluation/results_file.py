@@ -26,6 +26,11 @@ NAMES_NEEDED = "- Images with 'real' or 'fake' in directory names"
 SAMPLE_NAMES = 5
 
 INTERVAL = f"{CONFIDENCE:.0%} interval (stratified bootstrap, {RESAMPLES} resamples)"
+TRAINED_ON = (
+    "these are the images that the detector was trained on, so that the figures say little about "
+    "others: --labels with the list that train.py writes, as head.held_out.csv, counts those alone "
+    "that it held out"
+)
 UNTRAINED = "The detector's head is untrained: these figures are chance, not evidence."
 
 
@@ -43,6 +48,7 @@ class Run:
         comparisons: With other runs over the same images.
         scoring: How videos are judged.
         maps: The folder of the images' explanations; None where none were asked for.
+        is_trained_on: Whether its images are those that the detector was trained on.
     """
 
     images: int
@@ -54,6 +60,7 @@ class Run:
     comparisons: Sequence[PairedComparison] = ()
     scoring: VideoScoring = field(default_factory=VideoScoring)
     maps: Path | None = None
+    is_trained_on: bool = False
 
     def videos(self) -> Iterator[VideoVerdict]:
         """Yields the verdict on each video, in order; it can be called again."""
@@ -191,6 +198,8 @@ def _summary(run: Run) -> Iterator[str]:
         )
     if totals.is_untrained:
         yield UNTRAINED
+    if run.is_trained_on:
+        yield f"WARNING: {TRAINED_ON}."
     yield from _counts(metrics)
     yield from _accuracy(metrics)
     yield from _ranking(metrics)

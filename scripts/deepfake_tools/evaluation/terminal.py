@@ -5,7 +5,13 @@ from pathlib import Path
 
 from deepfake_tools.evaluation.comparison_lines import comparison_lines
 from deepfake_tools.evaluation.folder_lines import macro_line
-from deepfake_tools.evaluation.results_file import Run, confusion_lines, decision_lines, headline
+from deepfake_tools.evaluation.results_file import (
+    TRAINED_ON,
+    Run,
+    confusion_lines,
+    decision_lines,
+    headline,
+)
 from deepfake_tools.evaluation.video_lines import video_figures
 
 
@@ -39,3 +45,10 @@ def warning_lines(run: Run) -> Iterator[str]:
     """Yields why the figures may not mean what they seem to."""
     if run.totals.is_untrained:
         yield "this detector's head is untrained: its predictions are chance, not evidence"
+    if run.is_trained_on:
+        yield TRAINED_ON
+    if run.comparisons and run.metrics.video_score is not None:
+        yield (
+            "frames of one video are not independent: intervals and p-values of the comparison are "
+            "smaller than they should be"
+        )

@@ -59,6 +59,9 @@ class DetectorInfo:
         calibrated_by: How many real images hold that share.
         held_out_auc: Of a head that this project trained, on images held out from the training.
         held_out_images: How many those are.
+        trained_on: The fingerprint of all of its images, held-out ones included: SHA-256 over the
+            sorted lines ``<SHA-256 of the file> <label>``, each once.
+        trained_images: How many files those are.
     """
 
     model: str
@@ -75,6 +78,8 @@ class DetectorInfo:
     calibrated_by: int | None = None
     held_out_auc: float | None = None
     held_out_images: int | None = None
+    trained_on: str | None = None
+    trained_images: int | None = None
 
     @property
     def is_untrained(self) -> bool:
@@ -266,6 +271,8 @@ def parse_detector(detector: dict[str, object]) -> DetectorInfo:
         calibrated_by=_optional(detector, "calibrated_by", _count),
         held_out_auc=_optional(detector, "held_out_auc", _probability),
         held_out_images=_optional(detector, "held_out_images", _count),
+        trained_on=_optional(detector, "trained_on", _text),
+        trained_images=_optional(detector, "trained_images", _count),
     )
 
 

@@ -72,7 +72,7 @@ def test_a_comparison_is_printed_and_written(
     assert "<h2>Comparisons</h2>" in page
     assert f"{areas[1]:.4f}" in page
     assert "new.parquet against old.parquet: 60 images that both have judged" in page
-    assert "| new\\.parquet against old\\.parquet | 60 | AUC |" in (tmp_path / "out.md").read_text()
+    assert "| new.parquet against old.parquet | 60 | AUC |" in (tmp_path / "out.md").read_text()
 
 
 def test_what_one_side_lacks_is_counted_and_left_out(evaluate: Evaluate, tmp_path: Path):
