@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from deepfake_tools.errors import ServiceError, one_line
 from deepfake_tools.evaluation.outcomes import Outcome, Totals
-from deepfake_tools.evaluation.saved_runs import SavedRun, SavedRunError, count_distinct
+from deepfake_tools.evaluation.saved_runs import (
+    SavedRun,
+    SavedRunError,
+    count_distinct,
+    read_faces,
+)
 from deepfake_tools.extras import require_extra
 from deepfake_tools.labels import SPELLINGS, Label, LabelError, read_folder
 from deepfake_tools.torchserve.answers import MOST, DetectorInfo, Ruling, parse_detector
@@ -22,7 +27,7 @@ METADATA = b"clip_deepfake"
 """Key of the schema's metadata under which a part says what judged its images."""
 
 COLUMNS_VERSION = 1
-COLUMNS = ("path", "margin", "fake_probability", "label", "decision", "error")
+COLUMNS = ("path", "margin", "fake_probability", "label", "decision", "faces", "error")
 """Those that are needed of it, and there in any part."""
 
 TRUE_LABEL = "true_label"
@@ -129,7 +134,12 @@ def _find(path: Path, label_column: str | None) -> _DataSet:
     """
     parts = [path]
     if path.is_dir():
-        parts = sorted(p for p in path.rglob("*.parquet") if not p.name.startswith((".", "_")))
+        # What begins so, a folder too, is no part: score.py has its plan there.
+        parts = sorted(
+            part
+            for part in path.rglob("*.parquet")
+            if not any(name.startswith((".", "_")) for name in part.relative_to(path).parts)
+        )
     if not parts:
         raise SavedRunError(f"there is no .parquet file in {path}: name what score.py wrote")
     schemas = [(part, _schema(part)) for part in parts]
@@ -282,6 +292,7 @@ def _outcome(row: Row, place: int, folder: str, label: Label | None) -> Outcome:
         seconds=None,
         margin=row["margin"],
         decision=row["decision"],
+        faces=None if row["faces"] is None else read_faces(row["faces"], "faces"),
     )
 
 

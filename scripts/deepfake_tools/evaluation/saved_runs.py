@@ -260,7 +260,16 @@ def _video_score(value: object, what: str) -> VideoScore:
     raise _unusable(what, value)
 
 
-def _faces(value: object, what: str) -> tuple[ServedFace, ...]:
+def read_faces(value: object, what: str) -> tuple[ServedFace, ...]:
+    """Reads the judged faces of an image, each with its box and its numbers.
+
+    Args:
+        value: A list of mappings, as JSON and Parquet have them.
+        what: Its name.
+
+    Raises:
+        ValueError: It is something else.
+    """
     if not isinstance(value, list):
         raise _unusable(what, value)
     return tuple(_face(_mapping(face, what)) for face in value)
@@ -301,6 +310,6 @@ OUTCOME_FIELDS: Mapping[str, Callable[[object, str], Any]] = {
     "video": _optional(_text),
     "time": _optional(_not_negative),
     "frame": _optional(_count),
-    "faces": _optional(_faces),
+    "faces": _optional(read_faces),
 }
 """What JSON has of an image, and what reads it."""

@@ -24,6 +24,14 @@ DETECTOR: Mapping[str, object] = {
     "orientation": "opencv-5",
     "face_side": 224,
 }
+FACE = pa.struct(
+    [
+        ("box", pa.list_(pa.int32())),
+        ("fake_probability", pa.float64()),
+        ("prediction", pa.int8()),
+        ("margin", pa.float64()),
+    ]
+)
 SCHEMA = pa.schema(
     [
         ("path", pa.string()),
@@ -31,7 +39,7 @@ SCHEMA = pa.schema(
         ("fake_probability", pa.float32()),
         ("label", pa.string()),
         ("decision", pa.string()),
-        ("faces", pa.int32()),
+        ("faces", pa.list_(FACE)),
         ("error", pa.string()),
         ("true_label", pa.string()),
     ]

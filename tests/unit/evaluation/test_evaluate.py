@@ -7,9 +7,15 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from deepfake_tools.evaluation.export import Files
+from deepfake_tools.evaluation.metrics import measure
+from deepfake_tools.evaluation.outcomes import Totals
+from deepfake_tools.evaluation.results_file import Run
+from deepfake_tools.evaluation.videos import VideoScoring
 from sklearn.metrics import roc_auc_score
 
 from tests.unit.client_runs import Client
+from tests.unit.evaluation.frames import clip, crowd, face, numbered, square
 from tests.unit.evaluation.saved import (
     SCHEMA,
     Evaluate,
@@ -111,6 +117,35 @@ def test_figures_of_a_data_set_with_labels_by_path(evaluate: Evaluate, tmp_path:
     text = (tmp_path / "out.txt").read_text()
     assert "FAKE above: 0.5\n" in text
     assert not {"Server:", "Time:", "Latency"} & set(text.split())
+
+
+def test_a_run_of_videos_is_told_as_it_was(evaluate: Evaluate, tmp_path: Path):
+    video = [clip(f"in/{label}{n}.mp4", [0.2 + 0.2 * n + 0.1 * label] * 3, label)
+             for label in (0, 1) for n in range(2)]  # fmt: skip
+    faces = crowd("in/people.mp4", [[face(square(90, 90, 40), 0.75)] for _ in range(4)], 1)
+    outcomes = numbered(*video, faces)
+    scoring = VideoScoring("top10")
+    totals = Totals(2.0, 6.0, 3, "python scripts/client.py", "http://s", "acme--clip", None)
+    run = Run(len(outcomes), lambda: outcomes, measure(outcomes, scoring), totals, scoring=scoring)
+    Files(tmp_path / "a.txt", tmp_path / "a.json", None, None, tmp_path / "a.csv").write(run)
+    told = evaluate(
+        *("a.json", "--output", "b.txt", "--json", "b.json", "--timeline", "b.csv"),
+    )
+    assert told.returncode == 0, told.stderr
+    for ending in ("txt", "json", "csv"):
+        first, second = (without_what_differs(tmp_path, f"{n}.{ending}") for n in "ab")
+        assert first == second
+    assert "VIDEOS: 5" in (tmp_path / "b.txt").read_text()
+
+
+def test_faces_of_a_data_set_are_kept_and_its_plan_is_no_part(evaluate: Evaluate, tmp_path: Path):
+    seen = {"box": [1, 2, 3, 4], "fake_probability": 0.75, "prediction": 1, "margin": 1.1}
+    rows = [row("real/a.jpg", 0.1), row("fake/b.jpg", 0.75, faces=[seen])]
+    write_part(tmp_path / "s" / "part-0001-000001.parquet", rows)
+    write_part(tmp_path / "s" / "_plan" / "0.parquet", rows)
+    assert evaluate("s", "--json", "out.json").returncode == 0
+    images = json.loads((tmp_path / "out.json").read_text())["images"]
+    assert [image["faces"] for image in images] == [None, [seen]]
 
 
 def test_a_run_over_parquet_can_be_read_back(evaluate: Evaluate, tmp_path: Path):
