@@ -71,9 +71,9 @@ def compare(first: SavedRun, second: SavedRun) -> PairedComparison:
     pairs = _join(first, second)
     labels = np.frombuffer(pairs.labels, np.int8)
     scores = np.frombuffer(pairs.first.scores), np.frombuffer(pairs.second.scores)
-    right = tuple(np.frombuffer(one.right, np.bool_) for one in (pairs.first, pairs.second))
-    intervals = bootstrap_differences(labels, scores, (right[0], right[1]))
-    exchange = mcnemar(right[0], right[1])
+    right = np.frombuffer(pairs.first.right, np.bool_), np.frombuffer(pairs.second.right, np.bool_)
+    intervals = bootstrap_differences(labels, scores, right)
+    exchange = mcnemar(*right)
     real, fake = int((labels == 0).sum()), int((labels == 1).sum())
     areas = None
     if real and fake:

@@ -68,7 +68,7 @@ class _DataSet:
                 with _opened(part) as file:
                     for batch in file.iter_batches(BATCH, columns=list(columns)):
                         yield from batch.to_pylist()
-            except (ArrowException, OSError, UnicodeDecodeError) as error:
+            except (ArrowException, OSError, OverflowError, ValueError) as error:
                 raise SavedRunError(f"{part} is damaged: {one_line(error)}") from error
 
     def outcomes(self, root: str, *, stored: bool) -> Iterator[Outcome]:
@@ -269,7 +269,7 @@ def _outcome(row: Row, place: int, folder: str, label: Label | None) -> Outcome:
         ValueError: A value is of another kind.
     """
     probability, error = row["fake_probability"], row["error"]
-    prediction = PREDICTIONS.get(row["label"])
+    prediction = PREDICTIONS.get(str(row["label"]))
     if error is None and (prediction is None or not _is_number(probability, 0, 1)):
         raise ValueError(
             f"it has no error, and is called {one_line(repr(row['label']), 20)} at "

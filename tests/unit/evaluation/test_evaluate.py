@@ -222,6 +222,7 @@ def test_what_is_no_data_set_of_ours_is_refused(evaluate: Evaluate, tmp_path: Pa
         "anonymous": ("anonymous.parquet", "does not say which archive judged its images"),
         "number": ("number.parquet", "row 0: it has no error, and is called 'REAL' at nan"),
         "label": ("label.parquet", "column true_label: 'perhaps' is no label"),
+        "called": ("called.parquet", "row 0: it has no error, and is called ['FAKE'] at 0.1"),
     }
     (tmp_path / "empty").mkdir()
     (tmp_path / "junk.parquet").write_bytes(b"PAR1junk")
@@ -229,6 +230,9 @@ def test_what_is_no_data_set_of_ours_is_refused(evaluate: Evaluate, tmp_path: Pa
     short = pa.schema([field for field in SCHEMA if field.name == "path"])
     write_part(tmp_path / "columns.parquet", [{"path": "a"}], schema=short)
     write_part(tmp_path / "anonymous.parquet", whole, detector={"model": 3})
+    lists = SCHEMA.set(SCHEMA.get_field_index("label"), pa.field("label", pa.list_(pa.string())))
+    called = [row("real/a.jpg", 0.125, label=["FAKE"])]
+    write_part(tmp_path / "called.parquet", called, schema=lists)
     write_part(tmp_path / "number.parquet", [row("real/a.jpg", math.nan)])
     write_part(tmp_path / "label.parquet", [row("real/a.jpg", 0.1, "perhaps")])
     for name, words in strange.values():
