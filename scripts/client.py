@@ -39,16 +39,21 @@ from deepfake_tools.errors import ModelNotServedError, ServiceError, exit_code_t
 from deepfake_tools.evaluation.export import Files
 from deepfake_tools.evaluation.metrics import measure
 from deepfake_tools.evaluation.outcomes import Outcome, Totals
+from deepfake_tools.evaluation.output_options import (
+    add_output_options,
+    named_files,
+    require_output_libraries,
+)
 from deepfake_tools.evaluation.perturbations import (
     EXAMPLE,
     Perturbation,
     PerturbedRun,
     perturbations,
 )
-from deepfake_tools.evaluation.results_file import Run, decision_lines, headline
+from deepfake_tools.evaluation.results_file import Run
 from deepfake_tools.evaluation.stability import CHANGES, merged, share_held
-from deepfake_tools.evaluation.timeline import is_picture, timeline_file
-from deepfake_tools.evaluation.video_lines import video_figures
+from deepfake_tools.evaluation.terminal import figure_lines, warning_lines
+from deepfake_tools.evaluation.training_images import are_training_images
 from deepfake_tools.evaluation.videos import VIDEO_SCORES, VideoScoring, failures
 from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.files import SameFileError
@@ -129,7 +134,9 @@ def make_parser() -> argparse.ArgumentParser:
     add("unnamed", nargs="*", help=argparse.SUPPRESS)
     add_selection_options(parser)
     add_video_options(parser)
-    add_output_options(parser)
+    output = add_output_options(parser, Path("inference_results_huggingface.txt"))
+    explain_help = "write for each image a map of what spoke for its verdict, and it as JSON"
+    output.add_argument("--explain", type=Path, metavar="DIR", help=explain_help)
     add_alignment_options(parser)
     group = parser.add_argument_group("asking")
     add = group.add_argument
@@ -179,21 +186,6 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_output_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the files to write."""
-    add = parser.add_argument_group("output").add_argument
-    default = Path("inference_results_huggingface.txt")
-    add("--output", type=Path, default=default, metavar="FILE", help="results file (%(default)s)")
-    add("--json", type=Path, metavar="FILE", help="write the results as JSON")
-    csv_help = "write a line an image as CSV, and beside out.csv the totals as out.totals.csv"
-    add("--csv", type=Path, metavar="FILE", help=csv_help)
-    add("--report", type=Path, metavar="FILE", help="write one HTML page with figures and plots")
-    explain_help = "write for each image a map of what spoke for its verdict, and it as JSON"
-    add("--explain", type=Path, metavar="DIR", help=explain_help)
-    timeline_help = "write the videos' frames by time: a table (.csv) or a picture (.png)"
-    add("--timeline", type=timeline_file, metavar="FILE", help=timeline_help)
-
-
 def with_frames(args: argparse.Namespace, collection: Collection) -> Collection:
     """Returns the collection with the chosen frames in the place of each video."""
     choice = FrameChoice(args.frames or MANY, args.every)
@@ -209,12 +201,9 @@ def require_libraries(args: argparse.Namespace) -> None:
     Raises:
         MissingExtraError: An option's libraries are not installed.
     """
-    if args.report is not None:
-        require_extra("--report")
+    require_output_libraries(args)
     if args.explain is not None:
         require_extra("--explain", "cv2", "numpy", "PIL")
-    if args.timeline is not None and is_picture(args.timeline):
-        require_extra("--timeline FILE.png", "matplotlib")
     for option in given(args, "stability") or (["--perturb"] if args.perturb else []):
         require_extra(option, "cv2", "numpy", "PIL")
 
@@ -226,7 +215,7 @@ def output_files(args: argparse.Namespace, collection: Collection) -> Files:
         SameFileError: Two of them are one, or one is read too.
         OutputError: One cannot be written.
     """
-    files = Files(args.output, args.json, args.csv, args.report, args.timeline)
+    files = named_files(args)
     read = [("--image", Path(path)) for path in args.image]
     # Of 100,000 images only those are looked up on the disk that may be one of these files.
     names = files.names
@@ -393,7 +382,16 @@ def summarise(
         detector=journal.detector,
     )
     missing = journal.places - journal.done
-    return Run(len(collection.images), outcomes, metrics, totals, missing, perturbed, scoring)
+    return Run(
+        images=len(collection.images),
+        outcomes=outcomes,
+        metrics=metrics,
+        totals=totals,
+        missing=missing,
+        perturbed=perturbed,
+        scoring=scoring,
+        is_trained_on=are_training_images(journal.outcomes(), metrics, journal.detector),
+    )
 
 
 def outcomes_of(journal: Journal, variants: int) -> Iterator[Outcome]:
@@ -415,27 +413,12 @@ def tell(args: argparse.Namespace, collection: Collection, results: Run, *, chan
         results: What came of it.
         changed: Whether another detector answered in the middle, which ended the run.
     """
-    metrics = results.metrics
-    if not collection.named or metrics.auc is not None:
-        failed = sum(metrics.failed.values())
-        what = "images" if metrics.video_score is None else "images and frames"
-        print(
-            f"{metrics.images} {what} ({metrics.real} real, {metrics.fake} fake, "
-            f"{metrics.unlabelled} without a label), {failed} failed, "
-            f"{results.totals.images_per_second:.1f} images a second",
-            *headline(metrics),
-            *([] if metrics.video_score is None else video_figures(metrics)),
-            *decision_lines(results),
-            f"Results written to {args.output}",
-            sep="\n",
-        )
+    if not collection.named or results.metrics.auc is not None:
+        print(*figure_lines(results, args.output), sep="\n")
     if standing := "; ".join([*_alone(collection, results), *results.totals.standing]):
         print(standing)
-    if results.totals.is_untrained:
-        print(
-            "warning: this detector's head is untrained: its predictions are chance, not evidence",
-            file=sys.stderr,
-        )
+    for warning in warning_lines(results):
+        print(f"warning: {warning}", file=sys.stderr)
     if args.cut is not None and args.cut.faceless:
         print(f"note: {args.cut.faceless} images had no face: sent whole", file=sys.stderr)
     if results.missing:

@@ -20,6 +20,7 @@ from deepfake_tools.packaging.heads import TrainedHead
 from deepfake_tools.packaging.hub import DEFAULT_MODEL, BuildError
 from deepfake_tools.packaging.presets import PRESETS
 from deepfake_tools.training.dataset import TrainingError, require_data
+from deepfake_tools.training.held_out import HELD_OUT, list_beside
 from deepfake_tools.training.video_frames import FRAMES
 
 if TYPE_CHECKING:
@@ -239,7 +240,10 @@ def train(arguments: argparse.Namespace) -> TrainedHead | None:
     # Not after minutes of training.
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     read = [] if arguments.labels is None else [("--labels", arguments.labels)]
-    check_outputs([("--output", arguments.output)], read)
+    written = [("--output", arguments.output)]
+    if is_kept(arguments.output):
+        written.append(("the list of held-out images", list_beside(arguments.output)))
+    check_outputs(written, read)
     from deepfake_tools.training.head_training import train as run
 
     return run(_common(arguments), say=say)
@@ -330,6 +334,7 @@ def _of_head(trained: TrainedHead, arguments: argparse.Namespace) -> list[str]:
         f"{history.kept_together}",
         f"held out     {unseen.real} real, {unseen.fake} fake: AUC {unseen.auc:.4f}, "
         f"PR-AUC {unseen.pr_auc:.4f}, accuracy {unseen.accuracy:.4f}",
+        *_listed(list_beside(arguments.output) if is_kept(arguments.output) else None),
         f"threshold    {_thresholds(history)}",
     ]
 
@@ -350,9 +355,17 @@ def _of_encoder(trained: TrainedHead, arguments: argparse.Namespace) -> list[str
         f"epochs       {history.epochs}, the best is {history.best_epoch}: validation AUC "
         f"{history.validation_auc:.4f}, chosen by the {history.chosen_by}",
         f"held out     {unseen.real} real, {unseen.fake} fake: {describe_scores(unseen)}",
+        *_listed(arguments.output / HELD_OUT),
         f"before       a head on the encoder as it was: {describe_scores(history.frozen)}",
         f"threshold    {_thresholds(history)}",
     ]
+
+
+def _listed(held_out: Path | None) -> list[str]:
+    """Says where the held-out images are listed, if anywhere, and what the list is good for."""
+    if held_out is None:
+        return []
+    return [f"listed in    {held_out}, which client.py and evaluate.py take as --labels"]
 
 
 def _thresholds(history: TrainingHistory | TuningHistory) -> str:

@@ -254,6 +254,12 @@ class HeadCard(Struct, frozen=True, forbid_unknown_fields=True):
         trained = self.tuning or self.history
         return None if trained is None else trained.held_out
 
+    @property
+    def trained_on(self) -> DataHistory | None:
+        """The images that it was made of; None where this project did not train it."""
+        trained = self.tuning or self.history
+        return None if trained is None else trained.data
+
     def __post_init__(self) -> None:
         """Refuses outputs that do not leave anything to decide.
 
@@ -450,6 +456,9 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
             said |= {"head_file": self.head.file, "head_sha256": self.head.sha256}
         if (scores := self.head.held_out) is not None:
             said |= {"held_out_auc": scores.auc, "held_out_images": scores.real + scores.fake}
+        if (data := self.head.trained_on) is not None:
+            files = data.real + data.fake + data.repeated
+            said |= {"trained_on": data.sha256, "trained_images": files}
         if self.faces is not None:
             said["faces"] = self.faces.judged
         if self.decision is not None:

@@ -39,7 +39,8 @@ def decode(data: Bytes, max_pixels: int, orientation: Orientation = "opencv-4") 
     """Decodes an image as OpenCV's colour reading does, since research code reads with it.
 
     Args:
-        data: a JPEG, PNG, WebP, BMP, TIFF or GIF (its first frame).
+        data: a JPEG, PNG, WebP, BMP, TIFF or GIF (its first frame), or a HEIC, which OpenCV does
+            not read: as Pillow does, turned as the file says.
         max_pixels: largest width times height; checked in the header, before any decoding.
         orientation: which formats are turned.
 
@@ -73,7 +74,9 @@ def check_header(data: Bytes, max_pixels: int) -> Header:
     except HeaderError as error:
         raise _untrusted(error) from error
     if header is None:
-        raise ImageError(f"the {len(data)} bytes are not a JPEG, PNG, WebP, BMP, TIFF or GIF image")
+        raise ImageError(
+            f"the {len(data)} bytes are not a JPEG, PNG, WebP, BMP, TIFF, GIF or HEIC image"
+        )
     width, height = header.width, header.height
     if width < 1 or height < 1:
         raise EmptyImageError(f"the image is {width}x{height} pixels; it needs at least one")
@@ -92,14 +95,7 @@ def decode_behind(header: Header, data: Bytes, orientation: Orientation) -> RGB:
         data: the whole file.
         orientation: which formats are turned.
     """
-    plain = data
-    if header.inflated is not None:
-        try:
-            plain = inflate(data, header.inflated)
-        except HeaderError as error:
-            raise _untrusted(error) from error
-    # Where the pixels end is known of the file as it came.
-    image = _whole(data if header.endings else plain, header, turned=_turns(data, orientation))
+    image = _by_opencv(header, data, orientation) if header.reader == "opencv" else _by_pillow(data)
     if (
         image is None
         or sorted(image.shape[:2]) != sorted((header.height, header.width))
@@ -110,6 +106,36 @@ def decode_behind(header: Header, data: Bytes, orientation: Orientation) -> RGB:
             "read; the file is cut short or damaged"
         )
     return image
+
+
+def _by_opencv(header: Header, data: Bytes, orientation: Orientation) -> RGB | None:
+    plain = data
+    if header.inflated is not None:
+        try:
+            plain = inflate(data, header.inflated)
+        except HeaderError as error:
+            raise _untrusted(error) from error
+    # Where the pixels end is known of the file as it came.
+    return _whole(data if header.endings else plain, header, turned=_turns(data, orientation))
+
+
+def _by_pillow(data: Bytes) -> RGB | None:
+    """Decodes a HEIC as Pillow does with pillow-heif's plugin."""
+    from pillow_heif import open_heif, options
+
+    # Images are decoded beside one another as it is; one must not take the others' cores.
+    options.DECODE_THREADS = 1
+    try:
+        file = open_heif(bytes(data), convert_hdr_to_8bit=True)
+        picture = file[file.primary_index]
+        picture.load()
+        if picture.mode in ("RGB", "RGBA"):
+            # What Pillow makes of them, without its copies: four bytes for each pixel, twice.
+            width, _ = picture.size
+            return np.ascontiguousarray(np.asarray(picture)[:, :width, :3])
+        return np.asarray(picture.to_pillow().convert("RGB"))
+    except (EOFError, LookupError, OSError, RuntimeError, SyntaxError, ValueError):
+        return None
 
 
 def _untrusted(error: HeaderError) -> TruncatedImageError:

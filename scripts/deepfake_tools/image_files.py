@@ -4,8 +4,11 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from deepfake_tools.extras import MissingExtraError, require_extra
 
 if TYPE_CHECKING:
     from clip_deepfake.images import RGB
@@ -16,6 +19,9 @@ SUFFIXES = (
     *(".bmp", ".dib", ".tif", ".tiff"),
 )
 """Under which the formats are found that a worker decodes."""
+
+HEIC_SUFFIXES = (".heic", ".heif", ".hif")
+"""Under which telephones' own format is found, where it can be decoded."""
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"),
@@ -65,6 +71,8 @@ class LeftOut:
                 f"{total} {'file has' if total == 1 else 'files have'} another ending than an "
                 f"image and {'is' if total == 1 else 'are'} left out ({', '.join(shown)})"
             )
+        if any(ending in HEIC_SUFFIXES for ending in self.endings) and (fault := heic_fault()):
+            yield fault
         if self.without_videos is not None and any(
             ending in VIDEO_SUFFIXES for ending in self.endings
         ):
@@ -76,9 +84,20 @@ class LeftOut:
             )
 
 
+@lru_cache(maxsize=1)
+def heic_fault() -> str | None:
+    """Returns what to install for HEIC to be read; None where it is."""
+    try:
+        require_extra("reading HEIC", extra="heic")
+    except MissingExtraError as error:
+        return str(error)
+    return None
+
+
 def is_image(name: str) -> bool:
     """Whether a file of this name is taken for an image; a hidden one is not."""
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+    suffixes = (*SUFFIXES, *HEIC_SUFFIXES) if heic_fault() is None else SUFFIXES
+    return name.lower().endswith(suffixes) and not name.startswith(".")
 
 
 def is_video(name: str) -> bool:

@@ -227,7 +227,19 @@ def _entry(row: Mapping[str | None, str | None], place: str, folder: Path) -> tu
     known = SPELLINGS.get(label.strip().lower())
     if known is None:
         raise LabelError(f"{place}: {label!r} is no label; use {', '.join(SPELLINGS)}")
-    return Path(os.path.abspath(folder / path)), known  # noqa: PTH100 - resolve() follows links
+    return listed_path(path, folder), known
+
+
+def listed_path(path: str, folder: Path) -> Path:
+    """Returns how a file of labels and a run name one image alike.
+
+    Args:
+        path: As it stands in either; a URI, such as ``s3://bucket/1.png``, stays as it is.
+        folder: That a relative path is relative to.
+    """
+    if "://" in path:
+        return Path(path)
+    return Path(os.path.abspath(folder / path))  # noqa: PTH100 - resolve() follows links
 
 
 class LabelCounts:

@@ -163,6 +163,36 @@ def _judged(name: str, make: Callable[[], bytes], growth_mb: int = 96) -> Hostil
     return Hostile(name, make, frozenset({JUDGED}), growth_mb)
 
 
+def _box(kind: bytes, *content: bytes) -> bytes:
+    inside = b"".join(content)
+    return struct.pack(">I4s", 8 + len(inside), kind) + inside
+
+
+def _heic(side: int, grid: int) -> bytes:
+    """A HEIC of a grid of one tile, without pixels; its sides are said twice.
+
+    Args:
+        side: What the item says.
+        grid: What the grid says.
+    """
+    own = _box(b"idat", struct.pack(">BBBBII", 0, 1, 0, 0, grid, grid))
+    names = [_box(b"infe", struct.pack(">IHH4sB", 2 << 24, n, 0, k, 0)) for n, k in HEIC_ITEMS]
+    places = struct.pack(">IBBH HHHHII", 1 << 24, 0x44, 0, 1, 1, 1, 0, 1, 0, 12)
+    sides = _box(b"ipco", _box(b"ispe", struct.pack(">III", 0, side, side)))
+    owners = struct.pack(">II HBB HBB", 0, 2, 1, 1, 1, 2, 1, 1)
+    meta = [
+        _box(b"pitm", struct.pack(">IH", 0, 1)),
+        _box(b"iinf", struct.pack(">IH", 0, len(names)), *names),
+        _box(b"iloc", places),
+        _box(b"iprp", sides, _box(b"ipma", owners)),
+        _box(b"iref", bytes(4), _box(b"dimg", struct.pack(">HHH", 1, 1, 2))),
+        own,
+    ]
+    return _box(b"ftyp", b"heic", bytes(4), b"mif1heic") + _box(b"meta", bytes(4), *meta)
+
+
+HEIC_ITEMS = ((1, b"grid"), (2, b"hvc1"))
+WITHOUT_LIBRARY = "unsupported_image"
 PROFILE = b"ICC_PROFILE\0\1\1"
 SVG = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'
 LOOP = struct.pack("<HHIII", 0x8769, 4, 1, 8, 8)
@@ -268,6 +298,16 @@ HOSTILE = (
     ),
     _judged("animated WebP of 500 frames", lambda: _animation("WEBP", 64, 500)),
     _refused("WebP of 16384 x 16384", "image_too_large", lambda: _webp_header(16_384, 16_384)),
+    Hostile(
+        "HEIC of 64x64 whose grid is 30000x30000",
+        lambda: _heic(64, 30_000),
+        frozenset({"truncated_image", WITHOUT_LIBRARY}),
+    ),
+    Hostile(
+        "HEIC of 30000x30000",
+        lambda: _heic(30_000, 30_000),
+        frozenset({"image_too_large", WITHOUT_LIBRARY}),
+    ),
     _refused("SVG", "not_an_image", lambda: SVG),
     _refused("PDF", "not_an_image", lambda: b"%PDF-1.7\n1 0 obj<</Type/Catalog>>endobj\n%%EOF"),
     _refused("SVG behind a JPEG's first bytes", "truncated_image", lambda: b"\xff\xd8\xff" + SVG),

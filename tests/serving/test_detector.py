@@ -20,6 +20,7 @@ from typing import Any
 import cv2
 import msgspec
 import numpy as np
+import pillow_heif
 import pytest
 import requests
 import torch
@@ -149,6 +150,22 @@ def test_served_scores_are_those_of_transformers(
         assert verdict["detector"]["model"] == MODEL
         assert verdict["detector"]["head"] == "untrained"
         assert verdict["detector"]["engine"] == "openvino cpu float32"
+
+
+def test_a_heic_is_judged_by_the_pixels_that_pillow_gives(
+    served: Served, examples: list[Path]
+) -> None:
+    heic, png = io.BytesIO(), io.BytesIO()
+    pillow_heif.register_heif_opener()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(examples[0]).convert("RGB").save(heic, "HEIF", exif=exif.tobytes(), tile_size=256)
+    Image.open(heic).convert("RGB").save(png, "PNG")
+    first, second = (
+        served.post(f"/predictions/{NAME}", data=data.getvalue(), headers=OCTETS).json()
+        for data in (heic, png)
+    )
+    assert first["logits"] == second["logits"]
 
 
 def test_every_form_of_request_gets_the_same_verdicts(

@@ -117,6 +117,10 @@ SAYS = {
         "Prediction: ",
         "Frames: 12 judged, none left out",
     ),
+    "python scripts/evaluate.py results.json --compare results-2.json --table results.tex": (
+        "results-2.json against results.json",
+        "DeLong's test p",
+    ),
     "python scripts/manage.py list": ("openai--clip-vit-base-patch32",),
 }
 """Words without which a command has not done what its page says, whatever it ended with."""

@@ -5,8 +5,11 @@ it trusts a file, its time and memory grow with what the file says, not with wha
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 Bytes = bytes | bytearray
+
+Reader = Literal["opencv", "libheif"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class Header:
         end: where the pixels' data end.
         endings: what a decoder is given from there on; if no pixel is missing, the image is the
             same with each. Empty where the file's own ending will do.
+        reader: what decodes it.
         one_colour_is_damage: whether a decoder makes one of pixels that it cannot read.
     """
 
@@ -31,6 +35,7 @@ class Header:
     end: int = 0
     endings: tuple[bytes, ...] = ()
     one_colour_is_damage: bool = False
+    reader: Reader = "opencv"
 
     @property
     def pixels(self) -> int:

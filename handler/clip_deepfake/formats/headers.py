@@ -1,4 +1,4 @@
-"""Reads the header of an image file: GIF, BMP and WebP here, JPEG, PNG and TIFF beside it.
+"""Reads the header of an image file: GIF, BMP and WebP here, JPEG, PNG, TIFF and HEIC beside it.
 
 Hostile files cost next to nothing.
 """
@@ -11,6 +11,7 @@ import numpy as np
 
 from clip_deepfake.errors import HeaderError, UnsupportedImageError
 from clip_deepfake.formats import Bytes, Header
+from clip_deepfake.formats.heif import read_heif
 from clip_deepfake.formats.jpeg import read_jpeg
 from clip_deepfake.formats.png import read_png
 from clip_deepfake.formats.tiff import read_tiff
@@ -185,5 +186,6 @@ FORMATS = (
     (re.compile(rb"BM"), _bmp),
     (re.compile(rb"II[*+]\0|MM\0[*+]"), read_tiff),
     (re.compile(rb"GIF8[79]a"), _gif),
+    (re.compile(rb".{4}ftyp(?:hei[cxms]|hev[cxms]|mi[af][12fF]|msf1)", re.DOTALL), read_heif),
 )
 """How a file of each format begins, and what reads its header."""

@@ -257,7 +257,7 @@ def _fields(outcome: Outcome, at: float) -> dict[str, object]:
     """
     names = JUDGED if outcome.error is None else FAILED
     fields = {
-        "seconds": round(outcome.seconds, 6),
+        "seconds": None if outcome.seconds is None else round(outcome.seconds, 6),
         "retries": outcome.retries,
         "at": round(at, 3),
         **{name: getattr(outcome, name) for name in names},

@@ -10,6 +10,7 @@ from pathlib import Path
 from deepfake_tools.errors import OutputError
 from deepfake_tools.evaluation.figures import Metrics
 from deepfake_tools.evaluation.outcomes import Outcome
+from deepfake_tools.evaluation.paper_table import write_table
 from deepfake_tools.evaluation.results_file import Run, write_results
 from deepfake_tools.evaluation.timeline import write_timeline
 from deepfake_tools.evaluation.videos import VideoVerdict
@@ -35,6 +36,7 @@ COLUMNS = (
     "unstable",
     "video",
     "time",
+    "frame",
 )
 """What the tables have of an outcome."""
 
@@ -44,23 +46,25 @@ class Files:
     """Where to write what; None is not written.
 
     Attributes:
-        output: The results file.
+        output: The results file; a journal of the run is beside it until the end.
         json: The same as JSON.
         csv: The table of the images; the totals' table goes beside it.
         report: The HTML page.
         timeline: The videos' frames by time, as a table or as a picture.
+        table: The figures as a table for a paper.
     """
 
-    output: Path
+    output: Path | None
     json: Path | None
     csv: Path | None
     report: Path | None
     timeline: Path | None = None
+    table: Path | None = None
 
     @property
     def journal(self) -> Path | None:
         """Where the answers are kept until the run is finished; None beside a FIFO or a device."""
-        if not is_kept(self.output):
+        if self.output is None or not is_kept(self.output):
             return None
         return self.output.with_name(f"{self.output.name}.partial.jsonl")
 
@@ -113,7 +117,7 @@ class Files:
 
     def _named(self) -> Iterator[tuple[str, Path]]:
         options = {"output": self.output, "json": self.json, "csv": self.csv}
-        options |= {"report": self.report, "timeline": self.timeline}
+        options |= {"report": self.report, "timeline": self.timeline, "table": self.table}
         for option, path in options.items():
             if path is not None:
                 yield option, path
@@ -138,6 +142,7 @@ def _write(option: str, path: Path, run: Run) -> None:
             "json": write_json,
             "csv": write_csv,
             "timeline": write_timeline,
+            "table": write_table,
         }[option](path, run)
 
 
@@ -230,12 +235,15 @@ def _totals_path(path: Path) -> Path | None:
 def _totals(run: Run) -> dict[str, object]:
     return {
         "complete": run.is_complete,
+        "missing": run.missing,
+        "is_trained_on": run.is_trained_on,
         "run": asdict(run.totals) | {"detector": run.totals.card} | run.totals.levels,
         "metrics": _figures(run.metrics),
         "perturbed": {
             str(one.perturbation): _figures(one.metrics) | {"held": one.held}
             for one in run.perturbed
         },
+        "comparisons": [asdict(one) for one in run.comparisons],
     }
 
 

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from deepfake_tools.evaluation.figures import (
+    Confusion,
     Curves,
     Decisions,
     FolderMetrics,
+    GeneratorMetrics,
     Histogram,
     Latency,
     Metrics,
@@ -34,7 +36,11 @@ UNLABELLED = -1
 MISTAKES = 24
 
 
-def measure(outcomes: Iterable[Outcome], scoring: VideoScoring | None = None) -> Metrics:
+def measure(
+    outcomes: Iterable[Outcome],
+    scoring: VideoScoring | None = None,
+    threshold: float | None = None,
+) -> Metrics:
     """Computes what can be computed.
 
     The outcomes are taken one at a time and not kept, but for the frames of one video. Without the
@@ -44,6 +50,7 @@ def measure(outcomes: Iterable[Outcome], scoring: VideoScoring | None = None) ->
     Args:
         outcomes: In the order of the run.
         scoring: How videos are judged; by the mean of their frames if None.
+        threshold: Of the confusion matrix; None asks for none.
     """
     scoring = scoring or VideoScoring()
     judged = Accumulator()
@@ -57,6 +64,8 @@ def measure(outcomes: Iterable[Outcome], scoring: VideoScoring | None = None) ->
             judged.add(outcome)
         judged.videos.add(judge_video(frames, scoring))
     metrics = _counted(judged, scoring.how)
+    if threshold is not None:
+        metrics = replace(metrics, confusion=_confusion(judged, threshold))
     if metrics.why is not None:
         return metrics
     try:
@@ -100,7 +109,7 @@ class Accumulator:
         probabilities: `fake_probability` of the same images.
         labels: Of the same images: 0 real, 1 fake, -1 not known.
         places: Of the same images: the position of their folder in `folders`.
-        seconds: Of the same images: the latency of the request that they travelled in.
+        seconds: Of those that were timed: the latency of the request that they travelled in.
         histogram: Judged images by label (0, 1, -1) in `BINS` equal bins of their probability.
         decisions: Images by label and decision.
         stability: Images by whether they are unstable.
@@ -138,7 +147,8 @@ class Accumulator:
         self.scores.append(score)
         self.probabilities.append(probability)
         self.labels.append(label)
-        self.seconds.append(outcome.seconds)
+        if outcome.seconds is not None:
+            self.seconds.append(outcome.seconds)
         self.places.append(self._places.setdefault(outcome.folder, len(self._places)))
         self.histogram[label][min(int(probability * BINS), BINS - 1)] += 1
         if outcome.decision is not None:
@@ -214,6 +224,15 @@ def _folder(name: str, counts: FolderCounts) -> FolderMetrics:
     )
 
 
+def _confusion(judged: Accumulator, threshold: float) -> Confusion:
+    counts: Counter[tuple[int, bool]] = Counter()
+    for label, probability in zip(judged.labels, judged.probabilities, strict=True):
+        counts[label, probability > threshold] += 1
+    return Confusion(
+        threshold, *(counts[label, called] for label in (0, 1) for called in (False, True))
+    )
+
+
 def _decisions(counts: Counter[tuple[int, str]]) -> Iterator[Decisions]:
     for label, name in ((0, "real"), (1, "fake"), (UNLABELLED, "unlabelled")):
         fake, unsure, real = (counts[label, ruling] for ruling in ("FAKE", "UNSURE", "REAL"))
@@ -252,7 +271,7 @@ def _ranked(metrics: Metrics, judged: Accumulator) -> Metrics:
     # A second's import, which a run without labels can do without.
     import numpy as np
 
-    from deepfake_tools.evaluation import ranking
+    from deepfake_tools.evaluation import generators, ranking
 
     all_labels, all_scores = np.frombuffer(judged.labels, np.int8), np.frombuffer(judged.scores)
     labelled = all_labels != UNLABELLED
@@ -260,7 +279,7 @@ def _ranked(metrics: Metrics, judged: Accumulator) -> Metrics:
     places = np.frombuffer(judged.places, np.dtype(judged.places.typecode))[labelled]
     intervals = ranking.bootstrap(labels, scores)
     bins = ranking.reliability(labels, np.frombuffer(judged.probabilities)[labelled])
-    folder_aucs = ranking.auc_by_group(labels, scores, places, len(metrics.folders))
+    folders, macro = generators.by_generator(labels, scores, places, len(metrics.folders))
     return replace(
         _with_video_auc(metrics, judged),
         auc=ranking.roc_auc(labels, scores),
@@ -273,15 +292,30 @@ def _ranked(metrics: Metrics, judged: Accumulator) -> Metrics:
         tpr_at_01_fpr=ranking.tpr_at_fpr(labels, scores, 0.001),
         ece=ranking.calibration_error(bins),
         folders=tuple(
-            replace(folder, auc=auc)
-            for folder, auc in zip(metrics.folders, folder_aucs, strict=True)
+            _with_fakes(folder, own) for folder, own in zip(metrics.folders, folders, strict=True)
         ),
+        macro=macro,
         curves=Curves(
             histogram=metrics.curves.histogram,
             roc=ranking.roc_curve(labels, scores),
             pr=ranking.pr_curve(labels, scores),
             reliability=bins,
         ),
+    )
+
+
+def _with_fakes(folder: FolderMetrics, own: GeneratorMetrics | None) -> FolderMetrics:
+    """Adds what the folder's fake images say, where it has some."""
+    if own is None:
+        return folder
+    return replace(
+        folder,
+        auc=own.auc,
+        tpr_at_1_fpr=own.tpr_at_1_fpr,
+        tpr_at_01_fpr=own.tpr_at_01_fpr,
+        auc_interval=own.auc_interval,
+        tpr_at_1_fpr_interval=own.tpr_at_1_fpr_interval,
+        tpr_at_01_fpr_interval=own.tpr_at_01_fpr_interval,
     )
 
 

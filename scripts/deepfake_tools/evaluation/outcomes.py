@@ -35,7 +35,7 @@ class Outcome:
             for the root itself.
         prediction: 0 (real) or 1 (fake) at the card's threshold; None when it failed.
         fake_probability: In [0, 1]; None when it failed.
-        seconds: Latency of the request that it travelled in, undivided.
+        seconds: Latency of the request that it travelled in, undivided; None where there was none.
         error: The kind of its failure; None when it was judged.
         message: The failure in one line.
         margin: Its logit, which tells apart images whose probabilities round to 0 or 1; None when
@@ -63,7 +63,7 @@ class Outcome:
     folder: str
     prediction: int | None
     fake_probability: float | None
-    seconds: float
+    seconds: float | None
     error: str | None = None
     message: str | None = None
     margin: float | None = None
@@ -143,20 +143,20 @@ class Totals:
     """A run as a whole.
 
     Attributes:
-        seconds_wall: From the first request to the last answer.
-        images_per_second: Images judged in that time.
+        seconds_wall: From the first request to the last answer; None where nobody has timed it.
+        images_per_second: Images judged in that time; None likewise.
         retries: Requests that were repeated.
         command: The command line, as it can be typed again.
-        server: The inference address.
+        server: The inference address; None where no server was asked.
         model: The name asked for.
         detector: What judged the images; None when there was no verdict.
     """
 
-    seconds_wall: float
-    images_per_second: float
+    seconds_wall: float | None
+    images_per_second: float | None
     retries: int
     command: str
-    server: str
+    server: str | None
     model: str
     detector: DetectorInfo | None
 

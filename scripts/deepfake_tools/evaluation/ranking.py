@@ -105,40 +105,6 @@ def calibration_error(bins: tuple[Bin, ...]) -> float:
     return sum(b.images * abs(b.fake_share - b.mean_probability) for b in bins) / images
 
 
-def auc_by_group(
-    labels: Labels, scores: Scores, places: npt.NDArray[np.int_], groups: int
-) -> list[float | None]:
-    """AUC of each group's fake images against the real images of all groups.
-
-    Args:
-        labels: Of the images.
-        scores: Of the images.
-        places: The group that each image is in, from 0, (images,).
-        groups: How many there are.
-
-    Returns:
-        None for a group without fake images.
-    """
-    real = np.sort(scores[labels == 0])
-    is_fake = labels == 1
-    order = np.argsort(places[is_fake], kind="stable")
-    ends = np.cumsum(np.bincount(places[is_fake], minlength=groups))[:-1]
-    fakes = np.split(scores[is_fake][order], ends)
-    return [_auc_against(real, of_group) if len(of_group) else None for of_group in fakes]
-
-
-def _auc_against(real: Scores, fakes: Scores) -> float:
-    """AUC of some fake images against real ones, as the Mann-Whitney statistic.
-
-    Args:
-        real: Scores of the real images, sorted: the sort is shared by many folders.
-        fakes: Scores of the fake images, at least one.
-    """
-    below = np.searchsorted(real, fakes, side="left")
-    not_above = np.searchsorted(real, fakes, side="right")
-    return float(np.mean(below + not_above) / 2 / len(real))
-
-
 def roc_curve(labels: Labels, scores: Scores) -> tuple[Point, ...]:
     """The ROC curve from (0, 0) to (1, 1), (FPR, TPR), thinned for a drawing."""
     fpr, tpr, _ = roc_points(labels, scores)

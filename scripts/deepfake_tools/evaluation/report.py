@@ -9,11 +9,14 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from deepfake_tools.evaluation import plots
+from deepfake_tools.evaluation.comparison_lines import comparison_lines
 from deepfake_tools.evaluation.figures import RESAMPLES, Interval, Metrics
+from deepfake_tools.evaluation.folder_lines import MACRO
 from deepfake_tools.evaluation.outcomes import LABELS, Totals
+from deepfake_tools.evaluation.paper_table import comparison_rows
 from deepfake_tools.evaluation.perturbations import KINDS, PerturbedRun
 from deepfake_tools.evaluation.pictures import SIDE, STRIP_SIDE, Pictures, WantedFrame
-from deepfake_tools.evaluation.results_file import Run
+from deepfake_tools.evaluation.results_file import TRAINED_ON, Run
 from deepfake_tools.evaluation.tracks import Sighting
 from deepfake_tools.evaluation.video_lines import SCORES
 from deepfake_tools.evaluation.videos import VideoVerdict
@@ -55,12 +58,16 @@ def format_report(run: Run, written: datetime) -> str:
     return template.render(
         metrics=metrics,
         totals=totals,
+        trained_on=TRAINED_ON if run.is_trained_on else None,
         perturbed=run.perturbed,
         written=written,
         decisions=_decisions(metrics),
         robustness=_robustness(metrics, run.perturbed),
         units="; ".join(f"{kind}: {KINDS[kind].unit}" for kind in kinds),
-        folders=_folders(metrics),
+        folders=list(_folders(metrics)),
+        max_folders=MAX_FOLDERS,
+        confusion=_confusion(metrics),
+        comparisons=list(_comparisons(run)),
         videos=[_video(video) for video in islice(run.videos(), MAX_VIDEOS)],
         video_score=SCORES.get(metrics.video_score or ""),
         strip=_strip,
@@ -149,18 +156,40 @@ def _robustness(plain: Metrics, runs: Sequence[PerturbedRun]) -> Iterator[Row]:
         )
 
 
-def _folders(metrics: Metrics) -> list[Row]:
-    """Returns a row for each folder, as far as a page takes them."""
-    return [
-        (
+def _folders(metrics: Metrics) -> Iterator[Row]:
+    """Yields a row for each folder, as far as a page takes them, and the generators' mean."""
+    for folder in metrics.folders[:MAX_FOLDERS]:
+        yield (
             folder.folder or "(the folder itself)",
             _figure(folder.auc),
             _figure(folder.accuracy),
             _figure(folder.mean_probability),
             *map(_thousands, (folder.images, folder.real, folder.fake)),
+            _interval(folder.auc_interval),
+            _figure(folder.tpr_at_1_fpr),
+            _figure(folder.tpr_at_01_fpr),
         )
-        for folder in metrics.folders[:MAX_FOLDERS]
+    if (macro := metrics.macro) is not None:
+        rates = map(_figure, (macro.tpr_at_1_fpr, macro.tpr_at_01_fpr))
+        yield MACRO, _figure(macro.auc), *([NONE] * 5), _interval(macro.auc_interval), *rates
+
+
+def _confusion(metrics: Metrics) -> Sequence[Row]:
+    """Returns what a threshold that was asked for calls the images of each label."""
+    if (one := metrics.confusion) is None:
+        return []
+    return [
+        ("real", *map(_thousands, (one.real_as_real, one.real_as_fake))),
+        ("fake", *map(_thousands, (one.fake_as_real, one.fake_as_fake))),
     ]
+
+
+def _comparisons(run: Run) -> Iterator[tuple[str, list[Row]]]:
+    """Yields for each other run a caption, and a row for each figure."""
+    for comparison in run.comparisons:
+        heading, counts, *_ = comparison_lines(comparison)
+        rows = [tuple(row[2:]) for row in comparison_rows(comparison)]
+        yield f"{heading}: {counts.strip()}", rows
 
 
 def _video(video: VideoVerdict) -> Row:
@@ -207,6 +236,8 @@ def _strip(video: VideoVerdict) -> list[Sighting]:
 
 
 def _speed(metrics: Metrics, totals: Totals) -> Iterator[Row]:
+    if totals.seconds_wall is None:
+        return
     yield "Rate", f"{totals.images_per_second:.1f} images a second"
     if metrics.latency is not None:
         latency = metrics.latency
@@ -235,4 +266,5 @@ def _card(totals: Totals) -> Iterator[Row]:
     if totals.levels["false_alarms"] is not None:
         images = totals.levels["calibrated_by"]
         yield "False alarms", f"{100 * totals.levels['false_alarms']:g} %, by {images} real images"
-    yield "Server", totals.server
+    if totals.server is not None:
+        yield "Server", totals.server

@@ -5,13 +5,15 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from deepfake_tools.evaluation.comparison_lines import comparison_lines
 from deepfake_tools.evaluation.figures import (
     CONFIDENCE,
     RESAMPLES,
-    FolderMetrics,
     Interval,
     Metrics,
+    PairedComparison,
 )
+from deepfake_tools.evaluation.folder_lines import folder_lines
 from deepfake_tools.evaluation.outcomes import LABELS, Outcome, Totals
 from deepfake_tools.evaluation.perturbations import PerturbedRun
 from deepfake_tools.evaluation.video_lines import one_line_of, video_figures, video_section
@@ -24,8 +26,10 @@ NAMES_NEEDED = "- Images with 'real' or 'fake' in directory names"
 SAMPLE_NAMES = 5
 
 INTERVAL = f"{CONFIDENCE:.0%} interval (stratified bootstrap, {RESAMPLES} resamples)"
-FOLDERS = (
-    "  AUC: the folder's fake images against all real ones. Accuracy: at the detector's threshold."
+TRAINED_ON = (
+    "these are the images that the detector was trained on, so that the figures say little about "
+    "others: --labels with the list that train.py writes, as head.held_out.csv, counts those alone "
+    "that it held out"
 )
 UNTRAINED = "The detector's head is untrained: these figures are chance, not evidence."
 
@@ -41,8 +45,10 @@ class Run:
         totals: What holds for the run as a whole.
         missing: How many images were not asked about, because the run ended before.
         perturbed: The figures under each perturbation, in the order of --perturb.
+        comparisons: With other runs over the same images.
         scoring: How videos are judged.
         maps: The folder of the images' explanations; None where none were asked for.
+        is_trained_on: Whether its images are those that the detector was trained on.
     """
 
     images: int
@@ -51,8 +57,10 @@ class Run:
     totals: Totals
     missing: int = 0
     perturbed: Sequence[PerturbedRun] = ()
+    comparisons: Sequence[PairedComparison] = ()
     scoring: VideoScoring = field(default_factory=VideoScoring)
     maps: Path | None = None
+    is_trained_on: bool = False
 
     def videos(self) -> Iterator[VideoVerdict]:
         """Yields the verdict on each video, in order; it can be called again."""
@@ -190,12 +198,16 @@ def _summary(run: Run) -> Iterator[str]:
         )
     if totals.is_untrained:
         yield UNTRAINED
+    if run.is_trained_on:
+        yield f"WARNING: {TRAINED_ON}."
     yield from _counts(metrics)
     yield from _accuracy(metrics)
     yield from _ranking(metrics)
     yield from video_figures(metrics)
     yield from video_section(metrics, run.videos())
-    yield from _folders(metrics)
+    yield from folder_lines(metrics)
+    yield from _confusion(metrics)
+    yield from _comparisons(run)
     yield from _perturbed(metrics, run.perturbed)
     yield from _decisions(run)
     yield from _stability(run)
@@ -241,22 +253,28 @@ def _interval(name: str, interval: Interval | None) -> Iterator[str]:
         yield f"{name}, {INTERVAL}: {interval[0]:.4f} to {interval[1]:.4f}"
 
 
-def _folders(metrics: Metrics) -> Iterator[str]:
-    if len(metrics.folders) < 2:
+def confusion_lines(metrics: Metrics) -> Iterator[str]:
+    """Yields what a threshold that was asked for calls the images of each label."""
+    if (one := metrics.confusion) is None:
         return
-    width = max(len("Folder"), *(len(_folder_name(folder)) for folder in metrics.folders))
-    yield from ("", "FOLDERS")
-    yield FOLDERS
-    yield (
-        f"  {'Folder':<{width}} {'Images':>8} {'Real':>8} {'Fake':>8} {'AUC':>8} {'Accuracy':>9} "
-        f"{'Mean prob':>10}"
-    )
-    for folder in metrics.folders:
-        yield (
-            f"  {_folder_name(folder):<{width}} {folder.images:>8} {folder.real:>8} "
-            f"{folder.fake:>8} {_figure(folder.auc):>8} {_figure(folder.accuracy):>9} "
-            f"{folder.mean_probability:>10.4f}"
-        )
+    yield f"At a threshold of {one.threshold:g}:"
+    yield f"  {'True':<6} {'REAL':>8} {'FAKE':>8}"
+    yield f"  {'real':<6} {one.real_as_real:>8} {one.real_as_fake:>8}"
+    yield f"  {'fake':<6} {one.fake_as_real:>8} {one.fake_as_fake:>8}"
+    if shares := ", ".join(f"{name} {share:.4f}" for name, share in one.shares):
+        yield f"  {shares}"
+
+
+def _confusion(metrics: Metrics) -> Iterator[str]:
+    if metrics.confusion is not None:
+        yield from ("", "CONFUSION MATRIX", *confusion_lines(metrics))
+
+
+def _comparisons(run: Run) -> Iterator[str]:
+    if run.comparisons:
+        yield from ("", "COMPARISONS")
+    for comparison in run.comparisons:
+        yield from (f"  {line}" for line in comparison_lines(comparison))
 
 
 def _perturbed(metrics: Metrics, runs: Sequence[PerturbedRun]) -> Iterator[str]:
@@ -323,10 +341,6 @@ def _stability(run: Run) -> Iterator[str]:
             yield _line(outcome, run.images, what)
 
 
-def _folder_name(folder: FolderMetrics) -> str:
-    return one_line_of(folder.folder) or "."
-
-
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
@@ -341,11 +355,14 @@ def _detector(totals: Totals) -> Iterator[str]:
     if totals.levels["held_out_auc"] is not None:
         auc, images = totals.levels["held_out_auc"], totals.levels["held_out_images"]
         yield f"Head: AUC {auc:.4f} on {images} images held out from its training"
-    yield f"Server: {totals.server}"
+    if totals.server is not None:
+        yield f"Server: {totals.server}"
     yield f"Command: {totals.command}"
 
 
 def _service(metrics: Metrics, totals: Totals) -> Iterator[str]:
+    if totals.seconds_wall is None:
+        return
     yield f"Time: {totals.seconds_wall:.1f} s, {totals.images_per_second:.1f} images a second"
     if metrics.latency is not None:
         p50, p95, p99 = metrics.latency.p50, metrics.latency.p95, metrics.latency.p99

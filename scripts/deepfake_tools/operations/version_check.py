@@ -249,9 +249,13 @@ def _ask_both(old: Ask, new: Ask, paths: Iterable[str]) -> list[VerdictPair]:
 def _comparison(pairs: Sequence[VerdictPair], timed: Sequence[VerdictPair]) -> Comparison:
     return Comparison(
         pairs,
-        [pair.old.seconds for pair in timed if pair.old.error is None],
-        [pair.new.seconds for pair in timed if pair.new.error is None],
+        _seconds(pair.old for pair in timed),
+        _seconds(pair.new for pair in timed),
     )
+
+
+def _seconds(outcomes: Iterable[Outcome]) -> list[float]:
+    return [one.seconds for one in outcomes if one.error is None and one.seconds is not None]
 
 
 def _latency(seconds: Sequence[float]) -> str:

@@ -59,6 +59,9 @@ class DetectorInfo:
         calibrated_by: How many real images hold that share.
         held_out_auc: Of a head that this project trained, on images held out from the training.
         held_out_images: How many those are.
+        trained_on: The fingerprint of all of its images, held-out ones included: SHA-256 over the
+            sorted lines ``<SHA-256 of the file> <label>``, each once.
+        trained_images: How many files those are.
     """
 
     model: str
@@ -75,6 +78,8 @@ class DetectorInfo:
     calibrated_by: int | None = None
     held_out_auc: float | None = None
     held_out_images: int | None = None
+    trained_on: str | None = None
+    trained_images: int | None = None
 
     @property
     def is_untrained(self) -> bool:
@@ -231,7 +236,6 @@ def parse_verdict(value: object) -> ServedVerdict:
         UnexpectedAnswerError: A field is missing or out of range.
     """
     answer = _checked("verdict", value, dict)
-    detector = _field(answer, "detector", dict)
     return ServedVerdict(
         label=_text(answer, "label"),
         prediction=_prediction(answer),
@@ -242,22 +246,33 @@ def parse_verdict(value: object) -> ServedVerdict:
         false_alarm_rate=_optional(answer, "false_alarm_rate", _probability),
         faces=_faces(answer),
         explanation=_optional(answer, "explanation", _explanation),
-        detector=DetectorInfo(
-            model=_text(detector, "model"),
-            commit=_optional(detector, "commit", _text),
-            version=_text(detector, "version"),
-            head=_text(detector, "head"),
-            precision=_text(detector, "precision"),
-            engine=_text(detector, "engine"),
-            faces=_optional(detector, "faces", _text),
-            threshold=_optional(detector, "threshold", _probability),
-            orientation=_orientation(detector),
-            face_side=_side(detector),
-            false_alarms=_optional(detector, "false_alarms", _probability),
-            calibrated_by=_optional(detector, "calibrated_by", _count),
-            held_out_auc=_optional(detector, "held_out_auc", _probability),
-            held_out_images=_optional(detector, "held_out_images", _count),
-        ),
+        detector=parse_detector(_field(answer, "detector", dict)),
+    )
+
+
+def parse_detector(detector: dict[str, object]) -> DetectorInfo:
+    """Returns what the short form of a card says.
+
+    Raises:
+        UnexpectedAnswerError: A field is missing or out of range.
+    """
+    return DetectorInfo(
+        model=_text(detector, "model"),
+        commit=_optional(detector, "commit", _text),
+        version=_text(detector, "version"),
+        head=_text(detector, "head"),
+        precision=_text(detector, "precision"),
+        engine=_text(detector, "engine"),
+        faces=_optional(detector, "faces", _text),
+        threshold=_optional(detector, "threshold", _probability),
+        orientation=_orientation(detector),
+        face_side=_side(detector),
+        false_alarms=_optional(detector, "false_alarms", _probability),
+        calibrated_by=_optional(detector, "calibrated_by", _count),
+        held_out_auc=_optional(detector, "held_out_auc", _probability),
+        held_out_images=_optional(detector, "held_out_images", _count),
+        trained_on=_optional(detector, "trained_on", _text),
+        trained_images=_optional(detector, "trained_images", _count),
     )
 
 

@@ -10,6 +10,7 @@ from clip_deepfake.card import Feature, HeadCard, Scores, TrainingHistory
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from deepfake_tools.face_options import FaceOptions
+from deepfake_tools.files import is_kept
 from deepfake_tools.packaging.heads import TrainedHead, write_head_file
 from deepfake_tools.progress import Progress
 from deepfake_tools.training.dataset import Dataset, LabelledImage, read_dataset
@@ -25,6 +26,7 @@ from deepfake_tools.training.fitting import (
     fit,
     sigmoid,
 )
+from deepfake_tools.training.held_out import list_beside, write_held_out
 from deepfake_tools.training.splits import Labels, Plan, Rows, plan_splits
 from deepfake_tools.training.thresholds import Scores as ProbabilityScores
 from deepfake_tools.training.thresholds import accuracy, balanced_threshold, threshold_at_fpr
@@ -92,7 +94,7 @@ class HeadResult:
 
 
 def train(options: TrainingOptions, say: Say) -> TrainedHead:
-    """Trains a head and writes its file.
+    """Trains a head and writes its file, and beside it the list of the held-out images.
 
     The head is fitted to the images that are not held out, and stays as it is: what the history
     tells of the held-out ones is told of this very head.
@@ -128,7 +130,14 @@ def train(options: TrainingOptions, say: Say) -> TrainedHead:
         target_fpr_threshold=thresholds.at_target,
         made_with=extractor.key.libraries | {"scikit-learn": installed_version("scikit-learn")},
     )
-    return _write(options.output, extractor, fitted.head, thresholds.used, history)
+    trained = _write(options.output, extractor, fitted.head, thresholds.used, history)
+    if is_kept(options.output):
+        write_held_out(
+            list_beside(options.output),
+            [images.images[row] for row in unseen],
+            whole_videos=plan.kept_together == "folder",
+        )
+    return trained
 
 
 def read_material(options: TrainingOptions, say: Say) -> tuple[Extractor, TrainingSet]:

@@ -1,6 +1,5 @@
 """The folder of a trained encoder: Hugging Face's form, with the head and its history beside it."""
 
-import csv
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +9,12 @@ from clip_deepfake.card import Feature, ModelSource
 from clip_deepfake.encoder import Encoder, load_encoder
 from clip_deepfake.preprocessing import Preprocessing
 
-from deepfake_tools.files import replacing, replacing_bytes
+from deepfake_tools.files import replacing_bytes
 from deepfake_tools.packaging.encoders import find_encoder, read_encoder
 from deepfake_tools.packaging.heads import tower_digest
 from deepfake_tools.packaging.hub import PROCESSOR_SETTINGS
-from deepfake_tools.training.dataset import LabelledImage
 
 HISTORY = "training.json"
-HELD_OUT = "held_out.csv"
 CURVES = "curves.png"
 
 
@@ -60,14 +57,6 @@ def write_history(folder: Path, history: object) -> None:
     """Writes how an encoder came to be, as JSON."""
     with replacing_bytes(folder / HISTORY) as file:
         file.write(msgspec.json.format(msgspec.json.encode(history), indent=2) + b"\n")
-
-
-def write_held_out(folder: Path, images: Sequence[LabelledImage]) -> None:
-    """Lists the images that judged the detector, as ``--labels`` reads them."""
-    with replacing(folder / HELD_OUT) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["path", "label"])
-        writer.writerows([image.path.absolute(), image.label] for image in images)
 
 
 def draw_curves(

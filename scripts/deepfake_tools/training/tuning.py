@@ -33,6 +33,7 @@ from deepfake_tools.training.head_training import (
     read_labelled,
     score,
 )
+from deepfake_tools.training.held_out import HELD_OUT, write_held_out
 from deepfake_tools.training.loop import (
     Epoch,
     LoopOptions,
@@ -54,7 +55,6 @@ from deepfake_tools.training.tuned_folder import (
     draw_curves,
     read_back,
     write_encoder,
-    write_held_out,
     write_history,
 )
 
@@ -386,7 +386,11 @@ def _finish(
     aucs = [epoch.auc for epoch in epochs]
     draw_curves(folder, [epoch.loss for epoch in epochs], aucs, frozen.auc, scores.auc)
     write_history(folder, {"history": history, "epochs": epochs})
-    write_held_out(folder, [material.images.images[row] for row in parts.judge])
+    write_held_out(
+        folder / HELD_OUT,
+        [material.images.images[row] for row in parts.judge],
+        whole_videos=parts.plan.kept_together == "folder",
+    )
     trained = TrainedHead(
         schema=1,
         model=source,

@@ -20,7 +20,7 @@ def answer(request: Request) -> Reply:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    for name in ("0_real/1.jfif", "0_real/2.gif", "1_fake/RealVisXL_V4/1.jpe", "1_fake/2.heic"):
+    for name in ("0_real/1.jfif", "0_real/2.gif", "1_fake/RealVisXL_V4/1.jpe", "1_fake/2.svg"):
         path = tmp_path / "data" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("f" if "fake" in name else "r")
@@ -39,7 +39,7 @@ def test_folders_labels_counts_and_what_is_left_out_are_said_first(client: Clien
         "0_real               REAL                           2",
         "1_fake               FAKE                           1",
         "RealVideo-FakeAudio  none: the name says both       1",
-        "note: 1 file has another ending than an image and is left out (.heic 1)",
+        "note: 1 file has another ending than an image and is left out (.svg 1)",
         "note: 1 with an image's ending left out: no regular files, but FIFOs, sockets, devices or "
         "links that lead nowhere",
     ]

@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
+from deepfake_tools import extras, image_files
 from deepfake_tools.client.images import Collection, CollectionError, collect
 from deepfake_tools.labels import LabelError
 
@@ -116,19 +117,42 @@ def test_what_a_worker_decodes_is_taken_whatever_its_ending(tree: Path):
 
 
 def test_other_files_are_counted_by_their_endings(tree: Path):
-    for name in ("a.heic", "b.HEIC", "c", "sub/d.heic"):
+    for name in ("a.svg", "b.SVG", "c", "sub/d.svg"):
         (tree / "data" / "real" / "sub").mkdir(exist_ok=True)
         (tree / "data" / "real" / name).touch()
     (tree / "data" / "real" / "sub" / "e.png").touch()
-    said = (
-        "5 files have another ending than an image and are left out (.heic 3, no ending 1, .md 1)"
-    )
+    said = "5 files have another ending than an image and are left out (.svg 3, no ending 1, .md 1)"
     for argument in ("data", "data/**/*"):
         assert list(collect([argument]).left_out.notes()) == [said]
     (tree / "only").mkdir()
-    (tree / "only" / "a.heic").touch()
-    with pytest.raises(CollectionError, match=r"1 file has another ending .* \(\.heic 1\)"):
+    (tree / "only" / "a.svg").touch()
+    with pytest.raises(CollectionError, match=r"1 file has another ending .* \(\.svg 1\)"):
         collect(["only"])
+
+
+def test_heic_is_taken_where_it_can_be_read(tree: Path):
+    (tree / "data" / "real" / "a.HEIC").touch()
+    (tree / "data" / "fake" / "b.heif").touch()
+    collection = collect(["data"])
+    assert {"a.HEIC", "b.heif"} <= {Path(image.path).name for image in collection.images}
+    assert not [note for note in collection.left_out.notes() if "HEIC" in note]
+
+
+def test_heic_is_left_out_elsewhere_with_what_to_install(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(extras.HEIC, "pillow_heif_that_is_missing", "pillow-heif")
+    monkeypatch.setattr(image_files, "heic_fault", image_files.heic_fault.__wrapped__)
+    (tree / "data" / "real" / "a.HEIC").touch()
+    (tree / "data" / "fake" / "b.heic").touch()
+    for argument in ("data", "data/**/*"):
+        collection = collect([argument])
+        assert not {Path(i.path).name for i in collection.images} & {"a.HEIC", "b.heic"}
+        first, remedy = collection.left_out.notes()
+        assert "(.heic 2" in first
+        assert remedy == "reading HEIC needs pillow-heif: pip install 'clip-deepfake[heic]'"
+    # Named by itself it is asked about all the same: the worker may read it.
+    assert len(collect(["data/real/a.HEIC"]).images) == 1
 
 
 def test_what_is_no_regular_file_is_counted_and_never_taken(tree: Path):

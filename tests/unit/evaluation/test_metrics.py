@@ -400,7 +400,8 @@ def test_100_000_images_take_seconds_and_little_memory():
     )
     seconds, kilobytes = map(float, run.stdout.split())
     assert seconds < 60  # 5 on one free core
-    assert kilobytes < 200 * 1024
+    # 190 MB are the libraries', pandas and pyarrow among them; the outcomes would be 60 more.
+    assert kilobytes < 230 * 1024
 
 
 @pytest.mark.parametrize("sign", [-1, 1])

@@ -200,8 +200,22 @@ def test_both_classes_have_their_figures():
 def test_folders_have_a_table():
     outcomes = [replace(outcome, folder=outcome.path[:4]) for outcome in LABELLED]
     rows = [line.split() for line in text_of(*outcomes).split("FOLDERS\n")[1].splitlines()]
-    assert ["real", "2", "2", "0", "-", "0.5000", "0.3500"] in rows
-    assert ["fake", "2", "0", "2", "0.7500", "1.0000", "0.7250"] in rows
+    assert ["real", "2", "2", "0", "-", "0.5000", "0.3500", "-", "-", "-"] in rows
+    (fake,) = (row for row in rows if row[:1] == ["fake"])
+    assert fake[:7] == ["fake", "2", "0", "2", "0.7500", "1.0000", "0.7250"]
+    low, to, high, *rates = fake[7:]
+    assert float(low) <= 0.75 <= float(high)
+    # Of two real images one is more than 1 % of them: c and a lower threshold find b too.
+    assert [to, *rates] == ["to", "0.5000", "0.5000"]
+
+
+def test_the_mean_over_generators_stands_below_them():
+    folders = {"real/a.jpg": "real", "real/b.jpg": "real", "fake/c.jpg": "x", "fake/d.jpg": "y"}
+    outcomes = [replace(outcome, folder=folders[outcome.path]) for outcome in LABELLED]
+    last = text_of(*outcomes).split("FOLDERS\n")[1].split("\n\n")[0].splitlines()[-1].split()
+    # Of c the one real image above it is half of all; of d there is none above.
+    assert last[:6] == ["Macro", "average", "-", "-", "-", "0.7500"]
+    assert last[-2:] == ["0.5000", "0.5000"]
 
 
 def test_perturbations_have_a_table():
@@ -375,11 +389,11 @@ def test_json_has_videos_tracks_and_faces(tmp_path: Path):
     assert whole["metrics"]["faceless"] == 3
 
 
-def test_csv_gains_two_columns_at_its_end_and_the_totals_no_list_of_videos(tmp_path: Path):
+def test_csv_gains_three_columns_at_its_end_and_the_totals_no_list_of_videos(tmp_path: Path):
     write_csv(tmp_path / "out.csv", videos_run())
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0])[-3:] == ["unstable", "video", "time"]
+    assert list(rows[0])[-4:] == ["unstable", "video", "time", "frame"]
     assert [(row["video"], row["time"]) for row in rows[:3]] == [
         ("", ""),
         ("in/fake.mp4", "0.0"),

@@ -389,4 +389,7 @@ def test_answers_say_what_a_head_of_ours_is_worth(small_card: Card) -> None:
     scores = HISTORY.held_out
     assert said["held_out_auc"] == scores.auc
     assert said["held_out_images"] == scores.real + scores.fake
+    data = HISTORY.data
+    assert said["trained_on"] == data.sha256
+    assert said["trained_images"] == data.real + data.fake + data.repeated
     assert "held_out_auc" not in small_card.short()

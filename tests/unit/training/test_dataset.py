@@ -43,7 +43,7 @@ def test_folders_give_labels_and_the_rest_is_counted(tmp_path: Path) -> None:
 
 
 def test_what_is_taken_and_what_is_not_is_told_with_its_label(tmp_path: Path) -> None:
-    touch(tmp_path, "real/1.jfif", "real/2.GIF", "real/3.heic", "fake/RealVisXL_V4/1.jpe")
+    touch(tmp_path, "real/1.jfif", "real/2.GIF", "real/3.svg", "fake/RealVisXL_V4/1.jpe")
     touch(tmp_path, "RealVideo-FakeAudio/1.png")
     os.mkfifo(tmp_path / "fake" / "2.jpg")
     dataset = read_dataset(tmp_path, None)
@@ -53,7 +53,7 @@ def test_what_is_taken_and_what_is_not_is_told_with_its_label(tmp_path: Path) ->
         ("2.GIF", 0),
     ]
     assert (dataset.unlabelled, dataset.left_out.irregular) == (1, 1)
-    assert dataset.left_out.endings == {".heic": 1}
+    assert dataset.left_out.endings == {".svg": 1}
     rows = [line.split() for line in dataset.labelled.lines()]
     assert ["fake", "FAKE", "1"] in rows
     assert ["real", "REAL", "2"] in rows

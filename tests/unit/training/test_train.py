@@ -17,6 +17,7 @@ from clip_deepfake.encoder import build_module, load_encoder
 from clip_deepfake.loading import load_detector
 from clip_deepfake.torch_engine import TorchEngine
 from clip_deepfake.verdicts import Verdict
+from deepfake_tools.labels import read_labels
 from deepfake_tools.packaging.architectures import read_architecture
 from deepfake_tools.packaging.encoders import read_tower
 from deepfake_tools.packaging.heads import TrainedHead, read_head_file
@@ -136,6 +137,13 @@ def test_what_came_of_it_is_said(
         assert f" {label} {getattr(head.history.held_out, value):.4f}" in said
     assert f"{head.head.threshold:.4f} for a false-positive rate of 0.05 (used)" in said
     assert head.head.threshold == head.history.target_fpr_threshold
+    listed = tmp_path / "head.held_out.csv"
+    assert f"listed in    {listed}, which client.py and evaluate.py take as --labels" in said
+    paths = readable(data)
+    plan = plan_splits(labels_of(paths), [path.parent.name for path in paths], seed=0)
+    assert read_labels(listed) == {
+        paths[row].absolute(): int("fake" in paths[row].parts) for row in plan.held_out.test
+    }
     assert f"--model {small_clip} --weights {tmp_path / 'head.safetensors'}" in said
     assert "240 features computed, 0 found in the cache" in progress
     for name, reason in (
