@@ -86,7 +86,8 @@ disagree are an error; one whose own name says both leaves its images without a 
   {AlignedTwiceError.exit_code:>3}  {AlignedTwiceError.meaning}
   {NoExplanationError.exit_code:>3}  {NoExplanationError.meaning}
   130  interrupted (by another signal: 128 and its number)
-After any of these the results file holds what was done; --resume goes on from there.
+Whatever ended a run, the results file holds what was done. --resume goes on from there, after 18
+only while the first detector answers.
 """
 
 
@@ -275,9 +276,9 @@ def run(args: argparse.Namespace, collection: Collection) -> int:
             print(f"error: {ending.failure}", file=sys.stderr)
         if journal.done:
             results = summarise(args, collection, variants, journal)
+            results = replace(results, remedy=how_to_go_on(journal, ending.failure))
             files.write(results)
-            changed = isinstance(ending.failure, DetectorChangedError)
-            tell(args, collection, results, changed=changed)
+            tell(args, collection, results)
             is_finished = results.is_complete and not results.lacks_libraries
             if args.explain is not None and results.is_complete:
                 ending = explain(args, collection, results, interruption)
@@ -404,15 +405,21 @@ def command_line() -> str:
     return shlex.join(["python", *(word for word in sys.argv if word != "--resume")])
 
 
-def tell(args: argparse.Namespace, collection: Collection, results: Run, *, changed: bool) -> None:
-    """Prints the figures of a folder, and what the user must know about them.
+def how_to_go_on(journal: Journal, failure: ServiceError | None) -> str:
+    """Returns what asks about the images that a run did not come to."""
+    if not journal.is_kept:
+        return "the same command asks about all again"
+    if isinstance(failure, DetectorChangedError):
+        forget = shlex.join(["rm", journal.name])
+        return (
+            "--resume goes on only while the first detector answers; to ask this one about all, "
+            f"`{forget}` and repeat the command without --resume"
+        )
+    return "the same command with --resume goes on"
 
-    Args:
-        args: The command line.
-        collection: What was to be asked about.
-        results: What came of it.
-        changed: Whether another detector answered in the middle, which ended the run.
-    """
+
+def tell(args: argparse.Namespace, collection: Collection, results: Run) -> None:
+    """Prints the figures of a folder, and what the user must know about them."""
     if not collection.named or results.metrics.auc is not None:
         print(*figure_lines(results, args.output), sep="\n")
     if standing := "; ".join([*_alone(collection, results), *results.totals.standing]):
@@ -422,9 +429,7 @@ def tell(args: argparse.Namespace, collection: Collection, results: Run, *, chan
     if args.cut is not None and args.cut.faceless:
         print(f"note: {args.cut.faceless} images had no face: sent whole", file=sys.stderr)
     if results.missing:
-        # Another detector answers now, and cannot go on with what this one began.
-        goes_on = "" if changed else ": the same command with --resume goes on"
-        print(f"{results.missing} images were not asked{goes_on}", file=sys.stderr)
+        print(results.not_asked, file=sys.stderr)
 
 
 def _alone(collection: Collection, results: Run) -> Iterator[str]:

@@ -272,8 +272,7 @@ class Asker:
         if dataclasses.replace(found, engine=known.engine) != known:
             raise DetectorChangedError(
                 f"{self._target.model} answers as {_in_words(found)} now, and answered as "
-                f"{_in_words(known)} before: one file cannot hold both; start anew, without "
-                "--resume"
+                f"{_in_words(known)} before: one run cannot hold both"
             )
 
 

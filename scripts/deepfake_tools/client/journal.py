@@ -87,6 +87,11 @@ class Journal:
         return str(getattr(self._file, "name", "the journal"))
 
     @property
+    def is_kept(self) -> bool:
+        """Whether a later session finds it, since it is on disk."""
+        return hasattr(self._file, "name")
+
+    @property
     def seconds(self) -> float:
         """From the first request to the last answer, all sessions together."""
         return self._earlier_seconds + self._session_seconds

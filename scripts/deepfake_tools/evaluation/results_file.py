@@ -49,6 +49,7 @@ class Run:
         scoring: How videos are judged.
         maps: The folder of the images' explanations; None where none were asked for.
         is_trained_on: Whether its images are those that the detector was trained on.
+        remedy: What asks about the missing ones; empty where nothing is known to.
     """
 
     images: int
@@ -61,6 +62,7 @@ class Run:
     scoring: VideoScoring = field(default_factory=VideoScoring)
     maps: Path | None = None
     is_trained_on: bool = False
+    remedy: str = ""
 
     def videos(self) -> Iterator[VideoVerdict]:
         """Yields the verdict on each video, in order; it can be called again."""
@@ -70,6 +72,12 @@ class Run:
     def is_complete(self) -> bool:
         """Whether every image was asked about."""
         return self.missing == 0
+
+    @property
+    def not_asked(self) -> str:
+        """How many images are missing, and what asks about them."""
+        count = f"{self.missing} images were not asked"
+        return f"{count}: {self.remedy}" if self.remedy else count
 
     @property
     def lacks_libraries(self) -> bool:
@@ -192,10 +200,7 @@ def _summary(run: Run) -> Iterator[str]:
     """Yields the lines below the research script's own section."""
     metrics, totals = run.metrics, run.totals
     if run.missing:
-        yield (
-            f"INCOMPLETE: {run.missing} images were not asked; the same command with --resume "
-            "goes on"
-        )
+        yield f"INCOMPLETE: {run.not_asked}"
     if totals.is_untrained:
         yield UNTRAINED
     if run.is_trained_on:
