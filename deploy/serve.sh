@@ -5,8 +5,11 @@
 set -eu
 # An archive brings its own code to a worker; the key file is the one that this server writes here.
 unset PYTHONPATH TORCHSERVE_KEY_FILE
-[ -n "${JAVA_HOME:-}" ] || command -v java > /dev/null || {
-    echo "error: TorchServe needs Java 17 or newer: install one, or run .venv/bin/python scripts/find_java.py" >&2
+# As torchserve takes it.
+java=${JAVA_HOME:+$JAVA_HOME/bin/}java
+command -v "$java" > /dev/null || {
+    echo "error: TorchServe needs Java 17 or newer, and there is no $java: install one, set JAVA_HOME to another or" \
+        "to none, or run .venv/bin/python scripts/find_java.py" >&2
     exit 1
 }
 project=$(dirname "$0")/..

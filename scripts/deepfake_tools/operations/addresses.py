@@ -1,11 +1,12 @@
-"""Whether the addresses and ports that a server is to listen on are free, before it is started."""
+"""Whether a server can start: its addresses are free, and no other server has its pid file."""
 
-import socket
 from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlsplit
 
 from deepfake_tools.errors import ServiceError
+from deepfake_tools.operations.shutdown import MAIN_CLASS, default_pid_file
+from deepfake_tools.ports import try_to_listen
 from deepfake_tools.torchserve.properties import read_settings
 
 URLS = {
@@ -21,10 +22,10 @@ GRPC = {
 
 
 class AddressTakenError(ServiceError):
-    """A server cannot listen where its settings say."""
+    """A server cannot listen where its settings say, or leave its pid where it leaves it."""
 
     exit_code: ClassVar[int] = 23
-    meaning: ClassVar[str] = "an address that the server is to listen on is taken"
+    meaning: ClassVar[str] = "an address or the pid file of the server that is to start is taken"
     kind = "address_taken"
 
 
@@ -51,15 +52,35 @@ def check_free(config: Path) -> None:
             _check(key, parts.hostname, parts.port, config)
 
 
+def check_alone() -> None:
+    """Makes sure that no server runs that was started with the same folder for temporary files.
+
+    TorchServe keeps its pid there, starts no second server beside it, and advises
+    `torchserve --stop`, which loses what the first one has in flight.
+
+    Raises:
+        AddressTakenError: One does.
+    """
+    try:
+        import psutil
+    except ModuleNotFoundError:
+        return  # torchserve brings it, so it is not here either
+    pid_file = default_pid_file()
+    try:
+        process = psutil.Process(int(pid_file.read_text(encoding="ascii")))
+        runs = MAIN_CLASS in process.cmdline()
+    except (OSError, ValueError, psutil.Error):
+        return  # TorchServe removes what is left of a server that is gone
+    if runs:
+        raise AddressTakenError(
+            f"{pid_file}: process {process.pid} is a TorchServe that runs. End it by `python "
+            "scripts/manage.py stop` where it was started, or give this one a TMPDIR of its own"
+        )
+
+
 def _check(key: str, host: str, port: int, config: Path) -> None:
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as one:
-            # As Java does: connections of a server that has just ended are no obstacle.
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            one.bind(address)
+        try_to_listen(host, port)
     except OSError as error:
         raise AddressTakenError(
             f"{host}:{port} ({key}): {error.strerror}. If a server of yours runs there, end it by "

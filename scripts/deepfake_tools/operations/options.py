@@ -131,7 +131,7 @@ def make_parser() -> CommandParser:
         "them, or the newest archives where nothing was ever changed.",
         timeout=None,
     )
-    addresses_help = "fail where the server could not listen on one of its addresses"
+    addresses_help = "fail where an address or the pid file of the server is taken"
     command.add_argument("--check-addresses", action="store_true", help=addresses_help)
     return parser
 

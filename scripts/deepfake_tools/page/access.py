@@ -3,6 +3,7 @@
 import hmac
 import ipaddress
 import os
+import shlex
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,7 +54,7 @@ def read_accounts(path: Path) -> dict[str, str]:
             if not stat.S_ISREG(mode) or mode & OTHERS:
                 raise AccessError(
                     f"{path} can be read by other users of this machine, or is no regular file: "
-                    f"chmod 600 {path}"
+                    f"{shlex.join(['chmod', '600', str(path)])}"
                 )
             lines = file.read(LARGEST_FILE_BYTES).splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import stat
 import threading
 import time
@@ -215,8 +216,8 @@ def _read(path: Path) -> str:
             if stat.S_ISREG(mode) and mode & READABLE_BY_OTHERS:
                 raise TokenError(
                     f"{path} can be read by other users of this machine, so its token is no "
-                    f"secret: chmod 600 {path}, and restart the server for new tokens if others "
-                    "work here"
+                    f"secret: {shlex.join(['chmod', '600', str(path)])}, and restart the server "
+                    "for new tokens if others work here"
                 )
             return file.read(LARGEST_FILE_BYTES)
     except OSError as error:

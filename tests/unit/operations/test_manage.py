@@ -96,6 +96,14 @@ def test_a_folder_to_check_with_must_hold_images(store, tmp_path, capsys):
     assert "there is no image" in capsys.readouterr().err
 
 
+def test_a_folder_to_check_with_must_be_there(store, tmp_path, capsys):
+    missing = tmp_path / "missing"
+    arguments = ["swap", str(write_archive(store)), "--check", str(missing), *NOWHERE]
+
+    assert manage.main(arguments) == 2
+    assert capsys.readouterr().err == f"error: --check {missing}: there is no such folder\n"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -154,4 +162,5 @@ def test_an_address_that_the_probe_cannot_have_is_a_wrong_argument(store, capsys
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         assert manage.main(["probe", "--listen", listen, *NOWHERE]) == 2
-    assert capsys.readouterr().err == f"error: --listen {listen}: Address already in use\n"
+    said = capsys.readouterr().err
+    assert said == f"error: --listen {listen}: Address already in use: give another address\n"

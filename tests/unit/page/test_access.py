@@ -1,5 +1,6 @@
 """Who may open the page."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,9 @@ def test_accounts_are_read_and_a_password_may_hold_a_colon(tmp_path: Path):
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
 def test_a_file_that_others_reach_is_refused(mode: int, tmp_path: Path):
-    with pytest.raises(AccessError, match="chmod 600"):
-        read_accounts(write(tmp_path / "auth", "ann:correct horse\n", mode))
+    file = write(tmp_path / "the accounts", "ann:correct horse\n", mode)
+    with pytest.raises(AccessError, match=re.escape(f": chmod 600 '{file}'")):
+        read_accounts(file)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import certifi
 import pytest
 from deepfake_tools.operations.options import parse_arguments
+from deepfake_tools.operations.shutdown import MAIN_CLASS, PID_FILE_NAME
 from deepfake_tools.torchserve.properties import read_settings
 
 from tests import ROOT
@@ -153,7 +154,11 @@ def test_what_the_container_copies_is_there():
 
 
 def serve_by_script(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "TMPDIR": str(folder),
+    }
     return subprocess.run(
         ["sh", str(DEPLOY / "serve.sh"), *map(str, arguments)],
         cwd=folder,
@@ -187,20 +192,25 @@ def test_serving_by_script_ends_where_the_configuration_cannot_be_written(tmp_pa
     assert "there is no model store" in done.stderr
 
 
-def test_serving_by_script_without_java_says_what_to_install(tmp_path):
+@pytest.mark.parametrize(
+    ("environment", "missing"),
+    [({}, "java"), ({"JAVA_HOME": "/no java"}, "/no java/bin/java")],
+)
+def test_serving_by_script_without_java_says_what_to_install(tmp_path, environment, missing):
     for name in ("sh", "dirname"):
         (tmp_path / name).symlink_to(str(shutil.which(name)))
     done = subprocess.run(
         ["sh", str(DEPLOY / "serve.sh")],
         cwd=tmp_path,
-        env={"PATH": str(tmp_path)},
+        env={"PATH": str(tmp_path)} | environment,
         capture_output=True,
         text=True,
         check=False,
     )
 
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: TorchServe needs Java 17 or newer: install one, or run")
+    assert f"needs Java 17 or newer, and there is no {missing}: install one" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("key", ["inference_address", "metrics_address", "grpc_management_port"])
@@ -219,3 +229,18 @@ def test_serving_by_script_where_a_port_is_taken_is_one_line(tmp_path, config, k
     assert "torchserve --stop" not in done.stderr
     # The server there may be the one that is being stopped.
     assert (tmp_path / "draining").exists()
+
+
+def test_serving_by_script_beside_a_server_of_the_same_folder_for_temporary_files(tmp_path, config):
+    (tmp_path / "model_store").mkdir()
+    waiting = [sys.executable, "-c", "input()", MAIN_CLASS]
+    with subprocess.Popen(waiting, stdin=subprocess.PIPE) as other:
+        pid_file = tmp_path / PID_FILE_NAME
+        pid_file.write_text(str(other.pid))
+        done = serve_by_script(tmp_path, "--config", config)
+        other.communicate(b"\n")
+
+    assert (done.returncode, done.stdout) == (23, "")
+    assert done.stderr.startswith(f"error: {pid_file}: process {other.pid} is a TorchServe that")
+    assert "python scripts/manage.py stop" in done.stderr
+    assert done.stderr.count("\n") == 1
