@@ -89,6 +89,8 @@ def select(folder: Path, label: Label, one_per: OnePer) -> Selection:
         SelectionError: There is none, or a folder's name says that it holds the other kind.
         LabelError: Directories of one path disagree.
     """
+    if not folder.exists():
+        raise SelectionError(f"there is no {folder}: name a folder of {WORDS[label]} images")
     try:
         collection = collect([str(folder)], videos=True)
     except CollectionError as error:

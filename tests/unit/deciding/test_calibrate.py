@@ -135,6 +135,7 @@ def test_what_cannot_be_is_refused(
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "no image" in refused(capsys, archive, empty)
+    assert f"there is no {empty / 'x'}: name" in refused(capsys, archive, empty / "x")
     assert "60 of the 120 images" in refused(capsys, archive, tinted)
     assert "by --fakes" in refused(capsys, archive, tinted / "fake", *HALF)
     both = ("--fakes", photographs)
