@@ -95,9 +95,15 @@ def check_ready(management: ManagementAPI, store: Store, log: WorkerLog) -> str:
                 f"the server does not serve {name}: {path} is missing. Put it back and start the "
                 f"server again, or forget it: `{forget}`"
             )
-    if missing or not served:
-        what = ", ".join(missing) or "any model"
+    if missing:
+        what = ", ".join(missing)
         raise NotReadyError(f"the server does not serve {what}: it is starting, or could not load")
+    if not served:
+        raise NotReadyError(
+            "the server does not serve any model: it is starting, or its store was empty. "
+            "scripts/build_mar.py makes an archive, and `python scripts/manage.py register "
+            "ARCHIVE` serves it"
+        )
     ready = []
     for name in served:
         try:

@@ -79,7 +79,7 @@ def test_why_a_worker_did_not_start_is_said(store):
 
 
 def test_a_server_without_models_is_not_ready(store):
-    with pytest.raises(NotReadyError, match="does not serve any model"):
+    with pytest.raises(NotReadyError, match="any model: it is starting, or its store was empty"):
         look(store, Models())
 
 

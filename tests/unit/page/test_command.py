@@ -15,7 +15,5 @@ def test_a_port_that_is_taken_is_a_wrong_argument_in_plain_words(
         with pytest.raises(SystemExit) as ended:
             page.main()
     assert ended.value.code == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert (
-        last == f"page.py: error: --listen {listen}: Address already in use: give another address"
-    )
+    said = capsys.readouterr().err
+    assert said.endswith(f" --listen {listen}: Address already in use: give another address\n")

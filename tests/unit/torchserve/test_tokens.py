@@ -131,13 +131,13 @@ def test_a_place_that_is_named_must_be_there(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
 def test_a_file_that_others_can_read_is_refused_with_the_remedy(tmp_path: Path, mode: int):
     keys = write_keys(tmp_path / "k.json", "secret")
-    token = tmp_path / "token"
+    token = tmp_path / "the token"
     token.write_text("secret")
     for path in (keys, token):
         path.chmod(mode)
     with pytest.raises(TokenError, match=f"by other users .* chmod 600 {keys},") as refused:
         find_key(Purpose.INFERENCE, keys)
-    with pytest.raises(TokenError, match=f"by other users .* chmod 600 {token},"):
+    with pytest.raises(TokenError, match=f"by other users .* chmod 600 '{token}',"):
         find_token(Purpose.INFERENCE, token_file=token)
     assert "secret-" not in str(refused.value)
 
