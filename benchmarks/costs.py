@@ -40,7 +40,7 @@ class Assumptions:
     """
 
     node_cores: float = _assumed(16, "processor cores of a node without a GPU")
-    share: float = _assumed(0.9, "of the measured rate, what a node of a cluster keeps")
+    share: float = _assumed(0.9, "share of the measured rate that a node of a cluster keeps")
     core_hour: float = _assumed(0.045, "price of such a core for an hour")
     gpu_hour: float = _assumed(4, "price of a node with a GPU for an hour")
     image_bytes: float = _assumed(200e3, "bytes of an encoded image")
@@ -215,7 +215,8 @@ def cost_rows(
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = CommandParser(prog="python -m benchmarks.costs", description=__doc__)
-    parser.add_argument("files", type=Path, nargs="*", metavar="benchmark.json")
+    files_help = "what `make benchmark` has written"
+    parser.add_argument("files", type=Path, nargs="*", metavar="benchmark.json", help=files_help)
     parser.add_argument(
         "--gpu",
         type=_gpu_rate,
@@ -226,7 +227,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "`make gpu` prints both; may be given again",
     )
     parser.add_argument(
-        "--nodes", type=_counts, default=NODES, metavar="N,N", help="(default: 1,10,100,1000)"
+        "--nodes",
+        type=_counts,
+        default=NODES,
+        metavar="N,N",
+        help="how many nodes the clusters have (default: 1,10,100,1000)",
     )
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     group = parser.add_argument_group("assumptions")

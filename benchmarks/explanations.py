@@ -98,7 +98,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = CommandParser(prog="python -m benchmarks.explanations", description=__doc__)
     parser.add_argument(
-        "--pictures", type=at_least(1), default=20, help="of each kind (default: %(default)s)"
+        "--pictures",
+        type=at_least(1),
+        default=20,
+        help="how many pictures of each kind (default: %(default)s)",
     )
     return parser.parse_args(arguments)
 

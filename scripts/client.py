@@ -136,7 +136,9 @@ def make_parser() -> argparse.ArgumentParser:
     add_selection_options(parser)
     add_video_options(parser)
     output = add_output_options(parser, Path("inference_results_huggingface.txt"))
-    explain_help = "write for each image a map of what spoke for its verdict, and it as JSON"
+    explain_help = (
+        "write for each image a map of what spoke for its verdict, and its numbers as JSON"
+    )
     output.add_argument("--explain", type=Path, metavar="DIR", help=explain_help)
     add_alignment_options(parser)
     group = parser.add_argument_group("asking")
@@ -176,7 +178,7 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
     frames = group.add_mutually_exclusive_group()
     frames_help = f"how many frames of a video are judged, evenly spread ({MANY})"
     frames.add_argument("--frames", type=at_least(1), metavar="N", help=frames_help)
-    every_help = "judge a frame in so many seconds instead"
+    every_help = "judge a frame every so many seconds instead"
     frames.add_argument("--every", type=seconds, metavar="SECONDS", help=every_help)
     group.add_argument(
         "--video-score",

@@ -77,9 +77,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     images = parser.add_argument_group("images")
     images.add_argument(
-        "--data", type=Path, metavar="DIR", help="images and videos in it and below it"
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="learn from the images and videos in it and below it",
     )
-    images.add_argument("--labels", type=Path, metavar="FILE.csv", help="in place of directories")
+    labels_help = "take images and labels from this file, not from directories' names"
+    images.add_argument("--labels", type=Path, metavar="FILE.csv", help=labels_help)
     images.add_argument(
         "--frames",
         type=at_least(1),
@@ -132,8 +136,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         default=Path("feature_cache"),
         metavar="DIR",
-        help="features by image and encoder, aligned faces, and frames of videos (default: "
-        "%(default)s)",
+        help="keep features, aligned faces and frames of videos here (default: %(default)s)",
     )
     _add_tuning_options(parser)
     found = parser.parse_args(arguments)
@@ -175,8 +178,9 @@ def _add_tuning_options(parser: argparse.ArgumentParser) -> None:
         help="images that choose the epoch and judge the result (default: parts of the others, "
         "divided by folder)",
     )
-    add("--recipe", type=Path, metavar="FILE.json", help="fields in place of the method's own")
-    add("--epochs", type=at_least(1), metavar="N", help="at most so many (default: the recipe's)")
+    add("--recipe", type=Path, metavar="FILE.json", help="replace fields of the method's recipe")
+    epochs_help = "train for at most so many epochs (default: the recipe's)"
+    add("--epochs", type=at_least(1), metavar="N", help=epochs_help)
     add(
         "--batch-size",
         type=at_least(2),

@@ -51,7 +51,8 @@ def add_alignment_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--face-detection",
         choices=("bounded", "exact"),
-        help="on a smaller copy of large images, or as the research code does (bounded)",
+        help="look for faces on a smaller copy of large images, or as the research code does "
+        "(bounded)",
     )
 
 

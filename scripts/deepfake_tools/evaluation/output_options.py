@@ -26,7 +26,7 @@ def add_output_options(
     default = "none" if results is None else "%(default)s"
     add("--output", type=Path, default=results, metavar="FILE", help=f"results file ({default})")
     add("--json", type=Path, metavar="FILE", help="write the results as JSON")
-    csv_help = "write a line an image as CSV, and beside out.csv the totals as out.totals.csv"
+    csv_help = "write a line for each image as CSV, and the totals beside out.csv as out.totals.csv"
     add("--csv", type=Path, metavar="FILE", help=csv_help)
     add("--report", type=Path, metavar="FILE", help="write one HTML page with figures and plots")
     timeline_help = "write the videos' frames by time: a table (.csv) or a picture (.png)"

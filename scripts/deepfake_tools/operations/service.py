@@ -89,7 +89,7 @@ class Service:
             if version is None:
                 raise StoreError(
                     f"{served_path(self._store)} knows of no version of {name} before the present "
-                    "one: name an archive, as in manage.py swap ARCHIVE"
+                    "one: name an archive, as in `python scripts/manage.py swap ARCHIVE`"
                 )
             self._swap(self._store.path(ArchiveName(name, version)), image)
 

@@ -45,7 +45,10 @@ def add_address_options(group: argparse._ArgumentGroup) -> None:
         "--server", type=address, default=INFERENCE_ADDRESS, help="ask this address (%(default)s)"
     )
     group.add_argument(
-        "--management", type=address, default=MANAGEMENT_ADDRESS, help="management (%(default)s)"
+        "--management",
+        type=address,
+        default=MANAGEMENT_ADDRESS,
+        help="address of the management API (%(default)s)",
     )
 
 

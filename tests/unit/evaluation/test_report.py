@@ -294,6 +294,12 @@ def test_the_run_the_card_and_the_command(plain: str):
     assert TOTALS.command in text
 
 
+def test_a_head_that_was_trained_here_says_what_it_is_worth():
+    known = replace(DETECTOR, held_out_auc=0.97124, held_out_images=1300)
+    text = opened(outcomes(), replace(TOTALS, detector=known)).text
+    assert "Head's AUC 0.9712, on 1,300 images held out from its training" in text
+
+
 def test_an_untrained_head_is_said_in_words(plain: str):
     untrained = replace(TOTALS, detector=replace(DETECTOR, head="untrained"))
     assert "head is untrained: its predictions are chance" in opened(outcomes(), untrained).text

@@ -12,10 +12,12 @@ from tests import ROOT
 COMMANDS = [
     *(f"scripts.{path.stem}" for path in sorted((ROOT / "scripts").glob("*.py"))),
     "benchmarks.__main__",
+    "benchmarks.costs",
+    "benchmarks.explanations",
     "benchmarks.gpu",
     "tests.drills.__main__",
 ]
-LEANING = re.compile(r"(of|that|by|the same|as|for|from)\b", re.IGNORECASE)
+LEANING = re.compile(r"(of|on|in|at most|that|by|the same|as|for|from)\b", re.IGNORECASE)
 """What a fragment begins with that leans on an option's name to be understood."""
 
 
