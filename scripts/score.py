@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         return score(read_order(args))
-    except (CollectionError, ColumnError, LabelError) as error:
+    except (CollectionError, ColumnError, LabelError, MissingExtraError) as error:
         parser.error(str(error))
     except ServiceError as error:
         say(f"error: {error}")

@@ -23,7 +23,14 @@ from deepfake_tools.bulk.parquet_rows import (
 )
 from deepfake_tools.bulk.storage import Place, StorageError, is_uri, open_place
 from deepfake_tools.bulk.store_listing import matches, parquet_files, split_pattern, walk_store
-from deepfake_tools.client.images import LIST_SUFFIX, CollectionError, ListError, expand, read_list
+from deepfake_tools.client.images import (
+    LIST_SUFFIX,
+    CollectionError,
+    ListError,
+    expand,
+    read_list,
+    videos_if_readable,
+)
 from deepfake_tools.image_files import SUFFIXES, LeftOut, is_image, is_video, walk_images
 from deepfake_tools.labels import Label, LabelCounts, read_folder
 from deepfake_tools.videos.frames import plan_videos
@@ -80,9 +87,17 @@ class Listing:
 
     wanted: Wanted
     stores: list[str] = field(default_factory=list)
-    left_out: LeftOut = field(default_factory=LeftOut)
+    left_out: LeftOut = field(init=False)
     labelled: LabelCounts = field(default_factory=LabelCounts)
     notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Takes videos where they can be read.
+
+        Raises:
+            MissingExtraError: They cannot, and one was named.
+        """
+        self.left_out = videos_if_readable(self.wanted.what)
 
     @property
     def may_repeat(self) -> bool:
@@ -182,6 +197,8 @@ class Listing:
             return _Source(place.path, self._walk_uri(place), store, place.shown)
         if is_parquet(place.name):
             raise _which_column(place)
+        if is_video(place.name):
+            raise CollectionError(f"{place}: videos are read by path: copy or mount it")
         return _Source(posixpath.dirname(place.path), [place.path], store, place.shown)
 
     def _walk_uri(self, place: Place) -> Iterator[str]:
@@ -280,9 +297,10 @@ class Listing:
             # In the data set's own store, which may have been opened with options.
             return Item(name, row.text.removeprefix(file.shown), row.label, store=store)
         if is_uri(row.text):
-            place = open_place(row.text)
-            bucket = place.path.partition("/")[0]
-            return Item(name, place.path, row.label, store=self._store(place.shown + bucket))
+            bucket, _, path = row.text.partition("://")[2].partition("/")
+            uri = f"{row.text.partition('://')[0]}://{bucket}"
+            source = (open_place(uri) / path).path
+            return Item(name, source, row.label, store=self._store(uri))
         source = posixpath.join(posixpath.dirname(own), row.text)
         return Item(name, source, row.label, store=store)
 

@@ -135,7 +135,7 @@ def collect(
         LabelError: A label cannot be known.
         MissingExtraError: A video was named, and what reads videos is not installed.
     """
-    left_out = _left_out(arguments) if videos else LeftOut()
+    left_out = videos_if_readable(arguments) if videos else LeftOut()
     found = [entry for argument in arguments for entry in expand(argument, left_out)]
     unique: dict[str, str] = {}
     for path in (path for entry in found for path in entry.paths):
@@ -155,7 +155,7 @@ def collect(
     return Collection(images, named, repeated, not_found, shallow, left_out, folders.counts)
 
 
-def _left_out(arguments: Sequence[str]) -> LeftOut:
+def videos_if_readable(arguments: Sequence[str]) -> LeftOut:
     """Takes videos where they can be read; where they cannot, those of folders are left out.
 
     Raises:
