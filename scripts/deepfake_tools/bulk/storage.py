@@ -3,7 +3,7 @@
 import errno
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -60,7 +60,7 @@ class Place:
         shown: How a person reads the root of the file system; without password or options.
     """
 
-    files: Any
+    files: Any = field(compare=False)
     path: str
     shown: str = ""
 

@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-import venv
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,44 +16,43 @@ from pyarrow import fs
 
 from tests.unit.bulk.conftest import Score
 
-MOTO = "moto[s3,server]==5.2.5"
+MOTO = ("moto[s3]==5.2.5", "flask", "flask-cors")
 SERVE = """
 import sys
 from moto.server import ThreadedMotoServer
 
 server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
 server.start()
-print(server.get_host_and_port()[1], flush=True)
+print("port", server.get_host_and_port()[1], flush=True)
 sys.stdin.read()
 """
 
 
 @pytest.fixture(scope="session")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python that has moto, in an environment of its own: its pins are not ours."""
+    """A folder with moto and what it needs, apart: its pins are not ours."""
     folder = tmp_path_factory.mktemp("moto")
-    venv.create(folder, with_pip=True)
-    python = folder / "bin" / "python"
-    install = [python, "-m", "pip", "install", "-q", "--retries", "0", MOTO]
-    done = subprocess.run(install, capture_output=True, text=True)
+    install = [sys.executable, "-m", "pip", "install", "-q", "--retries", "0"]
+    done = subprocess.run([*install, "--target", folder, *MOTO], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"moto cannot be installed from PyPI: {done.stderr.strip()[-200:]}")
-    return python
+    return folder
 
 
 @contextmanager
-def serving(python: Path, **environment: str) -> Iterator[str]:
+def serving(moto: Path, **environment: str) -> Iterator[str]:
     """Keeps a server up, and gives its address."""
     with subprocess.Popen(
-        [python, "-c", SERVE],
+        [sys.executable, "-S", "-c", SERVE],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=os.environ | environment,
+        env=os.environ | {"PYTHONPATH": str(moto), **environment},
     ) as server:
         assert server.stdout is not None
-        yield f"http://127.0.0.1:{server.stdout.readline().strip()}"
+        port = next(line for line in server.stdout if line.startswith("port "))
+        yield f"http://127.0.0.1:{port.split()[1]}"
         server.communicate()
 
 
