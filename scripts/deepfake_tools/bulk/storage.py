@@ -2,6 +2,7 @@
 
 import errno
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -163,9 +164,9 @@ class Place:
 
 
 def _read_local(path: str, most: int) -> bytes:
-    size = Path(path).stat().st_size
-    if size > most:
-        raise OverflowError(size)
+    found = Path(path).stat()
+    if stat.S_ISREG(found.st_mode) and found.st_size > most:
+        raise OverflowError(found.st_size)
     return read_regular(path)
 
 
