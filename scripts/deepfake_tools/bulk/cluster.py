@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -89,7 +90,8 @@ def _quiet() -> Iterator[None]:
     Ray writes there from C++, and hands on to standard output what its nodes have to say.
     """
     own = os.dup(2)
-    with Path(os.devnull).open("w") as nowhere, os.fdopen(own, "w", buffering=1) as stderr:
+    own_file = os.fdopen(own, "w", buffering=1, errors="backslashreplace")
+    with Path(os.devnull).open("w") as nowhere, own_file as stderr:
         os.dup2(nowhere.fileno(), 2)
         try:
             with redirect_stdout(nowhere), redirect_stderr(stderr):
@@ -130,11 +132,15 @@ def _start(address: str | None, folder: str | None) -> None:
     else:
         modules = [str(HANDLER / "clip_deepfake"), str(SCRIPTS / "deepfake_tools")]
         options |= {"address": address, "runtime_env": {"py_modules": modules}}
+    # It would end the command at once on a polite kill.
+    before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
     except Exception as error:  # Ray raises whatever it meets
         what = "Ray does not start here" if address is None else f"no Ray cluster at {address}"
         raise ClusterError(f"{what}: {one_line(error)}") from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def muster(gpus: int, cores: int | None) -> Crew:

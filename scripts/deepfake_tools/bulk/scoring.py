@@ -19,10 +19,9 @@ from deepfake_tools.bulk.listing import Listing, Wanted
 from deepfake_tools.bulk.plan import Plan, write_plan
 from deepfake_tools.bulk.run import Tally, score_all
 from deepfake_tools.bulk.scorer import Job
-from deepfake_tools.bulk.storage import is_uri, open_place
+from deepfake_tools.bulk.storage import is_uri, open_place, unwritable
 from deepfake_tools.bulk.summary import figures
 from deepfake_tools.cli import say
-from deepfake_tools.errors import OutputError
 from deepfake_tools.files import try_lock
 from deepfake_tools.inspection import CARD_ENTRY, ArchiveError, inspect_archive
 from deepfake_tools.interrupts import Interruption
@@ -109,19 +108,24 @@ def _alone(dataset: DataSet) -> Iterator[None]:
 
     Raises:
         MixedOutputError: One does.
+        OutputError: Nothing can be written there.
     """
     if dataset.place.files is not None:
         yield
         return
-    lock = Path(dataset.place.path, ".score.lock")
+    place = dataset.place / ".score.lock"
+    lock = Path(place.path)
     try:
-        with lock.open("w") as file:
-            if not try_lock(file):
-                raise MixedOutputError(f"another run is writing into {dataset.place}: wait for it")
+        file = lock.open("w")
+    except OSError as error:
+        raise unwritable(place, error) from error
+    with file:
+        if not try_lock(file):
+            raise MixedOutputError(f"another run is writing into {dataset.place}: wait for it")
+        try:
             yield
+        finally:
             lock.unlink(missing_ok=True)
-    except PermissionError as error:
-        raise OutputError(f"cannot write into {dataset.place}: {error.strerror}") from error
 
 
 def _found(listing: Listing, interruption: Interruption) -> Iterator[Item]:
