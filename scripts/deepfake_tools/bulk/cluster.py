@@ -128,6 +128,8 @@ def _start(address: str | None, folder: str | None) -> None:
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
             "_temp_dir": folder,
+            # As urgent as the command itself: whoever wants it to be polite types nice before it.
+            "_system_config": {"worker_niceness": 0},
         }
     else:
         modules = [str(HANDLER / "clip_deepfake"), str(SCRIPTS / "deepfake_tools")]
