@@ -34,22 +34,22 @@ class ClusterError(ServiceError):
 
 
 @dataclass(frozen=True)
-class Crew:
+class ActorPool:
     """The actors of a run.
 
     Attributes:
-        actors: How many.
+        size: How many.
         cores: Of each.
         on_gpu: Whether each has a GPU.
     """
 
-    actors: int
+    size: int
     cores: int
     on_gpu: bool
 
     def __str__(self) -> str:
         gpu = ", a GPU each" if self.on_gpu else ""
-        return f"{self.actors} actors of {self.cores} cores{gpu}"
+        return f"{self.size} actors of {self.cores} cores{gpu}"
 
 
 @contextmanager
@@ -145,7 +145,7 @@ def _start(address: str | None, folder: str | None) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def muster(gpus: int, cores: int | None) -> Crew:
+def muster(gpus: int, cores: int | None) -> ActorPool:
     """Finds out how many actors there is room for.
 
     One on all cores of a node is faster than several on parts of them. Nodes of several sizes get
@@ -165,7 +165,7 @@ def muster(gpus: int, cores: int | None) -> Crew:
         if there < gpus:
             raise ClusterError(f"--gpus {gpus}: Ray finds {there}; see nvidia-smi and ray status")
         share = cores or max(1, min(int(node.get("CPU", 0) // node["GPU"]) for node in nodes))
-        return Crew(gpus, share, True)
+        return ActorPool(gpus, share, True)
     sizes = [int(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1]
     each = cores or min(sizes, default=1)
     actors = sum(size // each for size in sizes)
@@ -174,7 +174,7 @@ def muster(gpus: int, cores: int | None) -> Crew:
             f"no node has {each} cores: they have {', '.join(map(str, sizes)) or 'none'}; see "
             "--cores and ray status"
         )
-    return Crew(actors, each, False)
+    return ActorPool(actors, each, False)
 
 
 def lost_nodes(known: set[str]) -> list[str]:

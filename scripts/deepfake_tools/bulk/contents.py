@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from deepfake_tools.bulk.items import Item, Kind
+from deepfake_tools.bulk.items import Item, SourceKind
 from deepfake_tools.bulk.parquet_rows import RowReader
-from deepfake_tools.bulk.storage import Place, StorageError, open_place
+from deepfake_tools.bulk.storage import Location, StorageError, open_place
 from deepfake_tools.errors import ImageRefusedError
 from deepfake_tools.videos.processes import Decoder
 
@@ -41,7 +41,7 @@ class Failed(str):
 Content = bytes | Failed
 
 
-class Contents:
+class ImageReader:
     """Reads images; one at work at a time, closed at the end.
 
     Args:
@@ -62,9 +62,9 @@ class Contents:
         Its order is that of the items, but for the frames of one video.
         """
         for kind, some in groupby(items, key=lambda item: item.kind):
-            if kind == Kind.FILE:
+            if kind == SourceKind.FILE:
                 yield from self._files(some)
-            elif kind == Kind.ROW:
+            elif kind == SourceKind.ROW:
                 yield from ahead(self._read_rows(some))
             else:
                 yield from ahead(self._frames(some))
@@ -91,9 +91,9 @@ class Contents:
         except (OSError, StorageError) as error:
             return Failed(_code(item, error))
 
-    def _place(self, item: Item) -> Place:
+    def _place(self, item: Item) -> Location:
         if item.store < 0:
-            return Place(None, item.source)
+            return Location(None, item.source)
         return open_place(self._stores[item.store]).at(item.source)
 
     def _read_rows(self, items: Iterator[Item]) -> Iterator[tuple[Item, Content]]:

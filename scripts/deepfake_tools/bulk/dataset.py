@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from deepfake_tools.bulk.digests import NameSet
-from deepfake_tools.bulk.storage import Place, unreadable
+from deepfake_tools.bulk.storage import Location, unreadable
 from deepfake_tools.errors import OutputError, ServiceError, one_line
 
 METADATA = b"clip_deepfake"
@@ -63,7 +63,7 @@ class MixedOutputError(ServiceError):
 
 
 @dataclass(frozen=True)
-class Origin:
+class Provenance:
     """What answers: it stands in every part.
 
     Attributes:
@@ -85,7 +85,7 @@ class Origin:
         return {METADATA: json.dumps({**vars(self), "columns_version": COLUMNS_VERSION}).encode()}
 
     @classmethod
-    def of(cls, schema: Any) -> "Origin | None":
+    def of(cls, schema: Any) -> "Provenance | None":
         """Reads it off a part's schema; None where the part is none of this project's."""
         try:
             found = json.loads((schema.metadata or {})[METADATA])
@@ -118,15 +118,15 @@ class DataSet:
         place: The folder.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Location) -> None:
         self.place = place
 
     @property
-    def plan(self) -> Place:
+    def plan(self) -> Location:
         """The folder of what is left to do."""
         return self.place / PLAN
 
-    def parts(self) -> list[Place]:
+    def parts(self) -> list[Location]:
         """Returns the parts in the order of the runs and of their images.
 
         Raises:
@@ -148,7 +148,7 @@ class DataSet:
         names = [PurePosixPath(path).name for path, _ in self.place.entries()]
         return [name for name in names if not PART.fullmatch(name) and name[0] not in "._"]
 
-    def check(self, origin: Origin, *, resume: bool) -> None:
+    def check(self, origin: Provenance, *, resume: bool) -> None:
         """Refuses to write among what is there.
 
         Raises:
@@ -162,7 +162,7 @@ class DataSet:
             )
         parts = self.parts()
         for part in parts:
-            found = Origin.of(read_schema(part))
+            found = Provenance.of(read_schema(part))
             if found is None:
                 raise MixedOutputError(
                     f"{part} does not say which archive its answers are of: name another --output"
@@ -200,7 +200,7 @@ class DataSet:
             names.add(table["path"].to_pylist())
         return Answered(names, session, again)
 
-    def name_part(self, session: int, number: int) -> Place:
+    def name_part(self, session: int, number: int) -> Location:
         """Returns where a part is: of one block of images it is always the same."""
         return self.place / f"part-{session:04}-{number:06}.parquet"
 
@@ -226,7 +226,7 @@ def _numbers(match: "re.Match[str]") -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def make_table(rows: Sequence[Row], origin: Origin) -> Any:
+def make_table(rows: Sequence[Row], origin: Provenance) -> Any:
     """Returns rows as a table with its origin."""
     return pa.Table.from_pylist(list(rows), SCHEMA.with_metadata(origin.to_metadata()))
 
@@ -238,7 +238,7 @@ def to_parquet(table: Any) -> bytes:
     return file.getvalue()
 
 
-def read_schema(part: Place) -> Any:
+def read_schema(part: Location) -> Any:
     """Returns the schema of a Parquet file.
 
     Raises:
@@ -251,7 +251,7 @@ def read_schema(part: Place) -> Any:
         raise unreadable(part, OSError(one_line(error))) from error
 
 
-def read_table(part: Place, columns: Sequence[str]) -> Any:
+def read_table(part: Location, columns: Sequence[str]) -> Any:
     """Returns columns of a Parquet file.
 
     Raises:

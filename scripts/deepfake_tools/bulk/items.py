@@ -11,7 +11,7 @@ import pyarrow as pa
 from deepfake_tools.labels import Label
 
 
-class Kind(IntEnum):
+class SourceKind(IntEnum):
     """What an image lies in."""
 
     FILE = 0
@@ -36,7 +36,7 @@ class Item:
     name: str
     source: str
     label: Label | None = None
-    kind: Kind = Kind.FILE
+    kind: SourceKind = SourceKind.FILE
     place: int = 0
     store: int = -1
     fault: str | None = None
@@ -79,7 +79,7 @@ def from_table(table: Any) -> list[Item]:
     """Returns the items that a table was made of."""
     columns = [table[name].to_pylist() for name in SCHEMA.names]
     return [
-        Item(name, os.fsdecode(source), label, Kind(kind), place, store, fault)
+        Item(name, os.fsdecode(source), label, SourceKind(kind), place, store, fault)
         for name, source, label, kind, place, store, fault in zip(*columns, strict=True)
     ]
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from pyarrow import fs
 
-from deepfake_tools.bulk.items import Item, Kind, printable
+from deepfake_tools.bulk.items import Item, SourceKind, printable
 from deepfake_tools.bulk.parquet_rows import (
     ColumnError,
     Columns,
@@ -21,7 +21,7 @@ from deepfake_tools.bulk.parquet_rows import (
     list_rows,
     open_parquet,
 )
-from deepfake_tools.bulk.storage import Place, StorageError, is_uri, open_place
+from deepfake_tools.bulk.storage import Location, StorageError, is_uri, open_place
 from deepfake_tools.bulk.store_listing import matches, parquet_files, split_pattern, walk_store
 from deepfake_tools.client.images import (
     LIST_SUFFIX,
@@ -124,7 +124,7 @@ class Listing:
         for source in sources:
             for path in source.paths:
                 item = self._item(source, path, roots[source.store])
-                if item.kind != Kind.FRAME:
+                if item.kind != SourceKind.FRAME:
                     yield item
                     continue
                 videos.append(item)
@@ -142,7 +142,7 @@ class Listing:
         elif what.lower().endswith(LIST_SUFFIX):
             yield from self._listed(what)
         elif is_parquet(Path(what).name):
-            raise _which_column(Place(None, what))
+            raise _which_column(Location(None, what))
         else:
             for entry in expand(what, self.left_out):
                 yield _Source(entry.base, entry.paths)
@@ -160,7 +160,7 @@ class Listing:
         except OSError as error:
             raise CollectionError(f"{error.filename} cannot be read: {error.strerror}") from error
         if not found:
-            self._refuse_empty(Place(None, folder))
+            self._refuse_empty(Location(None, folder))
 
     def _listed(self, file: str) -> Iterator[_Source]:
         """Reads a list: one image, folder, pattern or URI a line."""
@@ -201,7 +201,7 @@ class Listing:
             raise CollectionError(f"{place}: videos are read by path: copy or mount it")
         return _Source(posixpath.dirname(place.path), [place.path], store, place.shown)
 
-    def _walk_uri(self, place: Place) -> Iterator[str]:
+    def _walk_uri(self, place: Location) -> Iterator[str]:
         """Yields the images in a folder of a store, or those below it, as of a local one."""
         entries = list(place.entries())
         here = [path for path, is_folder in entries if not is_folder]
@@ -211,7 +211,7 @@ class Listing:
         else:
             yield from self._taken(walk_store(place), place)
 
-    def _taken(self, paths: Iterable[str], place: Place) -> Iterator[str]:
+    def _taken(self, paths: Iterable[str], place: Location) -> Iterator[str]:
         """Yields those paths within a store that are images by their names."""
         found = False
         for path in paths:
@@ -229,7 +229,7 @@ class Listing:
         if has_folders:
             self.notes.append(f"{folder} holds images, so the folders in it are left out")
 
-    def _refuse_empty(self, folder: Place) -> None:
+    def _refuse_empty(self, folder: Location) -> None:
         if any(is_parquet(f"a{ending}") for ending in self.left_out.endings):
             raise _which_column(parquet_files(folder)[0])
         other = "".join(f"; {note}" for note in self.left_out.notes())
@@ -245,7 +245,7 @@ class Listing:
         label = self._label(posixpath.dirname(whole), root)
         if source.store >= 0:
             return Item(source.shown + path, path, label, store=source.store)
-        kind = Kind.FRAME if is_video(posixpath.basename(path)) else Kind.FILE
+        kind = SourceKind.FRAME if is_video(posixpath.basename(path)) else SourceKind.FILE
         # Elsewhere a path may begin from another folder.
         return Item(printable(path), whole, label, kind)
 
@@ -267,7 +267,7 @@ class Listing:
                 continue
             for number, time in plan.frames:
                 name = f"{video.name}@{clock(time)}"
-                yield Item(name, video.source, video.label, Kind.FRAME, number)
+                yield Item(name, video.source, video.label, SourceKind.FRAME, number)
 
     def _rows(self, what: str, columns: Columns) -> Iterator[Item]:
         """Yields the rows of a Parquet data set."""
@@ -286,11 +286,11 @@ class Listing:
                 else:
                     yield replace(item, label=self._label_of_row(file, row, root))
 
-    def _row(self, file: Place, row: NamedRow, store: int) -> Item:
+    def _row(self, file: Location, row: NamedRow, store: int) -> Item:
         name = row.text or f"{printable(str(file))}#{row.number}"
         own = file.path if store >= 0 else _absolute(file.path)
         if not row.holds_path:
-            return Item(name, own, row.label, Kind.ROW, row.number, store)
+            return Item(name, own, row.label, SourceKind.ROW, row.number, store)
         if not row.text:
             return Item(name, own, row.label, fault="unreadable")
         if is_uri(row.text) and file.shown and row.text.startswith(file.shown):
@@ -304,7 +304,7 @@ class Listing:
         source = posixpath.join(posixpath.dirname(own), row.text)
         return Item(name, source, row.label, store=store)
 
-    def _label_of_row(self, file: Place, row: NamedRow, root: str) -> Label | None:
+    def _label_of_row(self, file: Location, row: NamedRow, root: str) -> Label | None:
         """Reads a row's label off its path or name, else off where its file lies."""
         if not row.text:
             return self._label(posixpath.dirname(file.path), root)
@@ -322,7 +322,7 @@ def _absolute(path: str) -> str:
     return os.path.abspath(path)  # noqa: PTH100 - links stay as they are
 
 
-def _which_column(file: Place) -> ColumnError:
+def _which_column(file: Location) -> ColumnError:
     names = ", ".join(open_parquet(file).schema_arrow.names)
     return ColumnError(
         f"{file} is Parquet: name by --column the column with the images' bytes or paths; it has "

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deepfake_tools.bulk.storage import LARGEST_FILE, Place, unreadable
+from deepfake_tools.bulk.storage import LARGEST_FILE, Location, unreadable
 from deepfake_tools.errors import one_line
 from deepfake_tools.labels import SPELLINGS, Label, LabelError
 
@@ -42,7 +42,7 @@ def is_parquet(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and name[:1] not in ("_", ".")
 
 
-def holds_paths(schema: Any, columns: Columns, file: Place) -> bool:
+def holds_paths(schema: Any, columns: Columns, file: Location) -> bool:
     """Returns whether a column holds paths, or else bytes.
 
     Raises:
@@ -68,7 +68,7 @@ def _is_bytes(kind: Any) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def open_parquet(file: Place) -> Any:
+def open_parquet(file: Location) -> Any:
     """Opens a Parquet file.
 
     Raises:
@@ -97,7 +97,7 @@ class NamedRow:
     label: Label | None = None
 
 
-def list_rows(file: Place, columns: Columns) -> Iterator[NamedRow]:
+def list_rows(file: Location, columns: Columns) -> Iterator[NamedRow]:
     """Yields a file's rows.
 
     Raises:
@@ -126,7 +126,7 @@ def list_rows(file: Place, columns: Columns) -> Iterator[NamedRow]:
         raise unreadable(file, OSError(one_line(error))) from error
 
 
-def _label(value: object, file: Place, row: int) -> Label | None:
+def _label(value: object, file: Location, row: int) -> Label | None:
     if value is None:
         return None
     text = str(int(value)) if isinstance(value, bool | float) else str(value)
@@ -148,12 +148,12 @@ class RowReader:
 
     def __init__(self, column: str) -> None:
         self._column = column
-        self._file: Place | None = None
+        self._file: Location | None = None
         self._next = 0
         self._batches: Iterator[tuple[int, Any]] = iter(())
         self._batch: Any = None
 
-    def read(self, file: Place, row: int) -> bytes | None:
+    def read(self, file: Location, row: int) -> bytes | None:
         """Returns a row's bytes; None where it has none.
 
         Raises:
@@ -173,7 +173,7 @@ class RowReader:
         data: bytes = buffer.to_pybytes()
         return data
 
-    def _open(self, file: Place, row: int) -> None:
+    def _open(self, file: Location, row: int) -> None:
         parquet = pq.ParquetFile(file.arrow.open_input_file(file.path), pre_buffer=False)
         first = number = 0
         counts = [parquet.metadata.row_group(k).num_rows for k in range(parquet.num_row_groups)]

@@ -12,7 +12,7 @@ from itertools import islice
 from deepfake_tools.bulk.dataset import read_table, to_parquet
 from deepfake_tools.bulk.digests import NameSet
 from deepfake_tools.bulk.items import SCHEMA, Item, from_table, to_table
-from deepfake_tools.bulk.storage import Place
+from deepfake_tools.bulk.storage import Location
 
 FILE_ITEMS = 4096
 """In one file of the plan."""
@@ -40,7 +40,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScoringPlan:
     """What is left to do.
 
     Attributes:
@@ -50,7 +50,7 @@ class Plan:
         answered: Images that have their answer already.
     """
 
-    folder: Place
+    folder: Location
     counts: tuple[int, ...] = ()
     repeated: int = 0
     answered: int = 0
@@ -72,8 +72,8 @@ class Plan:
 
 
 def write_plan(
-    folder: Place, items: Iterable[Item], answered: NameSet, *, may_repeat: bool
-) -> Plan:
+    folder: Location, items: Iterable[Item], answered: NameSet, *, may_repeat: bool
+) -> ScoringPlan:
     """Writes down which images have no answer yet.
 
     Args:
@@ -107,19 +107,19 @@ def write_plan(
             del waiting[:FILE_ITEMS]
     if waiting:
         counts.append(_write(folder, len(counts), waiting))
-    return Plan(folder, tuple(counts), repeated, done)
+    return ScoringPlan(folder, tuple(counts), repeated, done)
 
 
-def _write(folder: Place, number: int, items: list[Item]) -> int:
+def _write(folder: Location, number: int, items: list[Item]) -> int:
     _place(folder, number).write(to_parquet(to_table(items)))
     return len(items)
 
 
-def _place(folder: Place, number: int) -> Place:
+def _place(folder: Location, number: int) -> Location:
     return folder / f"{number:06}.parquet"
 
 
-def read_block(folder: Place, block: Block) -> list[Item]:
+def read_block(folder: Location, block: Block) -> list[Item]:
     """Returns the images of a block.
 
     Raises:
@@ -129,5 +129,5 @@ def read_block(folder: Place, block: Block) -> list[Item]:
 
 
 @lru_cache(maxsize=2)
-def _file_items(folder: Place, number: int) -> list[Item]:
+def _file_items(folder: Location, number: int) -> list[Item]:
     return from_table(read_table(_place(folder, number), SCHEMA.names))

@@ -11,9 +11,9 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
-from deepfake_tools.bulk.cluster import Crew, lost_nodes
-from deepfake_tools.bulk.plan import Plan
-from deepfake_tools.bulk.scorer import Job, Scored, Scorer
+from deepfake_tools.bulk.cluster import ActorPool, lost_nodes
+from deepfake_tools.bulk.plan import ScoringPlan
+from deepfake_tools.bulk.scorer import Job, ScoredBlock, ScoringActor
 from deepfake_tools.cli import say
 from deepfake_tools.errors import WorkerFailedError, one_line
 from deepfake_tools.interrupts import Interruption
@@ -27,7 +27,7 @@ AT_ONCE = 2
 
 
 @dataclass
-class Tally:
+class RunCounts:
     """How far a run came.
 
     Attributes:
@@ -44,7 +44,7 @@ class Tally:
     fault: str = ""
     exit_code: int = 0
 
-    def add(self, scored: Scored) -> None:
+    def add(self, scored: ScoredBlock) -> None:
         """Takes in what became of a block."""
         self.images += scored.images
         self.failed += scored.failed
@@ -52,19 +52,21 @@ class Tally:
         self.fault, self.exit_code = scored.fault, scored.exit_code
 
 
-def score_all(plan: Plan, job: Job, crew: Crew, interruption: Interruption) -> Tally:
+def score_all(
+    plan: ScoringPlan, job: Job, pool: ActorPool, interruption: Interruption
+) -> RunCounts:
     """Scores what a plan has, until it is done, interrupted or cannot go on.
 
     Args:
         plan: What is left.
         job: What an actor needs to know.
-        crew: The actors.
+        pool: The actors.
         interruption: Ends the run; the parts that there are stay.
     """
-    tally = Tally()
+    tally = RunCounts()
     progress = Progress(sys.stderr, "images", plan.images)
     nodes = _NodeWatch()
-    for scored in _results(plan, job, crew):
+    for scored in _results(plan, job, pool):
         if interruption.number is not None:
             break
         for node in nodes.lost():
@@ -99,13 +101,15 @@ class _NodeWatch:
         return lost_nodes(self._known)
 
 
-def _results(plan: Plan, job: Job, crew: Crew) -> Iterator[Scored | BaseException | None]:
+def _results(
+    plan: ScoringPlan, job: Job, pool: ActorPool
+) -> Iterator[ScoredBlock | BaseException | None]:
     """Yields what becomes of the blocks as it is known, and None where a while goes by.
 
     Ray waits for results in a thread of its own, since nothing interrupts it there.
     """
-    found: Queue[Scored | BaseException | None] = Queue()
-    thread = threading.Thread(target=_run, args=(plan, job, crew, found), daemon=True)
+    found: Queue[ScoredBlock | BaseException | None] = Queue()
+    thread = threading.Thread(target=_run, args=(plan, job, pool, found), daemon=True)
     thread.start()
     while True:
         try:
@@ -118,29 +122,31 @@ def _results(plan: Plan, job: Job, crew: Crew) -> Iterator[Scored | BaseExceptio
         yield scored
 
 
-def _run(plan: Plan, job: Job, crew: Crew, found: "Queue[Scored | BaseException | None]") -> None:
+def _run(
+    plan: ScoringPlan, job: Job, pool: ActorPool, found: "Queue[ScoredBlock | BaseException | None]"
+) -> None:
     try:
-        for row in _dataset(plan, job, crew).iter_rows():
-            found.put(Scored(**row))
+        for row in _dataset(plan, job, pool).iter_rows():
+            found.put(ScoredBlock(**row))
         found.put(None)
     except BaseException as error:
         found.put(error)
 
 
-def _dataset(plan: Plan, job: Job, crew: Crew) -> Any:
+def _dataset(plan: ScoringPlan, job: Job, pool: ActorPool) -> Any:
     """Returns the blocks' results as a data set that is computed as it is read."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # A node that is lost is no error; what an actor meets in images is a row.
-    blocks = [asdict(block) for block in plan.blocks(crew.actors)]
+    blocks = [asdict(block) for block in plan.blocks(pool.size)]
     return ray.data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
-        Scorer,
+        ScoringActor,
         fn_constructor_args=(job,),
         batch_size=1,
-        num_cpus=crew.cores,
-        num_gpus=1 if crew.on_gpu else 0,
-        compute=ActorPoolStrategy(size=crew.actors, max_tasks_in_flight_per_actor=AT_ONCE),
+        num_cpus=pool.cores,
+        num_gpus=1 if pool.on_gpu else 0,
+        compute=ActorPoolStrategy(size=pool.size, max_tasks_in_flight_per_actor=AT_ONCE),
     )
 
 

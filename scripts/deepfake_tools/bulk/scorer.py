@@ -17,12 +17,12 @@ from clip_deepfake.system import available_cores
 from clip_deepfake.verdicts import Judgement, Verdict
 
 from deepfake_tools.bulk.archive_copy import ArchiveCopy
-from deepfake_tools.bulk.contents import Contents, Failed
+from deepfake_tools.bulk.contents import Failed, ImageReader
 from deepfake_tools.bulk.dataset import (
     SCHEMA,
     TRANSIENT,
     DataSet,
-    Origin,
+    Provenance,
     Row,
     make_table,
     to_parquet,
@@ -64,7 +64,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredBlock:
     """What became of a block.
 
     Attributes:
@@ -84,7 +84,7 @@ class Scored:
     exit_code: int = 0
 
 
-class Scorer:
+class ScoringActor:
     """An actor.
 
     A fault is no exception: Ray would take the actor for lost, and begin it again elsewhere.
@@ -96,7 +96,7 @@ class Scorer:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._fault = ""
-        self._contents = Contents(job.stores, job.column, job.cores)
+        self._contents = ImageReader(job.stores, job.column, job.cores)
         try:
             folder = job.archive.unpacked()
             threads = None if job.cores >= available_cores() else job.cores
@@ -106,7 +106,7 @@ class Scorer:
             self._fault = f"the archive cannot be used on node {_node()}: {error}"
             return
         detector = {**read_card(folder).short(), "engine": self._detector.engine.name}
-        self._origin = Origin(job.archive.sha256, detector)
+        self._origin = Provenance(job.archive.sha256, detector)
         self._output = DataSet(open_place(job.output))
 
     def __call__(self, blocks: Batch) -> dict[str, npt.NDArray[Any]]:
@@ -115,30 +115,30 @@ class Scorer:
         scored = [self._scored(Block(*row)) for row in zip(*columns, strict=True)]
         return {
             field.name: np.array([getattr(one, field.name) for one in scored])
-            for field in fields(Scored)
+            for field in fields(ScoredBlock)
         }
 
-    def _scored(self, block: Block) -> Scored:
+    def _scored(self, block: Block) -> ScoredBlock:
         if self._fault:
-            return Scored(block.number, fault=self._fault, exit_code=ArchiveError.exit_code)
+            return ScoredBlock(block.number, fault=self._fault, exit_code=ArchiveError.exit_code)
         try:
             items = read_block(self._output.plan, block)
             rows = list(self._judge(items))
             part = self._output.name_part(self._job.session, block.number)
             part.write(to_parquet(make_table(rows, self._origin)))
         except ServiceError as error:
-            return Scored(
+            return ScoredBlock(
                 block.number, fault=f"{error} (node {_node()})", exit_code=error.exit_code
             )
         except EngineLostError as error:
             fault = f"the device of node {_node()} was lost: {error}"
-            return Scored(block.number, fault=fault, exit_code=WorkerFailedError.exit_code)
+            return ScoredBlock(block.number, fault=fault, exit_code=WorkerFailedError.exit_code)
         except Exception as error:
             fault = f"an actor on node {_node()} failed: {type(error).__name__}: {one_line(error)}"
-            return Scored(block.number, fault=fault, exit_code=WorkerFailedError.exit_code)
+            return ScoredBlock(block.number, fault=fault, exit_code=WorkerFailedError.exit_code)
         errors = [row["error"] for row in rows if row["error"] is not None]
         passing = sum(error in TRANSIENT for error in errors)
-        return Scored(block.number, len(rows), len(errors), passing)
+        return ScoredBlock(block.number, len(rows), len(errors), passing)
 
     def _judge(self, items: Sequence[Item]) -> Iterator[Row]:
         """Yields a row for each image, the broken ones included."""

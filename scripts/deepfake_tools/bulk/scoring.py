@@ -13,11 +13,11 @@ from clip_deepfake.errors import LoadError
 
 from deepfake_tools.bulk.archive_copy import ArchiveCopy, file_digest
 from deepfake_tools.bulk.cluster import muster, ray_running
-from deepfake_tools.bulk.dataset import DataSet, MixedOutputError, Origin
+from deepfake_tools.bulk.dataset import DataSet, MixedOutputError, Provenance
 from deepfake_tools.bulk.items import Item
 from deepfake_tools.bulk.listing import Listing, Wanted
-from deepfake_tools.bulk.plan import Plan, write_plan
-from deepfake_tools.bulk.run import Tally, score_all
+from deepfake_tools.bulk.plan import ScoringPlan, write_plan
+from deepfake_tools.bulk.run import RunCounts, score_all
 from deepfake_tools.bulk.scorer import Job
 from deepfake_tools.bulk.storage import is_uri, open_place, unwritable
 from deepfake_tools.bulk.summary import figures
@@ -65,11 +65,11 @@ def score(order: Order) -> int:
         LabelError: A label cannot be known.
     """
     card = _card(order.archive)
-    origin = Origin(file_digest(order.archive), card.short())
+    origin = Provenance(file_digest(order.archive), card.short())
     dataset = DataSet(open_place(order.output))
     dataset.check(origin, resume=order.resume)
     dataset.place.make_folder()
-    tally = Tally()
+    tally = RunCounts()
     with _alone(dataset), Interruption() as interruption:
         answered = dataset.answered()
         listing = Listing(order.wanted)
@@ -142,7 +142,7 @@ def _found(listing: Listing, interruption: Interruption) -> Iterator[Item]:
         yield item
 
 
-def _note_what_is_odd(listing: Listing, plan: Plan, again: int) -> None:
+def _note_what_is_odd(listing: Listing, plan: ScoringPlan, again: int) -> None:
     """Says what the user may not expect of the images, and how they are labelled."""
     print(*listing.labelled.lines(), sep="\n", file=sys.stderr)
     for note in [*listing.left_out.notes(), *listing.notes]:
@@ -157,15 +157,15 @@ def _note_what_is_odd(listing: Listing, plan: Plan, again: int) -> None:
 
 def _score(
     order: Order,
-    plan: Plan,
+    plan: ScoringPlan,
     listing: Listing,
     session: int,
-    origin: Origin,
+    origin: Provenance,
     interruption: Interruption,
-) -> Tally:
+) -> RunCounts:
     """Starts Ray, scores what is left, and says how fast that was."""
     with ray_running(order.address):
-        crew = muster(order.gpus, order.cores)
+        pool = muster(order.gpus, order.cores)
         archive = ArchiveCopy.of(
             order.archive, origin.archive_sha256, travels=order.address is not None
         )
@@ -176,12 +176,12 @@ def _score(
             session,
             tuple(listing.stores),
             column,
-            crew.cores,
-            crew.on_gpu,
+            pool.cores,
+            pool.on_gpu,
         )
-        say(f"{plan.images} images, {crew}")
+        say(f"{plan.images} images, {pool}")
         begun = time.monotonic()
-        tally = score_all(plan, job, crew, interruption)
+        tally = score_all(plan, job, pool, interruption)
         seconds = time.monotonic() - begun
     say(f"{tally.images} images in {seconds:.1f} s, {tally.images / seconds:.1f} a second")
     return tally
@@ -192,7 +192,7 @@ def _everywhere(output: str) -> str:
     return output if is_uri(output) else str(Path(output).absolute())
 
 
-def _tell(order: Order, dataset: DataSet, plan: Plan, tally: Tally) -> None:
+def _tell(order: Order, dataset: DataSet, plan: ScoringPlan, tally: RunCounts) -> None:
     """Prints the figures of all that the data set holds, and what is missing in it."""
     print(*figures(dataset), f"Answers written to {dataset.place}", sep="\n")
     if tally.fault:

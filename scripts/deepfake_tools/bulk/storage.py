@@ -52,7 +52,7 @@ def is_uri(text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """A path within a file system.
 
     Attributes:
@@ -68,12 +68,12 @@ class Place:
     def __str__(self) -> str:
         return self.shown + self.path
 
-    def __truediv__(self, name: str) -> "Place":
+    def __truediv__(self, name: str) -> "Location":
         return self.at(f"{self.path.rstrip('/')}/{name}" if self.path else name)
 
-    def at(self, path: str) -> "Place":
+    def at(self, path: str) -> "Location":
         """Returns another path of the same file system."""
-        return Place(self.files, path, self.shown)
+        return Location(self.files, path, self.shown)
 
     @property
     def arrow(self) -> Any:
@@ -171,14 +171,14 @@ def _read_local(path: str, most: int) -> bytes:
 
 
 @lru_cache(maxsize=64)
-def open_place(text: str) -> Place:
+def open_place(text: str) -> Location:
     """Returns the place that a path or URI names.
 
     Raises:
         StorageError: No file system opens it.
     """
     if not is_uri(text):
-        return Place(None, text)
+        return Location(None, text)
     try:
         files, path = fs.FileSystem.from_uri(text)
     except pa.ArrowInvalid as error:
@@ -188,8 +188,8 @@ def open_place(text: str) -> Place:
     except (OSError, ValueError) as error:
         raise StorageError(f"{_without_secrets(text)} cannot be opened: {_said(error)}") from error
     if isinstance(files, fs.LocalFileSystem):
-        return Place(None, path)
-    return Place(files, path.rstrip("/"), f"{urlsplit(text).scheme}://")
+        return Location(None, path)
+    return Location(files, path.rstrip("/"), f"{urlsplit(text).scheme}://")
 
 
 def _open_by_fsspec(text: str) -> tuple[Any, str]:
@@ -210,12 +210,12 @@ def _without_secrets(text: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def unreadable(place: Place, error: OSError) -> StorageError:
+def unreadable(place: Location, error: OSError) -> StorageError:
     """Says that a place cannot be read, and what to do."""
     return StorageError(f"{place} cannot be read: {_said(error)}")
 
 
-def unwritable(place: Place, error: OSError) -> OutputError:
+def unwritable(place: Location, error: OSError) -> OutputError:
     """Says that a place cannot be written, and what to do."""
     return OutputError(f"cannot write {place}: {_said(error)}")
 

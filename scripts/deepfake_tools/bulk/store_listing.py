@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pyarrow import fs
 
 from deepfake_tools.bulk.parquet_rows import is_parquet
-from deepfake_tools.bulk.storage import Place
+from deepfake_tools.bulk.storage import Location
 
 MAGIC = re.compile(r"[*\[]")
 """A pattern's signs in a URI, whose options begin with the third one, a question mark."""
@@ -36,7 +36,7 @@ def matches(path: str, pattern: str) -> bool:
     return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
 
 
-def walk_store(folder: Place) -> Iterator[str]:
+def walk_store(folder: Location) -> Iterator[str]:
     """Yields the paths of the files in a folder and below it, without hidden folders.
 
     Raises:
@@ -53,7 +53,7 @@ def walk_store(folder: Place) -> Iterator[str]:
         waiting += reversed(below)
 
 
-def parquet_files(place: Place) -> list[Place]:
+def parquet_files(place: Location) -> list[Location]:
     """Returns the Parquet files that a place is, or holds, in the order of their names.
 
     Raises:

@@ -175,7 +175,7 @@ class ListError(Exception):
 
 
 @dataclass(frozen=True)
-class Entry:
+class Expansion:
     """What one argument stands for.
 
     Attributes:
@@ -191,7 +191,7 @@ class Entry:
     shallow: tuple[str, ...] = ()
 
 
-def expand(argument: str, left_out: LeftOut, *, within_list: bool = False) -> Iterator[Entry]:
+def expand(argument: str, left_out: LeftOut, *, within_list: bool = False) -> Iterator[Expansion]:
     """Yields what an argument stands for.
 
     Args:
@@ -209,13 +209,13 @@ def expand(argument: str, left_out: LeftOut, *, within_list: bool = False) -> It
         )
     if Path(argument).is_dir():
         paths, shallow = _images_of(argument, left_out)
-        yield Entry(paths, _absolute(argument), shallow=(argument,) if shallow else ())
+        yield Expansion(paths, _absolute(argument), shallow=(argument,) if shallow else ())
     elif argument.lower().endswith(LIST_SUFFIX) and not within_list:
         yield _listed(argument, left_out)
     elif glob.has_magic(argument) and not Path(argument).exists():
         yield _matched(argument, left_out)
     else:
-        yield Entry([argument], _folder_of(_absolute(argument)), named=True)
+        yield Expansion([argument], _folder_of(_absolute(argument)), named=True)
 
 
 def _images_of(folder: str, left_out: LeftOut) -> tuple[list[str], bool]:
@@ -244,7 +244,7 @@ def _images_of(folder: str, left_out: LeftOut) -> tuple[list[str], bool]:
     return sorted(paths), shallow
 
 
-def _listed(file: str, left_out: LeftOut) -> Entry:
+def _listed(file: str, left_out: LeftOut) -> Expansion:
     """Reads a list: one image, folder or pattern a line."""
     folder = Path(file).parent
     try:
@@ -257,7 +257,9 @@ def _listed(file: str, left_out: LeftOut) -> Entry:
     entries = [entry for name in names for entry in expand(name, left_out, within_list=True)]
     paths = sorted(path for entry in entries for path in entry.paths)
     base = os.path.commonpath([_absolute(str(folder)), *(entry.base for entry in entries)])
-    return Entry(paths, base, shallow=tuple(name for entry in entries for name in entry.shallow))
+    return Expansion(
+        paths, base, shallow=tuple(name for entry in entries for name in entry.shallow)
+    )
 
 
 def read_list(file: str | Path) -> list[str]:
@@ -298,7 +300,7 @@ def _decoded_list(data: bytes) -> str:
         ) from error
 
 
-def _matched(pattern: str, left_out: LeftOut) -> Entry:
+def _matched(pattern: str, left_out: LeftOut) -> Expansion:
     """Finds what a pattern stands for; a folder among it stands for its images."""
     paths: list[str] = []
     for match in glob.glob(pattern, recursive=True):  # noqa: PTH207 - knows absolute ones
@@ -315,7 +317,7 @@ def _matched(pattern: str, left_out: LeftOut) -> Entry:
             f"the pattern {pattern} matches no image ({', '.join(SUFFIXES)}){_other(left_out)}"
         )
     fixed = Path(*_until_magic(Path(pattern).parts))
-    return Entry(sorted(set(paths)), _absolute(str(fixed)))
+    return Expansion(sorted(set(paths)), _absolute(str(fixed)))
 
 
 def _other(left_out: LeftOut) -> str:

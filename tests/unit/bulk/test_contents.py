@@ -6,22 +6,24 @@ from pathlib import Path
 
 import pytest
 from deepfake_tools.bulk import contents, parquet_rows, storage
-from deepfake_tools.bulk.contents import Contents, Failed, ahead
-from deepfake_tools.bulk.items import Item, Kind
+from deepfake_tools.bulk.contents import Failed, ImageReader, ahead
+from deepfake_tools.bulk.items import Item, SourceKind
 from deepfake_tools.bulk.parquet_rows import RowReader
-from deepfake_tools.bulk.storage import Place
+from deepfake_tools.bulk.storage import Location
 
 from tests.unit.bulk.conftest import write_parquet
 
 
 @pytest.fixture
-def reading() -> Iterator[Contents]:
-    found = Contents(("memory://bucket", "s3://b?endpoint_override=http://127.0.0.1:9"), "image", 1)
+def reading() -> Iterator[ImageReader]:
+    found = ImageReader(
+        ("memory://bucket", "s3://b?endpoint_override=http://127.0.0.1:9"), "image", 1
+    )
     yield found
     found.close()
 
 
-def test_more_files_than_are_read_ahead_come_in_order(reading: Contents, tmp_path: Path) -> None:
+def test_more_files_than_are_read_ahead_come_in_order(reading: ImageReader, tmp_path: Path) -> None:
     items = []
     for number in range(3 * contents.AHEAD):
         path = tmp_path / f"{number}.png"
@@ -33,9 +35,9 @@ def test_more_files_than_are_read_ahead_come_in_order(reading: Contents, tmp_pat
 
 
 def test_each_file_that_cannot_be_read_has_its_code(
-    reading: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reading: ImageReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage.Place.read, "__defaults__", (100,))
+    monkeypatch.setattr(storage.Location.read, "__defaults__", (100,))
     (tmp_path / "whole.png").write_bytes(b"x" * 100)
     (tmp_path / "large.png").write_bytes(b"x" * 101)
     items = [
@@ -64,7 +66,7 @@ def test_rows_come_from_any_row_group_without_going_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = [None if row % 10 == 9 else f"{row}".encode() for row in range(1000)]
-    file = Place(None, str(write_parquet(tmp_path / "a.parquet", {"image": images}, group=300)))
+    file = Location(None, str(write_parquet(tmp_path / "a.parquet", {"image": images}, group=300)))
     opened = []
     original = RowReader._open
     monkeypatch.setattr(
@@ -82,9 +84,11 @@ def test_rows_come_from_any_row_group_without_going_back(
 
 
 def test_a_parquet_file_that_is_gone_is_a_reason_for_each_row(
-    reading: Contents, tmp_path: Path
+    reading: ImageReader, tmp_path: Path
 ) -> None:
-    items = [Item(str(n), str(tmp_path / "none.parquet"), None, Kind.ROW, n) for n in range(3)]
+    items = [
+        Item(str(n), str(tmp_path / "none.parquet"), None, SourceKind.ROW, n) for n in range(3)
+    ]
     assert [content for _, content in reading.read(items)] == ["unreadable"] * 3
 
 

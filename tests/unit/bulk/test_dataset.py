@@ -5,14 +5,20 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from deepfake_tools.bulk.dataset import DataSet, MixedOutputError, Origin, make_table, to_parquet
-from deepfake_tools.bulk.storage import Place, StorageError
+from deepfake_tools.bulk.dataset import (
+    DataSet,
+    MixedOutputError,
+    Provenance,
+    make_table,
+    to_parquet,
+)
+from deepfake_tools.bulk.storage import Location, StorageError
 from deepfake_tools.errors import OutputError
 
 from tests.unit.bulk.conftest import rows_of
 
-ORIGIN = Origin("a" * 64, {"model": "acme/one", "version": "1"})
-OTHER = Origin("b" * 64, {"model": "acme/two", "version": "2"})
+ORIGIN = Provenance("a" * 64, {"model": "acme/one", "version": "1"})
+OTHER = Provenance("b" * 64, {"model": "acme/two", "version": "2"})
 
 
 def row(path: str, error: str | None = None) -> dict[str, object]:
@@ -23,12 +29,14 @@ def row(path: str, error: str | None = None) -> dict[str, object]:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> DataSet:
-    found = DataSet(Place(None, str(tmp_path / "scores")))
+    found = DataSet(Location(None, str(tmp_path / "scores")))
     found.place.make_folder()
     return found
 
 
-def add(dataset: DataSet, number: int, *rows: dict[str, object], origin: Origin = ORIGIN) -> None:
+def add(
+    dataset: DataSet, number: int, *rows: dict[str, object], origin: Provenance = ORIGIN
+) -> None:
     dataset.name_part(1, number).write(to_parquet(make_table(rows, origin)))
 
 
@@ -75,7 +83,9 @@ def test_what_is_no_answer_is_not_written_among(dataset: DataSet) -> None:
     with pytest.raises(StorageError, match=r"part-0001-000000\.parquet cannot be read"):
         dataset.check(ORIGIN, resume=True)
     with pytest.raises(OutputError, match="it is a file"):
-        DataSet(Place(None, str(folder / "part-0001-000000.parquet"))).check(ORIGIN, resume=False)
+        DataSet(Location(None, str(folder / "part-0001-000000.parquet"))).check(
+            ORIGIN, resume=False
+        )
 
 
 def test_passing_errors_are_taken_out_and_others_stay(dataset: DataSet) -> None:
@@ -104,5 +114,5 @@ def test_what_was_being_written_is_no_part(dataset: DataSet) -> None:
 def test_a_part_that_cannot_be_written_leaves_nothing(dataset: DataSet) -> None:
     folder = Path(dataset.place.path)
     with pytest.raises(OutputError, match="cannot write"):
-        (Place(None, str(folder / "none")) / "part").write(b"x")
+        (Location(None, str(folder / "none")) / "part").write(b"x")
     assert list(folder.iterdir()) == []

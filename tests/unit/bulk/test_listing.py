@@ -5,7 +5,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from deepfake_tools.bulk.items import Kind, from_table, to_table
+from deepfake_tools.bulk.items import SourceKind, from_table, to_table
 from deepfake_tools.bulk.listing import Listing, Wanted
 from deepfake_tools.bulk.parquet_rows import ColumnError, Columns
 from deepfake_tools.bulk.storage import StorageError, open_place
@@ -58,7 +58,7 @@ def test_frames_of_videos_are_named_and_chosen_as_the_client_does(tmp_path: Path
     items = list(Listing(Wanted([str(tmp_path)], None, FrameChoice(5))))
     assert sorted(item.name for item in items) == sorted(image.path for image in taken.images)
     assert len(items) == 4 * 5 + 1
-    assert [item.fault for item in items if item.kind == Kind.FILE] == ["broken_video"]
+    assert [item.fault for item in items if item.kind == SourceKind.FILE] == ["broken_video"]
     assert {item.label for item in items} == {0, 1}
 
 

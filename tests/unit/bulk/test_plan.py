@@ -8,7 +8,7 @@ from deepfake_tools.bulk import plan
 from deepfake_tools.bulk.digests import MOST_RUNS, NameSet
 from deepfake_tools.bulk.items import Item
 from deepfake_tools.bulk.plan import read_block, write_plan
-from deepfake_tools.bulk.storage import Place
+from deepfake_tools.bulk.storage import Location
 
 
 def items(*numbers: int) -> list[Item]:
@@ -18,7 +18,7 @@ def items(*numbers: int) -> list[Item]:
 @pytest.mark.parametrize("actors", [1, 2, 50])
 @pytest.mark.parametrize("count", [1, 33, 4096, 5000, 9001])
 def test_blocks_hold_each_image_once(tmp_path: Path, count: int, actors: int) -> None:
-    place = Place(None, str(tmp_path / "plan"))
+    place = Location(None, str(tmp_path / "plan"))
     written = write_plan(place, items(*range(count)), NameSet(), may_repeat=False)
     blocks = list(written.blocks(actors))
     assert [block.number for block in blocks] == list(range(len(blocks)))
@@ -30,7 +30,7 @@ def test_what_is_answered_or_named_twice_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "FILE_ITEMS", 10)
-    place, answered = Place(None, str(tmp_path / "plan")), NameSet()
+    place, answered = Location(None, str(tmp_path / "plan")), NameSet()
     answered.add([f"{n}.png" for n in range(0, 100, 3)])
     twice = [n for n in range(100) for _ in range(2)]
     written = write_plan(place, items(*twice), answered, may_repeat=True)
@@ -40,7 +40,7 @@ def test_what_is_answered_or_named_twice_is_left_out(
 
 
 def test_a_plan_of_an_earlier_run_is_gone(tmp_path: Path) -> None:
-    place = Place(None, str(tmp_path / "plan"))
+    place = Location(None, str(tmp_path / "plan"))
     write_plan(place, items(*range(9000)), NameSet(), may_repeat=False)
     write_plan(place, items(1), NameSet(), may_repeat=False)
     assert len(list((tmp_path / "plan").iterdir())) == 1

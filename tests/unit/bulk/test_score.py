@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from clip_deepfake.detector import Detector
 from clip_deepfake.verdicts import Verdict
-from deepfake_tools.bulk.dataset import Origin, make_table, to_parquet
+from deepfake_tools.bulk.dataset import Provenance, make_table, to_parquet
 from sklearn.metrics import roc_auc_score
 
 from tests.tinted_videos import write_videos
@@ -131,7 +131,7 @@ def test_resume_asks_about_what_has_no_answer_alone(
     assert score("--input", photos, "--output", output) == 26
     # As after a node that ran out of memory.
     schema = pq.read_schema(output / "part-0001-000000.parquet")
-    origin = Origin.of(schema)
+    origin = Provenance.of(schema)
     assert origin is not None
     path = str(photos / "fake/clip_02/020.png")
     passing = make_table([{"path": path, "error": "internal_error"}], origin)

@@ -16,12 +16,12 @@ from clip_deepfake.verdicts import FacePlace, JudgedFace, Verdict, to_fields
 from deepfake_tools.bulk import scorer as module
 from deepfake_tools.bulk.archive_copy import ArchiveCopy
 from deepfake_tools.bulk.contents import Failed
-from deepfake_tools.bulk.dataset import DataSet, Origin, make_table
+from deepfake_tools.bulk.dataset import DataSet, Provenance, make_table
 from deepfake_tools.bulk.digests import NameSet
 from deepfake_tools.bulk.items import Item
 from deepfake_tools.bulk.plan import Block, write_plan
-from deepfake_tools.bulk.scorer import Job, Scored, Scorer, make_row
-from deepfake_tools.bulk.storage import Place
+from deepfake_tools.bulk.scorer import Job, ScoredBlock, ScoringActor, make_row
+from deepfake_tools.bulk.storage import Location
 from deepfake_tools.torchserve.answers import parse_verdict
 
 ITEM = Item("a.png", "/data/a.png", 1)
@@ -54,7 +54,7 @@ def test_a_row_has_what_a_client_reads_off_the_served_answer(verdict: Verdict) -
     short = ("model", "version", "head", "precision", "engine")
     answer = json.loads(json.dumps(to_fields(verdict)))
     served = parse_verdict(answer | {"detector": dict.fromkeys(short, "x")})
-    (row,) = make_table([make_row(ITEM, verdict)], Origin("0" * 64, {})).to_pylist()
+    (row,) = make_table([make_row(ITEM, verdict)], Provenance("0" * 64, {})).to_pylist()
     faces = served.faces
     assert row == {
         "path": "a.png",
@@ -85,36 +85,36 @@ def job(archive: Path, tinted: Path, tmp_path: Path) -> Job:
     """Some images in one block of a plan."""
     paths = sorted((tinted / "real" / "clip_00").iterdir())
     items = [Item(path.name, str(path)) for path in paths]
-    output = DataSet(Place(None, str(tmp_path / "scores")))
+    output = DataSet(Location(None, str(tmp_path / "scores")))
     write_plan(output.plan, items, NameSet(), may_repeat=False)
     copy = ArchiveCopy(str(archive), "0" * 64)
     return Job(copy, output.place.path, 1, (), None, 1, False)
 
 
-def ask(scorer: Scorer) -> Scored:
+def ask(scorer: ScoringActor) -> ScoredBlock:
     """Asks about the block, as Ray Data does."""
     block = asdict(Block(0, 0, 0, 10))
     (answer,) = zip(*scorer({n: np.array([v]) for n, v in block.items()}).values(), strict=True)
-    return Scored(*answer)
+    return ScoredBlock(*answer)
 
 
 @pytest.fixture
 def scorer(
     job: Job, detector: Detector, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Scorer:
+) -> ScoringActor:
     shutil.unpack_archive(archive, tmp_path / "unpacked", "zip")
     monkeypatch.setattr(ArchiveCopy, "unpacked", lambda self: tmp_path / "unpacked")
     monkeypatch.setattr(module, "load_detector", lambda *arguments: detector)
-    return Scorer(job)
+    return ScoringActor(job)
 
 
-def test_a_block_becomes_a_part(scorer: Scorer, tmp_path: Path) -> None:
-    assert ask(scorer) == Scored(0, images=10)
+def test_a_block_becomes_a_part(scorer: ScoringActor, tmp_path: Path) -> None:
+    assert ask(scorer) == ScoredBlock(0, images=10)
     assert (tmp_path / "scores" / "part-0001-000000.parquet").exists()
 
 
 def test_no_space_for_a_part_is_a_fault_that_names_the_node(
-    scorer: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scorer: ScoringActor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
     def full(path: Path) -> Iterator[None]:
@@ -130,7 +130,7 @@ def test_no_space_for_a_part_is_a_fault_that_names_the_node(
 
 
 def test_a_lost_device_and_a_mistake_of_ours_are_faults_too(
-    scorer: Scorer, detector: Detector, monkeypatch: pytest.MonkeyPatch
+    scorer: ScoringActor, detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for error, words in (
         (EngineLostError("it fell off the bus"), "was lost: it fell off the bus"),
@@ -151,7 +151,7 @@ def test_an_archive_that_cannot_be_used_is_one(job: Job, monkeypatch: pytest.Mon
         raise LoadError("its weights are others")
 
     monkeypatch.setattr(ArchiveCopy, "unpacked", damaged)
-    scored = ask(Scorer(job))
+    scored = ask(ScoringActor(job))
     assert (scored.images, scored.exit_code) == (0, 15)
     assert scored.fault.startswith("the archive cannot be used on node ")
     assert scored.fault.endswith(": its weights are others")
