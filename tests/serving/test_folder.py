@@ -17,6 +17,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow.dataset
 import pytest
 import requests
 from deepfake_tools.torchserve.local_server import LocalServer
@@ -144,6 +145,32 @@ def test_the_figures_are_those_of_scikit_learn_on_the_files_own_columns(service:
     means = [scores[of == number].mean() for number in range(len(videos))]
     video_auc = roc_auc_score(["fake" in video.parts for video in videos], means)
     assert figure(text, "Video-level AUC (12 videos)") == round(video_auc, 4)
+
+
+def test_bulk_scoring_writes_what_was_served(service: Service, store: Path) -> None:
+    assert service.run("--output", "served.txt", "--json", "served.json").returncode == 1
+    command = [sys.executable, ROOT / "scripts/score.py", "--archive", store / f"{NAME}@1.mar"]
+    subprocess.run(
+        [*command, "--input", "data", "--output", "scores"],
+        cwd=service.folder,
+        check=True,
+        capture_output=True,
+        timeout=200,
+    )
+    dataset = pyarrow.dataset.dataset(service.folder / "scores")
+    rows = {row["path"]: row for row in dataset.to_table().to_pylist()}
+    served = json.loads(service.results("served.json"))
+    assert rows.keys() == {image["path"] for image in served["images"]}
+    for image in served["images"]:
+        row = rows[image["path"]]
+        assert row["error"] == image["error"]
+        for name in ("margin", "fake_probability"):
+            assert row[name] == pytest.approx(image[name], abs=1e-6)
+        assert row["label"] == {0: "REAL", 1: "FAKE", None: None}[image["prediction"]]
+        assert row["true_label"] == {0: "REAL", 1: "FAKE"}[image["label"]]
+    said = json.loads(dataset.schema.metadata[b"clip_deepfake"])["detector"]
+    detector = served["run"]["detector"]
+    assert {name: said.get(name) for name in detector} == detector
 
 
 def test_a_worker_killed_twice_loses_and_doubles_nothing(service: Service) -> None:

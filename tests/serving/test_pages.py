@@ -14,6 +14,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests import ROOT
@@ -37,6 +39,10 @@ NOT_RUN = {
     "pip install -c constraints.txt -e '.[int8]'": "installs",
     "pip install -c constraints.txt -e '.[videos,evaluate]'": "installs",
     "pip install -c constraints.txt -e '.[tune]'": "installs",
+    "pip install -c constraints.txt -e '.[score,evaluate]'": "installs",
+    "python scripts/score.py --archive model_store/mine@1.mar --input s3://bucket/images --output "
+    "s3://bucket/scores --address 10.0.0.1:6379": "names a cluster and a store of the reader's; "
+    "tests/unit/bulk has one of each",
     "make page": "stays until it is stopped; test_page.py shows it",
     "python scripts/page.py --listen 0.0.0.0:7860 --auth-file accounts": "stays until it is "
     "stopped; test_page.py shows it",
@@ -98,6 +104,7 @@ PRESUPPOSED = {
     "docs/videos.md": Presupposed(True, SERVING),
     "docs/explaining.md": Presupposed(True, SERVING),
     "docs/evaluating.md": Presupposed(True, SERVING),
+    "docs/scoring.md": Presupposed(True),
     "docs/calibrating.md": Presupposed(True, SERVING),
     "docs/faces.md": Presupposed(True, SERVING),
     "docs/runbook.md": Presupposed(True, (*SERVING, SECOND_VERSION)),
@@ -172,6 +179,7 @@ def belongings(tmp_path_factory: pytest.TempPathFactory, landmarks: Path) -> Pat
     folder = tmp_path_factory.mktemp("belongings")
     write_images(folder / "faces")
     write_videos(folder / "videos")
+    write_shards(folder)
     for name in ("data", "validation"):
         write_images(folder / name, folders=1)
     save(folder, "fc_weights.pth", linear(40, 1).state_dict())
@@ -180,6 +188,19 @@ def belongings(tmp_path_factory: pytest.TempPathFactory, landmarks: Path) -> Pat
     for name in ("portrait.jpg", "photo.jpg"):
         shutil.copy(ROOT / "examples" / "astronaut.jpg", folder / name)
     return folder
+
+
+def write_shards(folder: Path) -> None:
+    """The images of the folder `faces` as Parquet, two files of them."""
+    paths = sorted((folder / "faces").rglob("*.png"))
+    (folder / "shards").mkdir()
+    for number in range(2):
+        some = paths[number::2]
+        columns = {
+            "image": [path.read_bytes() for path in some],
+            "label": [path.parent.parent.name for path in some],
+        }
+        pq.write_table(pa.table(columns), folder / "shards" / f"{number}.parquet")
 
 
 def write_videos(folder: Path) -> None:

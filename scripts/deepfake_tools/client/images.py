@@ -135,8 +135,8 @@ def collect(
         LabelError: A label cannot be known.
         MissingExtraError: A video was named, and what reads videos is not installed.
     """
-    left_out = _left_out(arguments) if videos else LeftOut()
-    found = [entry for argument in arguments for entry in _expand(argument, left_out)]
+    left_out = videos_if_readable(arguments) if videos else LeftOut()
+    found = [entry for argument in arguments for entry in expand(argument, left_out)]
     unique: dict[str, str] = {}
     for path in (path for entry in found for path in entry.paths):
         unique.setdefault(_absolute(path), path)
@@ -155,7 +155,7 @@ def collect(
     return Collection(images, named, repeated, not_found, shallow, left_out, folders.counts)
 
 
-def _left_out(arguments: Sequence[str]) -> LeftOut:
+def videos_if_readable(arguments: Sequence[str]) -> LeftOut:
     """Takes videos where they can be read; where they cannot, those of folders are left out.
 
     Raises:
@@ -170,12 +170,12 @@ def _left_out(arguments: Sequence[str]) -> LeftOut:
     return LeftOut(videos=True)
 
 
-class _ListError(Exception):
+class ListError(Exception):
     """The file is no list; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Expansion:
     """What one argument stands for.
 
     Attributes:
@@ -191,7 +191,17 @@ class _Entry:
     shallow: tuple[str, ...] = ()
 
 
-def _expand(argument: str, left_out: LeftOut, *, within_list: bool = False) -> Iterator[_Entry]:
+def expand(argument: str, left_out: LeftOut, *, within_list: bool = False) -> Iterator[Expansion]:
+    """Yields what an argument stands for.
+
+    Args:
+        argument: An image, a folder, a pattern or a list.
+        left_out: Says whether videos are taken too, and counts what is not taken.
+        within_list: Whether it stands in a list, where no further lists are read.
+
+    Raises:
+        CollectionError: It holds no images.
+    """
     if argument.lower().startswith(URL_STARTS):
         raise CollectionError(
             f"{argument} is a URL, and images are read from files: download it first, as in "
@@ -199,13 +209,13 @@ def _expand(argument: str, left_out: LeftOut, *, within_list: bool = False) -> I
         )
     if Path(argument).is_dir():
         paths, shallow = _images_of(argument, left_out)
-        yield _Entry(paths, _absolute(argument), shallow=(argument,) if shallow else ())
+        yield Expansion(paths, _absolute(argument), shallow=(argument,) if shallow else ())
     elif argument.lower().endswith(LIST_SUFFIX) and not within_list:
         yield _listed(argument, left_out)
     elif glob.has_magic(argument) and not Path(argument).exists():
         yield _matched(argument, left_out)
     else:
-        yield _Entry([argument], _folder_of(_absolute(argument)), named=True)
+        yield Expansion([argument], _folder_of(_absolute(argument)), named=True)
 
 
 def _images_of(folder: str, left_out: LeftOut) -> tuple[list[str], bool]:
@@ -234,23 +244,25 @@ def _images_of(folder: str, left_out: LeftOut) -> tuple[list[str], bool]:
     return sorted(paths), shallow
 
 
-def _listed(file: str, left_out: LeftOut) -> _Entry:
+def _listed(file: str, left_out: LeftOut) -> Expansion:
     """Reads a list: one image, folder or pattern a line."""
     folder = Path(file).parent
     try:
-        names = [str(folder / name) for name in _read_list(file)]
-    except (OSError, _ListError) as error:
+        names = [str(folder / name) for name in read_list(file)]
+    except (OSError, ListError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise CollectionError(f"the list {file} cannot be read: {reason}") from error
     if not names:
         raise CollectionError(f"the list {file} names no image")
-    entries = [entry for name in names for entry in _expand(name, left_out, within_list=True)]
+    entries = [entry for name in names for entry in expand(name, left_out, within_list=True)]
     paths = sorted(path for entry in entries for path in entry.paths)
     base = os.path.commonpath([_absolute(str(folder)), *(entry.base for entry in entries)])
-    return _Entry(paths, base, shallow=tuple(name for entry in entries for name in entry.shallow))
+    return Expansion(
+        paths, base, shallow=tuple(name for entry in entries for name in entry.shallow)
+    )
 
 
-def _read_list(file: str | Path) -> list[str]:
+def read_list(file: str | Path) -> list[str]:
     """Reads the names in a list: one a line, or, as ``find -print0`` has it, NULs between them.
 
     Args:
@@ -258,7 +270,7 @@ def _read_list(file: str | Path) -> list[str]:
             UTF-8 keeps its bytes.
 
     Raises:
-        _ListError: It is a binary file, or UTF-16 that ends within a character.
+        ListError: It is a binary file, or UTF-16 that ends within a character.
         OSError: It cannot be read, or is no regular file.
     """
     text = _decoded_list(read_regular(file))
@@ -268,7 +280,7 @@ def _read_list(file: str | Path) -> list[str]:
     else:
         found = [line.strip() for line in text.split("\n") if line.strip()]
     if not all(found) or any(char in CONTROLS for name in found for char in name):
-        raise _ListError(
+        raise ListError(
             "it holds control characters, as a binary file does: a list is text in UTF-8, one "
             "image, folder or pattern a line"
         )
@@ -278,17 +290,17 @@ def _read_list(file: str | Path) -> list[str]:
 def _decoded_list(data: bytes) -> str:
     if not data.startswith(BYTE_ORDER_MARKS):
         if data.count(b"\0") * 3 > len(data):
-            raise _ListError("it is in UTF-16 or UTF-32, or a binary file: save it as UTF-8")
+            raise ListError("it is in UTF-16 or UTF-32, or a binary file: save it as UTF-8")
         return data.decode("utf-8-sig", errors="surrogateescape")
     try:
         return data.decode("utf-16")
     except UnicodeDecodeError as error:
-        raise _ListError(
+        raise ListError(
             f"it begins as UTF-16 and is none ({error.reason}): save it as UTF-8"
         ) from error
 
 
-def _matched(pattern: str, left_out: LeftOut) -> _Entry:
+def _matched(pattern: str, left_out: LeftOut) -> Expansion:
     """Finds what a pattern stands for; a folder among it stands for its images."""
     paths: list[str] = []
     for match in glob.glob(pattern, recursive=True):  # noqa: PTH207 - knows absolute ones
@@ -305,7 +317,7 @@ def _matched(pattern: str, left_out: LeftOut) -> _Entry:
             f"the pattern {pattern} matches no image ({', '.join(SUFFIXES)}){_other(left_out)}"
         )
     fixed = Path(*_until_magic(Path(pattern).parts))
-    return _Entry(sorted(set(paths)), _absolute(str(fixed)))
+    return Expansion(sorted(set(paths)), _absolute(str(fixed)))
 
 
 def _other(left_out: LeftOut) -> str:

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
+import clip_deepfake
 from clip_deepfake.system import available_cores
 
 from deepfake_tools.errors import ImageRefusedError, one_line
@@ -42,7 +43,8 @@ LONGEST_LINE = 64 << 20
 CHUNK_BYTES = 1 << 20
 
 TOOLS = Path(__file__).resolve().parents[2]
-PATHS = (TOOLS, TOOLS.parent / "handler")
+PATHS = (TOOLS, Path(clip_deepfake.__path__[0]).parent)
+"""Where both packages lie, which need not be beside each other."""
 
 BROKEN = "broken_video"
 """The kind of failure of a video that cannot be read, and of its frames that cannot."""

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "training": SHARED | {"torchserve", "videos", "evaluation", "packaging"},
     "operations": ASKING | {"client"},
     "page": ASKING | {"client"},
+    "bulk": ASKING | {"client"},
     "demonstration": SHARED,
     "benchmarks": SHARED | {"torchserve", "packaging", "operations", "demonstration"},
     "drills": SHARED | {"torchserve", "packaging", "operations", "demonstration", "benchmarks"},
