@@ -11,9 +11,9 @@ from tests.pages import PAGES, commands, without_comment
 
 WRITING = re.compile(
     r"(?:--(?:output|json|csv|report|timeline|explain|table|plot|export-path)|-keyout|-out"
-    r"|(?<![\d<-])>)[ ](?P<path>[\w./-]+)"
+    r"|(?<![\d<-])>)[ ](?P<path>[\w./-]++)(?!:)"
 )
-"""Options that name a file or folder to write, and the shell's redirection."""
+"""Options that name a file or folder to write, and the shell's redirection; no URI."""
 
 BY_DEFAULT = (
     "decision.json",
