@@ -43,7 +43,7 @@ SCHEMA = pa.schema(
     ]
 )
 
-TRANSIENT = frozenset({"internal_error", "connection_lost"})
+TRANSIENT = frozenset({"internal_error", "connection_lost", "worker_failed"})
 """Errors that another attempt may not meet: --resume asks again."""
 
 PART = re.compile(r"part-(\d{4,})-(\d{6,})\.parquet")

@@ -17,6 +17,7 @@ from clip_deepfake.system import available_cores
 from clip_deepfake.verdicts import Judgement, Verdict
 
 from deepfake_tools.bulk.archive_copy import ArchiveCopy
+from deepfake_tools.bulk.attempts import Attempts
 from deepfake_tools.bulk.contents import Failed, ImageReader
 from deepfake_tools.bulk.dataset import (
     SCHEMA,
@@ -30,7 +31,7 @@ from deepfake_tools.bulk.dataset import (
 from deepfake_tools.bulk.items import Item
 from deepfake_tools.bulk.plan import Block, read_block
 from deepfake_tools.bulk.storage import open_place
-from deepfake_tools.errors import ServiceError, WorkerFailedError, one_line
+from deepfake_tools.errors import OutputError, ServiceError, WorkerFailedError, one_line
 from deepfake_tools.evaluation.outcomes import LABELS
 from deepfake_tools.inspection import ArchiveError
 
@@ -95,19 +96,30 @@ class ScoringActor:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._fault = ""
+        self._fault, self._exit_code = "", ArchiveError.exit_code
         self._contents = ImageReader(job.stores, job.column, job.cores)
+        self._output = DataSet(open_place(job.output))
         try:
+            attempts = Attempts.begin(self._output.plan, f"actor-{_actor()}")
+            if attempts.is_suspect:
+                self._fault = (
+                    f"the process that opens the archive on node {_node()} has ended "
+                    f"{attempts.lost} times before it was done: is there memory enough?"
+                )
+                return
             folder = job.archive.unpacked()
             threads = None if job.cores >= available_cores() else job.cores
             # Of the GPUs Ray shows an actor its own alone.
             self._detector = load_detector(folder, 0 if job.on_gpu else None, threads)
+            attempts.end()
+        except OutputError as error:
+            self._fault, self._exit_code = f"{error} (node {_node()})", error.exit_code
+            return
         except (LoadError, OSError) as error:
             self._fault = f"the archive cannot be used on node {_node()}: {error}"
             return
         detector = {**read_card(folder).short(), "engine": self._detector.engine.name}
         self._origin = Provenance(job.archive.sha256, detector)
-        self._output = DataSet(open_place(job.output))
 
     def __call__(self, blocks: Batch) -> dict[str, npt.NDArray[Any]]:
         """Scores blocks, whose fields are columns, as Ray Data has them."""
@@ -120,10 +132,12 @@ class ScoringActor:
 
     def _scored(self, block: Block) -> ScoredBlock:
         if self._fault:
-            return ScoredBlock(block.number, fault=self._fault, exit_code=ArchiveError.exit_code)
+            return ScoredBlock(block.number, fault=self._fault, exit_code=self._exit_code)
         try:
             items = read_block(self._output.plan, block)
-            rows = list(self._judge(items))
+            attempts = Attempts.begin(self._output.plan, f"block-{block.number:06}")
+            judge = self._judge_one_by_one if attempts.is_suspect else self._judge
+            rows = list(judge(items, attempts))
             part = self._output.name_part(self._job.session, block.number)
             part.write(to_parquet(make_table(rows, self._origin)))
         except ServiceError as error:
@@ -140,7 +154,16 @@ class ScoringActor:
         passing = sum(error in TRANSIENT for error in errors)
         return ScoredBlock(block.number, len(rows), len(errors), passing)
 
-    def _judge(self, items: Sequence[Item]) -> Iterator[Row]:
+    def _judge_one_by_one(self, items: Sequence[Item], attempts: Attempts) -> Iterator[Row]:
+        """Does so in a way in which an image that ends the process is found, and has an error."""
+        for position, item in enumerate(items):
+            if position in attempts.given_up:
+                yield make_row(item, Failed(WorkerFailedError.kind))
+            else:
+                attempts.take(position)
+                yield from self._judge([item], attempts)
+
+    def _judge(self, items: Sequence[Item], _: Attempts) -> Iterator[Row]:
         """Yields a row for each image, the broken ones included."""
         contents = self._contents.read(items)
         while some := list(islice(contents, CHUNK)):
@@ -184,6 +207,11 @@ def _face(judged: Judgement, box: Box) -> dict[str, object]:
         "prediction": judged.prediction,
         "margin": judged.margin,
     }
+
+
+def _actor() -> str:
+    """The actor's name in Ray, which it keeps when it begins again in another process."""
+    return str(ray.get_runtime_context().get_actor_id())
 
 
 def _node() -> str:

@@ -19,9 +19,10 @@ from deepfake_tools.bulk.contents import Failed
 from deepfake_tools.bulk.dataset import DataSet, Provenance, make_table
 from deepfake_tools.bulk.digests import NameSet
 from deepfake_tools.bulk.items import Item
-from deepfake_tools.bulk.plan import Block, write_plan
+from deepfake_tools.bulk.plan import Block, read_block, write_plan
 from deepfake_tools.bulk.scorer import Job, ScoredBlock, ScoringActor, make_row
 from deepfake_tools.bulk.storage import Location
+from deepfake_tools.inspection import ArchiveError
 from deepfake_tools.torchserve.answers import parse_verdict
 
 ITEM = Item("a.png", "/data/a.png", 1)
@@ -33,6 +34,7 @@ JUDGED = {
     "margin": 1.0986122886681098,
     "logits": (0.0, 1.0986123),
 }
+BLOCK = Block(0, 0, 0, 10)
 BOX, OTHER_BOX = (1, 2, 30, 40), (-5, 0, 9, 9)
 
 
@@ -93,7 +95,7 @@ def job(archive: Path, tinted: Path, tmp_path: Path) -> Job:
 
 def ask(scorer: ScoringActor) -> ScoredBlock:
     """Asks about the block, as Ray Data does."""
-    block = asdict(Block(0, 0, 0, 10))
+    block = asdict(BLOCK)
     (answer,) = zip(*scorer({n: np.array([v]) for n, v in block.items()}).values(), strict=True)
     return ScoredBlock(*answer)
 
@@ -124,8 +126,8 @@ def test_no_space_for_a_part_is_a_fault_that_names_the_node(
     monkeypatch.setattr("deepfake_tools.bulk.storage.replacing_bytes", full)
     scored = ask(scorer)
     assert (scored.images, scored.exit_code) == (0, 14)
-    part = tmp_path / "scores" / "part-0001-000000.parquet"
-    assert scored.fault.startswith(f"cannot write {part}: No space left on device: make room")
+    assert scored.fault.startswith(f"cannot write {tmp_path / 'scores'}")
+    assert ": No space left on device: make room" in scored.fault
     assert "(node " in scored.fault
 
 
@@ -155,3 +157,58 @@ def test_an_archive_that_cannot_be_used_is_one(job: Job, monkeypatch: pytest.Mon
     assert (scored.images, scored.exit_code) == (0, 15)
     assert scored.fault.startswith("the archive cannot be used on node ")
     assert scored.fault.endswith(": its weights are others")
+
+
+class KilledError(BaseException):
+    """Ends an attempt where it stands, as SIGKILL ends a process: nothing after it is written."""
+
+
+def test_an_image_that_ends_its_process_each_time_is_given_up_and_no_other(
+    job: Job, scorer: ScoringActor, detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *_, eighth, _, _ = paths = sorted(job_images(job))
+    right = detector.judge
+    asked: list[int] = []
+
+    def judge(images: list[bytes]) -> list[object]:
+        asked.append(len(images))
+        if eighth.read_bytes() in images:
+            raise KilledError
+        return list(right(images))
+
+    monkeypatch.setattr(detector, "judge", judge)
+    for _ in range(3):
+        with pytest.raises(KilledError):
+            ask(ScoringActor(job))
+    scored = ask(ScoringActor(job))
+    # Two attempts at all of them, one at one after the other, and then all but that one.
+    assert asked == [10, 10, *[1] * 8, *[1] * 9]
+    assert (scored.images, scored.failed, scored.passing) == (10, 1, 1)
+    rows = {str(row["path"]): row for row in DataSet(Location(None, job.output)).rows()}
+    assert rows.pop(eighth.name)["error"] == "worker_failed"
+    verdicts = right([path.read_bytes() for path in paths if path != eighth])
+    assert [row["margin"] for row in rows.values()] == pytest.approx(
+        [verdict.margin for verdict in verdicts], abs=1e-5
+    )
+
+
+def job_images(job: Job) -> list[Path]:
+    """The files of the job's only block."""
+    return [
+        Path(item.source) for item in read_block(DataSet(Location(None, job.output)).plan, BLOCK)
+    ]
+
+
+def test_an_archive_that_ends_each_process_that_opens_it_ends_the_run(
+    job: Job, scorer: ScoringActor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: object) -> None:
+        raise KilledError
+
+    monkeypatch.setattr(module, "load_detector", killed)
+    for _ in range(2):
+        with pytest.raises(KilledError):
+            ScoringActor(job)
+    scored = ask(ScoringActor(job))
+    assert scored.exit_code == ArchiveError.exit_code
+    assert "has ended 2 times before it was done: is there memory enough?" in scored.fault
