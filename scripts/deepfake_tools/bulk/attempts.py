@@ -7,7 +7,7 @@ ends its process each time is found, and given up.
 import json
 from dataclasses import dataclass, field
 
-from deepfake_tools.bulk.storage import Location
+from deepfake_tools.storage import Location
 
 MOST = 2
 """Attempts that may be lost without anybody wondering, as two nodes can be."""

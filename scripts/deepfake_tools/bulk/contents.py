@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from deepfake_tools.bulk.items import Item, SourceKind
 from deepfake_tools.bulk.parquet_rows import RowReader
-from deepfake_tools.bulk.storage import Location, StorageError, open_place
 from deepfake_tools.errors import ImageRefusedError
+from deepfake_tools.storage import Location, StorageError, open_place
 from deepfake_tools.videos.processes import Decoder
 
 T = TypeVar("T")

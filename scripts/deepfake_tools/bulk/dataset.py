@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from deepfake_tools.bulk.digests import NameSet
-from deepfake_tools.bulk.storage import Location, unreadable
 from deepfake_tools.errors import OutputError, ServiceError, one_line
+from deepfake_tools.storage import Location, unreadable
 
 METADATA = b"clip_deepfake"
 COLUMNS_VERSION = 1

@@ -21,7 +21,6 @@ from deepfake_tools.bulk.parquet_rows import (
     list_rows,
     open_parquet,
 )
-from deepfake_tools.bulk.storage import Location, StorageError, is_uri, open_place
 from deepfake_tools.bulk.store_listing import matches, parquet_files, split_pattern, walk_store
 from deepfake_tools.client.images import (
     LIST_SUFFIX,
@@ -33,6 +32,7 @@ from deepfake_tools.client.images import (
 )
 from deepfake_tools.image_files import SUFFIXES, LeftOut, is_image, is_video, walk_images
 from deepfake_tools.labels import Label, LabelCounts, read_folder
+from deepfake_tools.storage import Location, StorageError, is_uri, open_place
 from deepfake_tools.videos.frames import plan_videos
 from deepfake_tools.videos.processes import BROKEN
 from deepfake_tools.videos.sampling import FrameChoice, clock

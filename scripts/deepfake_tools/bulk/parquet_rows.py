@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deepfake_tools.bulk.storage import LARGEST_FILE, Location, unreadable
 from deepfake_tools.errors import one_line
 from deepfake_tools.labels import SPELLINGS, Label, LabelError
+from deepfake_tools.storage import LARGEST_FILE, Location, unreadable
 
 SUFFIXES = (".parquet", ".parq", ".pq")
 

@@ -12,7 +12,7 @@ from itertools import islice
 from deepfake_tools.bulk.dataset import read_table, to_parquet
 from deepfake_tools.bulk.digests import NameSet
 from deepfake_tools.bulk.items import SCHEMA, Item, from_table, to_table
-from deepfake_tools.bulk.storage import Location
+from deepfake_tools.storage import Location
 
 FILE_ITEMS = 4096
 """In one file of the plan."""

@@ -30,10 +30,10 @@ from deepfake_tools.bulk.dataset import (
 )
 from deepfake_tools.bulk.items import Item
 from deepfake_tools.bulk.plan import Block, read_block
-from deepfake_tools.bulk.storage import open_place
 from deepfake_tools.errors import OutputError, ServiceError, WorkerFailedError, one_line
 from deepfake_tools.evaluation.outcomes import LABELS
 from deepfake_tools.inspection import ArchiveError
+from deepfake_tools.storage import open_place
 
 CHUNK = 64
 """Images that are judged together: the engine waits for the first ones of each chunk alone."""

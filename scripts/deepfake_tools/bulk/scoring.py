@@ -19,12 +19,12 @@ from deepfake_tools.bulk.listing import Listing, Wanted
 from deepfake_tools.bulk.plan import ScoringPlan, write_plan
 from deepfake_tools.bulk.run import RunCounts, score_all
 from deepfake_tools.bulk.scorer import Job
-from deepfake_tools.bulk.storage import is_uri, open_place, unwritable
 from deepfake_tools.bulk.summary import figures
 from deepfake_tools.cli import say
 from deepfake_tools.files import try_lock
 from deepfake_tools.inspection import CARD_ENTRY, ArchiveError, inspect_archive
 from deepfake_tools.interrupts import Interruption
+from deepfake_tools.storage import is_uri, open_place, unwritable
 
 SIGNALLED = 128
 SAID_EACH = 100_000

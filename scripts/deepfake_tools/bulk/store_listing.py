@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pyarrow import fs
 
 from deepfake_tools.bulk.parquet_rows import is_parquet
-from deepfake_tools.bulk.storage import Location
+from deepfake_tools.storage import Location
 
 MAGIC = re.compile(r"[*\[]")
 """A pattern's signs in a URI, whose options begin with the third one, a question mark."""

@@ -9,7 +9,7 @@ from deepfake_tools.bulk import contents, parquet_rows, storage
 from deepfake_tools.bulk.contents import Failed, ImageReader, ahead
 from deepfake_tools.bulk.items import Item, SourceKind
 from deepfake_tools.bulk.parquet_rows import RowReader
-from deepfake_tools.bulk.storage import Location
+from deepfake_tools.storage import Location
 
 from tests.unit.bulk.conftest import write_parquet
 

@@ -12,8 +12,8 @@ from deepfake_tools.bulk.dataset import (
     make_table,
     to_parquet,
 )
-from deepfake_tools.bulk.storage import Location, StorageError
 from deepfake_tools.errors import OutputError
+from deepfake_tools.storage import Location, StorageError
 
 from tests.unit.bulk.conftest import rows_of
 

@@ -8,7 +8,7 @@ from deepfake_tools.bulk import plan
 from deepfake_tools.bulk.digests import MOST_RUNS, NameSet
 from deepfake_tools.bulk.items import Item
 from deepfake_tools.bulk.plan import read_block, write_plan
-from deepfake_tools.bulk.storage import Location
+from deepfake_tools.storage import Location
 
 
 def items(*numbers: int) -> list[Item]:

@@ -11,7 +11,7 @@ import pyarrow.dataset as ds
 import pytest
 from clip_deepfake.detector import Detector
 from clip_deepfake.verdicts import Verdict
-from deepfake_tools.bulk.storage import open_place
+from deepfake_tools.storage import open_place
 from pyarrow import fs
 
 from tests.unit.bulk.conftest import Score

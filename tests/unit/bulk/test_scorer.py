@@ -21,8 +21,8 @@ from deepfake_tools.bulk.digests import NameSet
 from deepfake_tools.bulk.items import Item
 from deepfake_tools.bulk.plan import Block, read_block, write_plan
 from deepfake_tools.bulk.scorer import Job, ScoredBlock, ScoringActor, make_row
-from deepfake_tools.bulk.storage import Location
 from deepfake_tools.inspection import ArchiveError
+from deepfake_tools.storage import Location
 from deepfake_tools.torchserve.answers import parse_verdict
 
 ITEM = Item("a.png", "/data/a.png", 1)
@@ -123,7 +123,7 @@ def test_no_space_for_a_part_is_a_fault_that_names_the_node(
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
         yield
 
-    monkeypatch.setattr("deepfake_tools.bulk.storage.replacing_bytes", full)
+    monkeypatch.setattr("deepfake_tools.storage.replacing_bytes", full)
     scored = ask(scorer)
     assert (scored.images, scored.exit_code) == (0, 14)
     assert scored.fault.startswith(f"cannot write {tmp_path / 'scores'}")
