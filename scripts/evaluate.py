@@ -30,11 +30,12 @@ EPILOG = """\
 examples:
   python scripts/evaluate.py results.json --report report.html
   python scripts/evaluate.py scores --labels labels.csv --threshold 0.7
+  python scripts/evaluate.py s3://bucket/scores
   python scripts/evaluate.py old.json --compare new.json --table table.tex
 
 A run is what `client.py --json` wrote, or the Parquet data set of `score.py`: its folder, or one
-file. Its labels are those that it was saved with. Where a data set has none, they are read off
-the names of the directories, as by the client.
+file, by path or by URI. Its labels are those that it was saved with. Where a data set has none,
+they are read off the names of the directories, as by the client.
 
 exit codes:
     0  success
@@ -67,14 +68,14 @@ def make_parser() -> argparse.ArgumentParser:
     """Returns the command line's parser."""
     parser = CommandParser(description=__doc__, epilog=EPILOG)
     add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help="results as JSON, or a Parquet data set")
+    add("run", metavar="RUN", help="results as JSON, or a Parquet data set: a path, or a URI")
     labels = parser.add_mutually_exclusive_group()
     labels_help = "CSV with the header path,label (real, fake, 0, 1) instead of the stored labels"
     labels.add_argument("--labels", type=Path, metavar="FILE", help=labels_help)
     column_help = "the column of the data set that holds the labels (true_label)"
     labels.add_argument("--label-column", metavar="NAME", help=column_help)
     compare_help = "compare RUN with these, image by image"
-    add("--compare", type=Path, nargs="+", default=[], metavar="RUN", help=compare_help)
+    add("--compare", nargs="+", default=[], metavar="RUN", help=compare_help)
     threshold_help = "count what this threshold calls real and fake; the answers stay as they are"
     add("--threshold", type=fraction, metavar="T", help=threshold_help)
     add_output_options(parser, None)
@@ -83,13 +84,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 def read_files(args: argparse.Namespace) -> list[Path]:
     """Returns what is read, which must not be written over."""
-    named = [args.run, *args.compare, *([] if args.labels is None else [args.labels])]
+    runs = [Path(run) for run in (args.run, *args.compare) if "://" not in run]
+    named = runs if args.labels is None else [*runs, args.labels]
     return [
         part for path in named for part in (path.rglob("*.parquet") if path.is_dir() else [path])
     ]
 
 
-def read(path: Path, args: argparse.Namespace) -> SavedRun:
+def read(run: str, args: argparse.Namespace) -> SavedRun:
     """Reads a run with the labels that the command line chooses, and says what is odd about it.
 
     Raises:
@@ -97,14 +99,14 @@ def read(path: Path, args: argparse.Namespace) -> SavedRun:
         LabelError: A label cannot be known.
         MissingExtraError: What reads it is not installed.
     """
-    saved = read_saved(path, args.label_column, shlex.join(["python", *sys.argv]))
+    saved = read_saved(run, args.label_column, shlex.join(["python", *sys.argv]))
     notes = list(saved.notes)
     if saved.missing:
-        notes.append(f"{path} is not finished: {saved.missing} images were not asked about")
+        notes.append(f"{saved.name} is not finished: {saved.missing} images were not asked about")
     if args.labels is not None:
         saved, not_found = with_labels(saved, args.labels)
         if not_found:
-            notes.append(f"{args.labels} lists {not_found} images that are not in {path}")
+            notes.append(f"{args.labels} lists {not_found} images that are not in {saved.name}")
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     return saved

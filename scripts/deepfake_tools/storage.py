@@ -1,6 +1,7 @@
 """Files by path or by URI: whatever pyarrow's own file systems or fsspec's open."""
 
 import errno
+import posixpath
 import re
 import stat
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from deepfake_tools.errors import OutputError, ServiceError, one_line
 from deepfake_tools.files import read_regular, replacing_bytes
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 
 LARGEST_FILE = 256 << 20
 """Bytes of an image's file; photographs of 100 megapixels have 50 million."""
@@ -202,6 +205,40 @@ def _open_by_fsspec(text: str) -> tuple[Any, str]:
             f"{_without_secrets(text)}: neither pyarrow nor fsspec opens this: {one_line(error)}"
         ) from error
     return fs.PyFileSystem(fs.FSSpecHandler(files)), path
+
+
+def walk_store(folder: Location) -> Iterator[str]:
+    """Yields the paths of the files in a folder and below it, without hidden folders.
+
+    Raises:
+        StorageError: A folder cannot be read.
+    """
+    waiting = [folder.path]
+    while waiting:
+        below = []
+        for path, is_folder in folder.at(waiting.pop()).entries():
+            if not is_folder:
+                yield path
+            elif not posixpath.basename(path.rstrip("/")).startswith((".", "_")):
+                below.append(path)
+        waiting += reversed(below)
+
+
+def parquet_files(place: Location) -> list[Location]:
+    """Returns the Parquet files that a place is, or holds, in the order of their names.
+
+    Raises:
+        StorageError: It cannot be read.
+    """
+    if place.kind() == fs.FileType.File:
+        return [place]
+    paths = (path for path in walk_store(place) if is_parquet(posixpath.basename(path)))
+    return [place.at(path) for path in sorted(paths)]
+
+
+def is_parquet(name: str) -> bool:
+    """Whether a file of this name is taken for Parquet."""
+    return name.lower().endswith(PARQUET_SUFFIXES) and name[:1] not in ("_", ".")
 
 
 def _without_secrets(text: str) -> str:

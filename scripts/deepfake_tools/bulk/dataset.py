@@ -2,8 +2,7 @@
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import PurePosixPath
@@ -15,10 +14,8 @@ from pyarrow import fs
 
 from deepfake_tools.bulk.digests import NameSet
 from deepfake_tools.errors import OutputError, ServiceError, one_line
+from deepfake_tools.evaluation.parquet_runs import COLUMNS_VERSION, METADATA, TRUE_LABEL
 from deepfake_tools.storage import Location, unreadable
-
-METADATA = b"clip_deepfake"
-COLUMNS_VERSION = 1
 
 FACES = pa.list_(
     pa.struct(
@@ -39,7 +36,7 @@ SCHEMA = pa.schema(
         ("decision", pa.string()),
         ("faces", FACES),
         ("error", pa.string()),
-        ("true_label", pa.string()),
+        (TRUE_LABEL, pa.string()),
     ]
 )
 
@@ -203,23 +200,6 @@ class DataSet:
     def name_part(self, session: int, number: int) -> Location:
         """Returns where a part is: of one block of images it is always the same."""
         return self.place / f"part-{session:04}-{number:06}.parquet"
-
-    def rows(self) -> Iterator[Row]:
-        """Yields the rows of all parts, in order; of one part there are those in memory.
-
-        Raises:
-            StorageError: A part cannot be read.
-        """
-        for part in self.parts():
-            yield from read_table(part, SCHEMA.names).to_pylist()
-
-    def errors(self) -> Counter[str]:
-        """Counts the rows with an error, by its code."""
-        counts: Counter[str] = Counter()
-        for part in self.parts():
-            found = read_table(part, ["error"])["error"].drop_null()
-            counts.update(found.to_pylist())
-        return counts
 
 
 def _numbers(match: "re.Match[str]") -> tuple[int, int]:

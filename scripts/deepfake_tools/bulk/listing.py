@@ -17,11 +17,10 @@ from deepfake_tools.bulk.parquet_rows import (
     ColumnError,
     Columns,
     NamedRow,
-    is_parquet,
     list_rows,
     open_parquet,
 )
-from deepfake_tools.bulk.store_listing import matches, parquet_files, split_pattern, walk_store
+from deepfake_tools.bulk.uri_patterns import matches, split_pattern
 from deepfake_tools.client.images import (
     LIST_SUFFIX,
     CollectionError,
@@ -32,7 +31,15 @@ from deepfake_tools.client.images import (
 )
 from deepfake_tools.image_files import SUFFIXES, LeftOut, is_image, is_video, walk_images
 from deepfake_tools.labels import Label, LabelCounts, read_folder
-from deepfake_tools.storage import Location, StorageError, is_uri, open_place
+from deepfake_tools.storage import (
+    Location,
+    StorageError,
+    is_parquet,
+    is_uri,
+    open_place,
+    parquet_files,
+    walk_store,
+)
 from deepfake_tools.videos.frames import plan_videos
 from deepfake_tools.videos.processes import BROKEN
 from deepfake_tools.videos.sampling import FrameChoice, clock

@@ -11,8 +11,6 @@ from deepfake_tools.errors import one_line
 from deepfake_tools.labels import SPELLINGS, Label, LabelError
 from deepfake_tools.storage import LARGEST_FILE, Location, unreadable
 
-SUFFIXES = (".parquet", ".parq", ".pq")
-
 ROWS = 64
 """Read at a time: of photographs of 5 MB, 320 MB."""
 
@@ -35,11 +33,6 @@ class Columns:
     image: str
     label: str | None = None
     name: str | None = None
-
-
-def is_parquet(name: str) -> bool:
-    """Whether a file of this name is taken for Parquet."""
-    return name.lower().endswith(SUFFIXES) and name[:1] not in ("_", ".")
 
 
 def holds_paths(schema: Any, columns: Columns, file: Location) -> bool:

@@ -194,7 +194,8 @@ def _everywhere(output: str) -> str:
 
 def _tell(order: Order, dataset: DataSet, plan: ScoringPlan, tally: RunCounts) -> None:
     """Prints the figures of all that the data set holds, and what is missing in it."""
-    print(*figures(dataset), f"Answers written to {dataset.place}", sep="\n")
+    if dataset.parts():
+        print(*figures(dataset.place), f"Answers written to {dataset.place}", sep="\n")
     if tally.fault:
         say(f"error: {tally.fault}")
     if missing := plan.images - tally.images:

@@ -2,35 +2,22 @@
 
 from collections.abc import Iterator
 
-from deepfake_tools.bulk.dataset import DataSet
 from deepfake_tools.evaluation.metrics import measure
-from deepfake_tools.evaluation.outcomes import Outcome
+from deepfake_tools.evaluation.parquet_runs import stored_outcomes
 from deepfake_tools.evaluation.results_file import headline
-
-TRUTH = {"REAL": 0, "FAKE": 1}
-
-
-def outcomes(dataset: DataSet) -> Iterator[Outcome]:
-    """Yields a data set's rows as the client's run has them."""
-    for index, row in enumerate(dataset.rows()):
-        label, truth = row["label"], row["true_label"]
-        yield Outcome(
-            index=index,
-            path=str(row["path"]),
-            label=None if truth is None else TRUTH[str(truth)],
-            folder="",
-            prediction=None if label is None else TRUTH[str(label)],
-            fake_probability=row["fake_probability"],  # type: ignore[arg-type]
-            seconds=0.0,
-            error=row["error"],  # type: ignore[arg-type]
-            margin=row["margin"],  # type: ignore[arg-type]
-            decision=row["decision"],  # type: ignore[arg-type]
-        )
+from deepfake_tools.storage import Location
 
 
-def figures(dataset: DataSet) -> Iterator[str]:
-    """Yields the lines that the client ends with: counts, AUC and PR-AUC or why there are none."""
-    metrics = measure(outcomes(dataset))
+def figures(folder: Location) -> Iterator[str]:
+    """Yields the lines that the client ends with: counts, AUC and PR-AUC or why there are none.
+
+    Args:
+        folder: Of a data set, with a part in it at least.
+
+    Raises:
+        SavedRunError: It is damaged.
+    """
+    metrics = measure(stored_outcomes(folder))
     failed = sum(metrics.failed.values())
     kinds = ", ".join(f"{kind} {count}" for kind, count in metrics.failed.items())
     yield (

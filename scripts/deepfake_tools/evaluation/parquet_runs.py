@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pyarrow import Schema
     from pyarrow.parquet import ParquetFile
 
+    from deepfake_tools.storage import Location
+
 METADATA = b"clip_deepfake"
 """Key of the schema's metadata under which a part says what judged its images."""
 
@@ -50,8 +52,8 @@ class _DataSet:
         label_column: Holds the true labels; None where no column does.
     """
 
-    name: Path
-    parts: tuple[Path, ...]
+    name: str
+    parts: tuple["Location", ...]
     detector: DetectorInfo
     label_column: str | None
 
@@ -71,11 +73,11 @@ class _DataSet:
             except (ArrowException, OSError, OverflowError, ValueError) as error:
                 raise SavedRunError(f"{part} is damaged: {one_line(error)}") from error
 
-    def outcomes(self, root: str, *, stored: bool) -> Iterator[Outcome]:
+    def outcomes(self, root: str | None, *, stored: bool) -> Iterator[Outcome]:
         """Yields the outcomes.
 
         Args:
-            root: The deepest folder that holds all images.
+            root: The deepest folder that holds all images; None leaves all in one.
             stored: Whether a column tells the labels, rather than the directories' names.
 
         Raises:
@@ -88,15 +90,25 @@ class _DataSet:
             label = (
                 _stored_label(row[more[0]], self.name, more[0])
                 if more
-                else read_folder(Path(folder), Path(root)).label
+                else read_folder(Path(folder), Path(root or "")).label
             )
             try:
-                yield _outcome(row, place, _relative(folder, root), label)
+                yield _outcome(row, place, "" if root is None else _relative(folder, root), label)
             except ValueError as error:
                 raise SavedRunError(f"{self.name}, row {place}: {error}") from error
 
 
-def read_parquet(path: Path, label_column: str | None, command: str) -> SavedRun:
+def stored_outcomes(folder: "Location") -> Iterator[Outcome]:
+    """Yields what a data set of score.py holds, by the labels that it stored; folders are left out.
+
+    Raises:
+        SavedRunError: It is damaged, or mixes archives.
+        LabelError: A label cannot be known.
+    """
+    yield from _find(folder, TRUE_LABEL).outcomes(None, stored=True)
+
+
+def read_parquet(path: Path | str, label_column: str | None, command: str) -> SavedRun:
     """Reads a data set.
 
     Where a row says a true label, the stored ones are the labels, and those that are null are not
@@ -104,7 +116,7 @@ def read_parquet(path: Path, label_column: str | None, command: str) -> SavedRun
     deepest folder that holds all of them.
 
     Args:
-        path: One file, or a folder of parts.
+        path: One file, or a folder of parts; or the URI of one.
         label_column: The column of the labels, in place of the one that score.py writes.
         command: The command line that tells of it.
 
@@ -114,8 +126,14 @@ def read_parquet(path: Path, label_column: str | None, command: str) -> SavedRun
         MissingExtraError: pyarrow is not installed.
     """
     require_extra(f"reading {path}", "pyarrow", extra="score")
-    found = _find(path, label_column)
-    images = count_distinct((_path(row, path) for row in found.rows("path")), path)
+    from deepfake_tools.storage import StorageError, open_place
+
+    try:
+        found = _find(open_place(str(path)), label_column)
+    except StorageError as error:
+        raise SavedRunError(str(error)) from error
+    name = found.name
+    images = count_distinct((_path(row, name) for row in found.rows("path")), name)
     folders = {os.path.dirname(row["path"]) for row in found.rows("path")}  # noqa: PTH120
     root = _common(folders)
     column = found.label_column
@@ -123,25 +141,21 @@ def read_parquet(path: Path, label_column: str | None, command: str) -> SavedRun
         label_column is not None or any(row[column] is not None for row in found.rows(column))
     )
     totals = Totals(None, None, 0, command, None, found.detector.model, found.detector)
-    return SavedRun(str(path), images, lambda: found.outcomes(root, stored=stored), totals)
+    return SavedRun(name, images, lambda: found.outcomes(root, stored=stored), totals)
 
 
-def _find(path: Path, label_column: str | None) -> _DataSet:
+def _find(place: "Location", label_column: str | None) -> _DataSet:
     """Returns a data set's parts, once they are seen to belong together.
 
     Raises:
         SavedRunError: They do not, or have not the columns.
+        StorageError: The folder cannot be read.
     """
-    parts = [path]
-    if path.is_dir():
-        # What begins so, a folder too, is no part: score.py has its plan there.
-        parts = sorted(
-            part
-            for part in path.rglob("*.parquet")
-            if not any(name.startswith((".", "_")) for name in part.relative_to(path).parts)
-        )
+    from deepfake_tools.storage import parquet_files
+
+    parts = parquet_files(place)
     if not parts:
-        raise SavedRunError(f"there is no .parquet file in {path}: name what score.py wrote")
+        raise SavedRunError(f"there is no .parquet file in {place}: name what score.py wrote")
     schemas = [(part, _schema(part)) for part in parts]
     detector = _only_detector(schemas)
     wanted = COLUMNS if label_column is None else (*COLUMNS, label_column)
@@ -152,15 +166,15 @@ def _find(path: Path, label_column: str | None) -> _DataSet:
             )
     if label_column is None and all(TRUE_LABEL in schema.names for _, schema in schemas):
         label_column = TRUE_LABEL
-    return _DataSet(path, tuple(parts), detector, label_column)
+    return _DataSet(str(place), tuple(parts), detector, label_column)
 
 
-def _schema(part: Path) -> "Schema":
+def _schema(part: "Location") -> "Schema":
     with _opened(part) as file:
         return file.schema_arrow
 
 
-def _only_detector(schemas: Iterable[tuple[Path, "Schema"]]) -> DetectorInfo:
+def _only_detector(schemas: Iterable[tuple["Location", "Schema"]]) -> DetectorInfo:
     """Returns what judged all of some parts.
 
     Raises:
@@ -178,24 +192,25 @@ def _only_detector(schemas: Iterable[tuple[Path, "Schema"]]) -> DetectorInfo:
     return detector
 
 
-def _opened(part: Path) -> "ParquetFile":
+def _opened(part: "Location") -> "ParquetFile":
     """Opens a part.
 
     Raises:
         SavedRunError: It is no Parquet file.
     """
     from pyarrow import ArrowException
+    from pyarrow.fs import FileType
     from pyarrow.parquet import ParquetFile
 
     try:
-        if not part.is_file():
+        if part.kind() != FileType.File:
             raise SavedRunError(f"{part} is no regular file")
-        return ParquetFile(part)
+        return ParquetFile(part.arrow.open_input_file(part.path))
     except (ArrowException, OSError) as error:
         raise SavedRunError(f"{part} cannot be read as Parquet: {one_line(error)}") from error
 
 
-def _identity(part: Path, schema: "Schema") -> tuple[str, DetectorInfo]:
+def _identity(part: "Location", schema: "Schema") -> tuple[str, DetectorInfo]:
     """Returns the digest of the archive that judged a part, and its card's short form.
 
     Raises:
@@ -234,7 +249,7 @@ def _relative(folder: str, root: str) -> str:
     return "" if name == "." else name
 
 
-def _path(row: Row, name: Path) -> str:
+def _path(row: Row, name: str) -> str:
     """Returns a row's path.
 
     Raises:
@@ -245,7 +260,7 @@ def _path(row: Row, name: Path) -> str:
     raise SavedRunError(f"{name} has a row whose path is {one_line(repr(row['path']), 60)}")
 
 
-def _stored_label(value: object, name: Path, column: str) -> Label | None:
+def _stored_label(value: object, name: str, column: str) -> Label | None:
     """Returns what a column says.
 
     Raises:

@@ -43,12 +43,12 @@ class SavedRun:
     notes: tuple[str, ...] = ()
 
 
-def read_saved(path: Path, label_column: str | None, command: str) -> SavedRun:
+def read_saved(path: str, label_column: str | None, command: str) -> SavedRun:
     """Reads a run.
 
     Args:
         path: What `client.py --json` wrote; or a folder of `.parquet` files, or one of them, that
-            `score.py` wrote.
+            `score.py` wrote, or its URI.
         label_column: The column of a Parquet data set that holds the true labels; None takes
             those that were stored, else the directories' names.
         command: The command line that tells of it.
@@ -58,7 +58,7 @@ def read_saved(path: Path, label_column: str | None, command: str) -> SavedRun:
         LabelError: A label cannot be known.
         MissingExtraError: It is Parquet, and what reads that is not installed.
     """
-    if path.is_dir() or path.suffix == ".parquet":
+    if "://" in path or path.endswith(".parquet") or Path(path).is_dir():
         from deepfake_tools.evaluation.parquet_runs import read_parquet
 
         return read_parquet(path, label_column, command)
@@ -66,7 +66,7 @@ def read_saved(path: Path, label_column: str | None, command: str) -> SavedRun:
         raise SavedRunError(
             f"{path} is no Parquet data set, and has no column {label_column!r}: use --labels"
         )
-    return _read_json(path, command)
+    return _read_json(Path(path), command)
 
 
 def with_labels(saved: SavedRun, file: Path) -> tuple[SavedRun, int]:
@@ -99,7 +99,7 @@ def path_of(outcome: Outcome) -> str:
     return outcome.video or outcome.path
 
 
-def count_distinct(paths: Iterable[str], name: Path) -> int:
+def count_distinct(paths: Iterable[str], name: str) -> int:
     """Counts images, and makes sure that none is there twice: it would count twice.
 
     Raises:
@@ -137,7 +137,7 @@ def _saved_run(path: Path, value: Fields, command: str) -> SavedRun:
     """
     run, metrics = _mapping(value.get("run"), "run"), _mapping(value.get("metrics"), "metrics")
     outcomes = [_outcome(entry, place) for place, entry in enumerate(_list(value, "images"))]
-    images = count_distinct((outcome.path for outcome in outcomes), path)
+    images = count_distinct((outcome.path for outcome in outcomes), str(path))
     perturbed = _mapping(value.get("perturbed", {}), "perturbed")
     notes = (
         [f"{path}: its figures under {', '.join(map(one_line, perturbed))} stand in it alone"]

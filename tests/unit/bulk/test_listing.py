@@ -8,7 +8,7 @@ import pytest
 from deepfake_tools.bulk.items import SourceKind, from_table, to_table
 from deepfake_tools.bulk.listing import Listing, Wanted
 from deepfake_tools.bulk.parquet_rows import ColumnError, Columns
-from deepfake_tools.bulk.store_listing import matches, split_pattern
+from deepfake_tools.bulk.uri_patterns import matches, split_pattern
 from deepfake_tools.client.images import CollectionError, collect
 from deepfake_tools.labels import LabelError
 from deepfake_tools.storage import StorageError, open_place

@@ -14,6 +14,7 @@ from clip_deepfake.verdicts import Verdict
 from deepfake_tools.storage import open_place
 from pyarrow import fs
 
+from tests import ROOT
 from tests.unit.bulk.conftest import Score
 
 MOTO = ("moto[s3]==5.2.5", "flask", "flask-cors")
@@ -82,8 +83,15 @@ def test_images_are_read_and_answers_written_by_uri(
         assert score("--input", images, "--output", scores) == 26
         (place / "images/real/clip_00/more.png").write(paths[0].read_bytes())
         assert score("--input", images, "--output", scores, "--resume") == 0
+        told = subprocess.run(
+            [sys.executable, ROOT / "scripts" / "evaluate.py", scores],
+            capture_output=True,
+            text=True,
+        )
         rows = ds.dataset("bucket/scores", filesystem=place.files).to_table().to_pylist()
         left = [file.path for file in place.files.get_file_info(fs.FileSelector("bucket/scores"))]
+    images = f"{len(paths) + 1} images ({len(paths) // 2 + 1} real, {len(paths) // 2} fake"
+    assert told.stdout.startswith(images), told.stderr
     found = {row["path"]: row for row in rows}
     assert len(found) == len(rows) == len(paths) + 2
     assert not [path for path in left if "_plan" in path]

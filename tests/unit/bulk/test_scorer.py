@@ -25,6 +25,8 @@ from deepfake_tools.inspection import ArchiveError
 from deepfake_tools.storage import Location
 from deepfake_tools.torchserve.answers import parse_verdict
 
+from tests.unit.bulk.conftest import rows_of
+
 ITEM = Item("a.png", "/data/a.png", 1)
 JUDGED = {
     "label": "FAKE",
@@ -184,7 +186,7 @@ def test_an_image_that_ends_its_process_each_time_is_given_up_and_no_other(
     # Two attempts at all of them, one at one after the other, and then all but that one.
     assert asked == [10, 10, *[1] * 8, *[1] * 9]
     assert (scored.images, scored.failed, scored.passing) == (10, 1, 1)
-    rows = {str(row["path"]): row for row in DataSet(Location(None, job.output)).rows()}
+    rows = rows_of(Path(job.output))
     assert rows.pop(eighth.name)["error"] == "worker_failed"
     verdicts = right([path.read_bytes() for path in paths if path != eighth])
     assert [row["margin"] for row in rows.values()] == pytest.approx(
