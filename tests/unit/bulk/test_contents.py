@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from deepfake_tools.bulk import contents, parquet_rows, storage
+from deepfake_tools import storage
+from deepfake_tools.bulk import contents, parquet_rows
 from deepfake_tools.bulk.contents import Failed, ImageReader, ahead
 from deepfake_tools.bulk.items import Item, SourceKind
 from deepfake_tools.bulk.parquet_rows import RowReader
