@@ -5,6 +5,7 @@ import posixpath
 import re
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyarrow import fs
 
 from deepfake_tools.errors import OutputError, ServiceError, one_line
@@ -234,6 +236,20 @@ def parquet_files(place: Location) -> list[Location]:
         return [place]
     paths = (path for path in walk_store(place) if is_parquet(posixpath.basename(path)))
     return [place.at(path) for path in sorted(paths)]
+
+
+@contextmanager
+def opened_parquet(file: Location) -> Iterator[Any]:
+    """Gives a Parquet file, as pyarrow has it, and says what is wrong with it within the block.
+
+    Raises:
+        StorageError: It cannot be read, is none, or lacks what is asked of it.
+    """
+    try:
+        with file.arrow.open_input_file(file.path) as source:
+            yield pq.ParquetFile(source)
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(file, OSError(one_line(error))) from error
 
 
 def is_parquet(name: str) -> bool:

@@ -1,7 +1,5 @@
 """The archive on every node: unpacked once on each, in Ray's own temporary folder."""
 
-import fcntl
-import hashlib
 import os
 import shutil
 import zipfile
@@ -11,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from clip_deepfake.archive_files import file_digest
 from clip_deepfake.errors import LoadError
+
+from deepfake_tools.files import locked
 
 CHUNK_BYTES = 64 << 20
 """Of the archive in one object: so large a piece is in a node's memory at a time."""
@@ -53,8 +54,7 @@ class ArchiveCopy:
         home = Path(ray.get_runtime_context().get_temp_dir(), "clip_deepfake")
         home.mkdir(parents=True, exist_ok=True)
         folder = home / self.sha256
-        with (home / f"{self.sha256}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with (home / f"{self.sha256}.lock").open("w") as lock, locked(lock):
             if not folder.is_dir():
                 partial = home / f"{self.sha256}.{os.getpid()}.partial"
                 try:
@@ -85,9 +85,3 @@ def _pieces(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while piece := file.read(CHUNK_BYTES):
             yield piece
-
-
-def file_digest(path: Path) -> str:
-    """Returns the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

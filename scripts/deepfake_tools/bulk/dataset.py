@@ -15,7 +15,7 @@ from pyarrow import fs
 from deepfake_tools.bulk.digests import NameSet
 from deepfake_tools.errors import OutputError, ServiceError, one_line
 from deepfake_tools.evaluation.parquet_runs import COLUMNS_VERSION, METADATA, TRUE_LABEL
-from deepfake_tools.storage import Location, unreadable
+from deepfake_tools.storage import Location, opened_parquet
 
 FACES = pa.list_(
     pa.struct(
@@ -224,11 +224,8 @@ def read_schema(part: Location) -> Any:
     Raises:
         StorageError: It cannot be read, or is none.
     """
-    try:
-        with part.arrow.open_input_file(part.path) as file:
-            return pq.read_schema(file)
-    except (OSError, pa.ArrowException) as error:
-        raise unreadable(part, OSError(one_line(error))) from error
+    with opened_parquet(part) as file:
+        return file.schema_arrow
 
 
 def read_table(part: Location, columns: Sequence[str]) -> Any:
@@ -237,8 +234,5 @@ def read_table(part: Location, columns: Sequence[str]) -> Any:
     Raises:
         StorageError: It cannot be read, or lacks one.
     """
-    try:
-        with part.arrow.open_input_file(part.path) as file:
-            return pq.ParquetFile(file).read(columns=list(columns), use_threads=False)
-    except (OSError, pa.ArrowException) as error:
-        raise unreadable(part, OSError(one_line(error))) from error
+    with opened_parquet(part) as file:
+        return file.read(columns=list(columns), use_threads=False)

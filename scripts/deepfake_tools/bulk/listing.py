@@ -12,13 +12,13 @@ from pathlib import Path, PurePosixPath
 
 from pyarrow import fs
 
+from deepfake_tools.bulk.dataset import read_schema
 from deepfake_tools.bulk.items import Item, SourceKind, printable
 from deepfake_tools.bulk.parquet_rows import (
     ColumnError,
     Columns,
     NamedRow,
     list_rows,
-    open_parquet,
 )
 from deepfake_tools.bulk.uri_patterns import matches, split_pattern
 from deepfake_tools.client.images import (
@@ -330,7 +330,7 @@ def _absolute(path: str) -> str:
 
 
 def _which_column(file: Location) -> ColumnError:
-    names = ", ".join(open_parquet(file).schema_arrow.names)
+    names = ", ".join(read_schema(file).names)
     return ColumnError(
         f"{file} is Parquet: name by --column the column with the images' bytes or paths; it has "
         f"{names}"

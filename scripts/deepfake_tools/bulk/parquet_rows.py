@@ -7,9 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deepfake_tools.errors import one_line
 from deepfake_tools.labels import SPELLINGS, Label, LabelError
-from deepfake_tools.storage import LARGEST_FILE, Location, unreadable
+from deepfake_tools.storage import LARGEST_FILE, Location, opened_parquet
 
 ROWS = 64
 """Read at a time: of photographs of 5 MB, 320 MB."""
@@ -61,18 +60,6 @@ def _is_bytes(kind: Any) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def open_parquet(file: Location) -> Any:
-    """Opens a Parquet file.
-
-    Raises:
-        StorageError: It cannot be read, or is none.
-    """
-    try:
-        return pq.ParquetFile(file.arrow.open_input_file(file.path))
-    except (OSError, pa.ArrowException) as error:
-        raise unreadable(file, OSError(one_line(error))) from error
-
-
 @dataclass(frozen=True, slots=True)
 class NamedRow:
     """A row of a Parquet file, without the image.
@@ -98,15 +85,14 @@ def list_rows(file: Location, columns: Columns) -> Iterator[NamedRow]:
         LabelError: A label is none.
         StorageError: It cannot be read.
     """
-    parquet = open_parquet(file)
-    paths = holds_paths(parquet.schema_arrow, columns, file)
-    text = columns.image if paths else columns.name
-    wanted = [name for name in (text, columns.label) if name is not None]
-    if not wanted:
-        yield from (NamedRow(number, paths) for number in range(parquet.metadata.num_rows))
-        return
-    number = 0
-    try:
+    with opened_parquet(file) as parquet:
+        paths = holds_paths(parquet.schema_arrow, columns, file)
+        text = columns.image if paths else columns.name
+        wanted = [name for name in (text, columns.label) if name is not None]
+        if not wanted:
+            yield from (NamedRow(number, paths) for number in range(parquet.metadata.num_rows))
+            return
+        number = 0
         for batch in parquet.iter_batches(batch_size=4096, columns=wanted, use_threads=False):
             none = [None] * len(batch)
             texts = none if text is None else batch[text].to_pylist()
@@ -115,8 +101,6 @@ def list_rows(file: Location, columns: Columns) -> Iterator[NamedRow]:
                 named = None if one is None else str(one)
                 yield NamedRow(number, paths, named, _label(label, file, number))
                 number += 1
-    except (OSError, pa.ArrowException) as error:
-        raise unreadable(file, OSError(one_line(error))) from error
 
 
 def _label(value: object, file: Location, row: int) -> Label | None:

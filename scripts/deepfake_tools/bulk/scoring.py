@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from clip_deepfake.archive_files import file_digest
 from clip_deepfake.card import Card, parse_card
 from clip_deepfake.errors import LoadError
 
-from deepfake_tools.bulk.archive_copy import ArchiveCopy, file_digest
+from deepfake_tools.bulk.archive_copy import ArchiveCopy
 from deepfake_tools.bulk.cluster import muster, ray_running
 from deepfake_tools.bulk.dataset import DataSet, MixedOutputError, Provenance
 from deepfake_tools.bulk.items import Item
